@@ -6,19 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-import msgspec
-
 from benchmarks import machine, report
-from benchmarks.environments import ROOT, PeerMissing, interpreter, pinned
-from benchmarks.folder import REPORT_FILE, RESULTS_FILE, results_folder
+from benchmarks.environments import ROOT, PeerMissing, pinned, printed_by
+from benchmarks.folder import results_folder, save
 from benchmarks.models import MODELS
 from benchmarks.progress import print_line
 from benchmarks.results import CandidateFacts, Results
 from benchmarks.roster import BY_NAME, CANDIDATES, Candidate
 from benchmarks.scenarios import MAIN, QUICK, SCENARIOS, SHARED, SMALL_MODELS, Bench, Sizes
-from runtime.outputs import exit_on_refusal, write_atomic
+from runtime.outputs import exit_on_refusal
 from runtime.telemetry import disable_telemetry
 
 _TERMINATED = 143
@@ -32,10 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The candidates are in sessions of their own: only this process can end them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     chosen = [BY_NAME[name] for name in args.candidates] or list(CANDIDATES)
-    scenarios = args.only or list(_default_scenarios(quick=args.quick))
+    scenarios = args.only or (["embedded", *SHARED] if args.quick else SCENARIOS)
+    asked = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    commit = subprocess.run(asked, capture_output=True, text=True, check=False)
     results = Results(
         began=time.strftime("%Y-%m-%d %H:%M"),
-        commit=_commit(),
+        commit=commit.stdout.strip() or "unknown",
         options=" ".join(sys.argv[1:] if arguments is None else arguments),
         machine=machine.describe(),
         candidates={candidate.name: _facts(candidate) for candidate in chosen},
@@ -45,14 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scenarios=scenarios,
         sizes=QUICK if args.quick else Sizes(),
         results=results,
-        save=lambda: _save(results, args.out),
+        save=lambda: save(args.out, asdict(results), report.markdown(results)),
         deadline=time.monotonic() + 60 * args.minutes,
     )
     with results_folder(args.out):
         for name in _models(scenarios, quick=args.quick):
             bench.run_model(MODELS[name])
-        _save(results, args.out)
-        _plot(args.out)
+        bench.save()
+        try:
+            printed_by("plots", "benchmarks.plots", str(args.out.resolve()))
+        except PeerMissing as missing:
+            print_line(f"no plots: {missing}")
     print_line(f"written: {args.out}")
     measured = any(one.samples for point in results.points for one in point.measured.values())
     return 0 if measured else 1
@@ -64,10 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", type=_some_of(SCENARIOS), default=[], help=f"some of {','.join(SCENARIOS)}"
     )
     parser.add_argument(
-        "--candidates",
-        type=_some_of(tuple(BY_NAME)),
-        default=[],
-        help=f"some of {','.join(BY_NAME)}",
+        "--candidates", type=_some_of([*BY_NAME]), default=[], help=f"some of {','.join(BY_NAME)}"
     )
     parser.add_argument(
         "--quick",
@@ -94,10 +95,6 @@ def _some_of(names: Sequence[str]) -> Callable[[str], list[str]]:
     return parse
 
 
-def _default_scenarios(*, quick: bool) -> Sequence[str]:
-    return ("embedded", *SHARED) if quick else SCENARIOS
-
-
 def _models(scenarios: Sequence[str], *, quick: bool) -> list[str]:
     """The models to run, the slow one last. Scenarios shared by small models run on the named ones,
     or on both."""
@@ -115,35 +112,6 @@ def _facts(candidate: Candidate) -> CandidateFacts:
         serves=candidate.serves,
         note=candidate.note,
     )
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
-
-
-def _save(results: Results, folder: Path) -> None:
-    """After every scenario, so that an interrupted run keeps its results."""
-    content = msgspec.json.format(msgspec.json.encode(results), indent=1)
-    write_atomic(folder / RESULTS_FILE, content)
-    write_atomic(folder / REPORT_FILE, report.markdown(results).encode())
-
-
-def _plot(folder: Path) -> None:
-    try:
-        python = interpreter("plots")
-    except PeerMissing as missing:
-        print_line(f"no plots: {missing}")
-        return
-    command = [str(python), "-m", "benchmarks.plots", str(folder.resolve())]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        print_line("no plots: see above")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,16 @@
 """Ours and the graphs of raw engines: exported from the checkpoint in child processes."""
 
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
-from benchmarks.environments import ROOT, PeerMissing, interpreter
+from benchmarks.environments import ROOT, PeerMissing, interpreter, run_logged
 from benchmarks.models import BenchModel
 from benchmarks.progress import print_line, stage
 from runtime.profile import target_profile_names
 
 PLAIN_INT8 = "plain-int8"
-_SOURCES = ("exporter", "profiles")
 
 
 def prepare_graphs(model: BenchModel, names: Iterable[str]) -> dict[str, Path | str]:
@@ -21,14 +18,15 @@ def prepare_graphs(model: BenchModel, names: Iterable[str]) -> dict[str, Path | 
     found: dict[str, Path | str] = {}
     for name in names:
         folder = model.folder / f"artifact-{name}"
-        make = _quantize_plainly if name == PLAIN_INT8 else partial(_export, target=name)
         try:
-            make(model, folder)
+            if name == PLAIN_INT8:
+                _quantize_plainly(model, folder)
+            else:
+                _export(model, folder, name)
+            found[name] = folder
         except PeerMissing as missing:
             print_line(f"{model.name}: {missing}")
             found[name] = str(missing)
-        else:
-            found[name] = folder
     return found
 
 
@@ -59,12 +57,9 @@ def _quantize_plainly(model: BenchModel, folder: Path) -> None:
 
 
 def _run(command: list[str], what: str, log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with stage(what), log.open("wb") as output:
-        done = subprocess.run(
-            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
-        )
-    if done.returncode != 0:
+    with stage(what):
+        status = run_logged(command, log)
+    if status != 0:
         lines = log.read_text(errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "")
         raise PeerMissing(f"{what} failed: {last.strip()[:300]}")
@@ -72,6 +67,6 @@ def _run(command: list[str], what: str, log: Path) -> None:
 
 def _newest_source(model: BenchModel) -> float:
     """The last change of the checkpoint, or of code or data that decide an artifact."""
-    files = [f for room in _SOURCES for f in (ROOT / room).rglob("*") if f.suffix != ".pyc"]
+    files = [f for room in ("exporter", "profiles") for f in (ROOT / room).rglob("*")]
     files.append(model.checkpoint / "config.json")
-    return max(file.stat().st_mtime for file in files if file.is_file())
+    return max(f.stat().st_mtime for f in files if f.is_file() and f.suffix != ".pyc")

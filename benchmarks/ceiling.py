@@ -1,91 +1,122 @@
-"""The machine's speed of matrix products in a model's shapes: an upper bound for engines.
+"""The speed of matrix products in a model's shapes: an upper bound for engines.
 
 python -m benchmarks.ceiling SHAPES, in a process of its own: SHAPES is JSON, [[K, N, times], …].
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from benchmarks.environments import ROOT, PeerMissing, child_variables, interpreter
+from benchmarks.environments import printed_by
 
 # Rows of the left factor: tokens of a large call.
 ROWS = 512
-_MIN_S = 0.3
-_MIN_RUNS = 5
+
+Shapes = Sequence[tuple[int, int, int]]
+Product = Callable[[], object]
 
 
-def measure_ceilings(shapes: Sequence[tuple[int, int, int]]) -> dict[str, float]:
-    """FLOP/s by precision of one layer's products with PyTorch (oneDNN), all cores.
+def measure_ceilings(shapes: Shapes) -> dict[str, float]:
+    """FLOP/s by precision of one layer's products with PyTorch (oneDNN), all cores; `shapes` are
+    (K, N, times).
 
     Raises PeerMissing; a precision that the machine's PyTorch cannot multiply is left out.
     """
-    done = subprocess.run(
-        [str(interpreter("torch")), "-m", "benchmarks.ceiling", json.dumps(shapes)],
-        cwd=ROOT,
-        env=child_variables(),
-        stdout=subprocess.PIPE,
-        check=False,
+    found: dict[str, float] = json.loads(
+        printed_by("torch", "benchmarks.ceiling", json.dumps(shapes))
     )
-    if done.returncode != 0:
-        raise PeerMissing(f"multiplying matrices ended with status {done.returncode}")
-    found: dict[str, float] = json.loads(done.stdout)
     return found
 
 
-def _main(shapes: list[tuple[int, int, int]]) -> None:
+def gpu_ceilings(shapes: Shapes, rows: int, device: str) -> dict[str, float]:
+    """The same in the precisions of GPUs, for calls of `rows` tokens on `device`."""
     import torch
 
-    def floating(dtype: torch.dtype) -> Callable[[int, int], Callable[[], object]]:
-        def make(k: int, n: int) -> Callable[[], object]:
-            left, right = torch.randn(ROWS, k).to(dtype), torch.randn(k, n).to(dtype)
-            return lambda: left @ right
+    def fastest(product: Product) -> float:
+        wait = torch.cuda.synchronize if device == "cuda" else _no_wait
+        return _fastest(product, 0.5, 10, wait)
 
-        return make
+    return {
+        name: _rate(shapes, rows, _floating(dtype, rows, device), fastest)
+        for name, dtype in (("fp16", torch.float16), ("bf16", torch.bfloat16))
+    }
 
-    def integer(k: int, n: int) -> Callable[[], object]:
+
+def _main(shapes: Shapes) -> None:
+    import torch
+
+    def integer(k: int, n: int) -> Product:
         left = torch.randint(-127, 128, (ROWS, k), dtype=torch.int8)
-        # Weights are laid out as in a linear layer: N rows of K.
         right = torch.randint(-127, 128, (n, k), dtype=torch.int8).t()
         return lambda: torch._int_mm(left, right)
 
-    makers = {"fp32": floating(torch.float32), "bf16": floating(torch.bfloat16), "int8": integer}
+    makers = {
+        "fp32": _floating(torch.float32, ROWS, "cpu"),
+        "bf16": _floating(torch.bfloat16, ROWS, "cpu"),
+        "int8": integer,
+    }
     found = {}
     for precision, make in makers.items():
         try:
-            seconds = [times * _fastest(make(k, n)) for k, n, times in shapes]
+            found[precision] = _rate(shapes, ROWS, make, _fastest_on_cores)
         except RuntimeError as error:
             sys.stderr.write(f"no {precision} products here: {error}\n")
-            continue
-        operations = sum(2 * ROWS * k * n * times for k, n, times in shapes)
-        found[precision] = operations / sum(seconds)
     sys.stdout.write(json.dumps(found))
 
 
-def _fastest(product: Callable[[], object]) -> float:
-    """Seconds of the fastest run: an upper bound needs the best time, not the average.
+def _floating(dtype: Any, rows: int, device: str) -> Callable[[int, int], Product]:
+    """Makes products in a floating-point `dtype`, weights laid out as in a linear layer."""
+    import torch
 
-    Small products are faster on one core than on all of them.
-    """
+    def make(k: int, n: int) -> Product:
+        left = torch.randn(rows, k, device=device).to(dtype)
+        right = torch.randn(n, k, device=device).to(dtype).t()
+        return lambda: left @ right
+
+    return make
+
+
+def _rate(
+    shapes: Shapes,
+    rows: int,
+    make: Callable[[int, int], Product],
+    fastest: Callable[[Product], float],
+) -> float:
+    """Operations per second of all products of one layer."""
+    seconds = sum(times * fastest(make(k, n)) for k, n, times in shapes)
+    return sum(2 * rows * k * n * times for k, n, times in shapes) / seconds
+
+
+def _fastest_on_cores(product: Product) -> float:
+    """Small products are faster on one core than on all of them."""
     import torch
 
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = _fastest_run(product)
+        alone = _fastest(product, 0.3, 5)
     finally:
         torch.set_num_threads(threads)
-    return min(alone, _fastest_run(product))
+    return min(alone, _fastest(product, 0.3, 5))
 
 
-def _fastest_run(product: Callable[[], object]) -> float:
+def _no_wait() -> None:
+    """A product on the CPU is finished when its call returns."""
+
+
+def _fastest(
+    product: Product, least_s: float, least_runs: int, wait: Callable[[], None] = _no_wait
+) -> float:
+    """Seconds of the fastest run: an upper bound needs the best time, not the average."""
     product()
     fastest, runs, began = float("inf"), 0, time.perf_counter()
-    while runs < _MIN_RUNS or time.perf_counter() - began < _MIN_S:
+    while runs < least_runs or time.perf_counter() - began < least_s:
+        wait()
         start = time.perf_counter()
         product()
+        wait()
         fastest = min(fastest, time.perf_counter() - start)
         runs += 1
     return fastest

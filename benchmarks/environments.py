@@ -26,19 +26,37 @@ def require_environment(name: str) -> Path:
     made = (ROOT / stamp).is_file()
     with nullcontext() if made else stage(f"environment {name}"):
         log = ROOT / "build" / "benchmarks" / f"install-{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
-            done = subprocess.run(
-                ["make", stamp], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
-            )
-    if done.returncode != 0:
-        raise PeerMissing(f"its environment could not be made; see {log.relative_to(ROOT)}")
+        if run_logged(["make", stamp], log):
+            raise PeerMissing(f"its environment could not be made; see {log.relative_to(ROOT)}")
     return ROOT / ".venvs" / name / "bin" / "python"
 
 
 def interpreter(peer: str | None) -> Path:
     """The interpreter of a peer's environment; of this one for None. Raises PeerMissing."""
     return Path(sys.executable) if peer is None else require_environment(f"bench-{peer}")
+
+
+def run_logged(command: list[str], log: Path) -> int:
+    """Run a command in the repository with its output in `log`; its exit status."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.run(
+            command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
+        ).returncode
+
+
+def printed_by(peer: str, module: str, argument: str) -> bytes:
+    """Standard output of `python -m module argument` in a peer's environment, as candidates run.
+
+    Raises PeerMissing, also when the module fails.
+    """
+    command = [str(interpreter(peer)), "-m", module, argument]
+    done = subprocess.run(
+        command, cwd=ROOT, env=child_variables(), stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode != 0:
+        raise PeerMissing(f"{module} ended with status {done.returncode}, see above")
+    return done.stdout
 
 
 def pinned(peer: str) -> str:

@@ -34,11 +34,11 @@ def judged_queries(folder: Path, count: int) -> list[Judged]:
     if not folder.is_dir() or not count:
         return []
     collection = read_collection(folder)
-    asked = collection.queries[:count]
-    found = candidates(collection.texts, asked)
+    texts, asked = collection.texts, collection.queries[:count]
+    rows = zip(asked, candidates(texts, asked), collection.grades, strict=False)
     return [
-        Judged(query, [collection.texts[number] for number in numbers], numbers, grades)
-        for query, numbers, grades in zip(asked, found, collection.grades, strict=False)
+        Judged(query, [texts[number] for number in numbers], numbers, grades)
+        for query, numbers, grades in rows
     ]
 
 

@@ -1,11 +1,13 @@
 """The output folder of a bench: locked, and never overwriting foreign files."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from runtime.errors import OutputRefused
-from runtime.outputs import locked_directory
+from runtime.outputs import locked_directory, write_atomic
 
 RESULTS_FILE, REPORT_FILE = "results.json", "report.md"
 
@@ -22,3 +24,9 @@ def results_folder(folder: Path) -> Iterator[None]:
                 "name another --out"
             )
         yield
+
+
+def save(folder: Path, results: Mapping[str, Any], report: str) -> None:
+    """Write both; after every step, so that an interrupted run keeps its results."""
+    write_atomic(folder / RESULTS_FILE, json.dumps(results, indent=1).encode())
+    write_atomic(folder / REPORT_FILE, report.encode())

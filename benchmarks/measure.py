@@ -1,19 +1,19 @@
 """The measuring loop: candidates take turns at the same load."""
 
-import queue
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from statistics import fmean, median
 
 from benchmarks.environments import PeerMissing
-from benchmarks.machine import Usage
+from benchmarks.machine import cores
 from benchmarks.progress import print_line
 from benchmarks.results import Measured, Point, Sample, rates
 from benchmarks.roster import Candidate
-from benchmarks.sessions import CandidateFailed, Pool, Session
+from benchmarks.sessions import CandidateFailed, Client, Pool, Session
+from checks.others import Others
 
 # A turn that would take longer than this, by the rate of an earlier load, is skipped.
 MAX_TURN_S = 120.0
@@ -23,10 +23,12 @@ _WARM_PASSAGES = 2
 @dataclass(frozen=True)
 class Load:
     """Requests for one query, sent by several clients, each with one request in flight; repeated
-    until `least_s` have passed, because a turn of a few milliseconds would measure noise."""
+    until `least_s` have passed, because a turn of a few milliseconds would measure noise.
+    `token_counts` are those of all pairs, in order."""
 
     query: str
     requests: tuple[tuple[str, ...], ...]
+    token_counts: tuple[int, ...]
     clients: int = 1
     least_s: float = 0.0
 
@@ -41,8 +43,7 @@ def alternate(
     for candidate in candidates:
         point.measured.setdefault(candidate.name, Measured())
     for repeat in range(repeats):
-        order = candidates if repeat % 2 == 0 else list(reversed(candidates))
-        for candidate in order:
+        for candidate in candidates if repeat % 2 == 0 else reversed(candidates):
             measured = point.measured[candidate.name]
             if not measured.failure:
                 _one_turn(pool, candidate, load, point, measured)
@@ -74,9 +75,8 @@ def _warm_up(session: Session, load: Load, *, whole: bool) -> None:
     """Untimed work: the whole load for a new process, so that every shape was seen; else the
     shortest passages, because caches went cold during the others' turns."""
     few = tuple(sorted(load.requests[0], key=len)[:_WARM_PASSAGES])
-    requests = load.requests if whole else (few,)
-    with closing(session.client()) as client:
-        for passages in requests:
+    with closing(Client(session)) as client:
+        for passages in load.requests if whole else (few,):
             client.score(load.query, list(passages))
 
 
@@ -94,52 +94,36 @@ def run(session: Session, load: Load) -> Sample:
 
 
 def _run_once(session: Session, load: Load) -> Sample:
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for index in range(len(load.requests)):
-        waiting.put(index)
-    work = _Work(session, load, waiting)
-    threads = [threading.Thread(target=work.call) for _ in range(load.clients)]
-    before = Usage.now(session.group)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    after = Usage.now(session.group)
-    if work.failures:
-        raise work.failures[0]
-    return Sample(
-        seconds=after.clock_s - before.clock_s,
-        latencies_s=[work.latencies_s[i] for i in range(len(load.requests))],
-        logits=[logit for i in range(len(load.requests)) for logit in work.logits[i]],
-        foreign_cores=before.foreign_cores(after),
-    )
+    waiting = list(reversed(range(len(load.requests))))
+    latencies_s: dict[int, float] = {}
+    logits: dict[int, list[float]] = {}
 
-
-class _Work:
-    """State shared by the clients' threads."""
-
-    def __init__(self, session: Session, load: Load, waiting: "queue.SimpleQueue[int]") -> None:
-        self._session, self._load, self._waiting = session, load, waiting
-        self.latencies_s: dict[int, float] = {}
-        self.logits: dict[int, list[float]] = {}
-        self.failures: list[CandidateFailed] = []
-
-    def call(self) -> None:
-        """One client: send requests until none is waiting or one has failed."""
-        with closing(self._session.client()) as client:
-            while not self.failures:
+    def call(_: int) -> None:
+        """One client: send requests until none is waiting, or one has failed."""
+        with closing(Client(session)) as client:
+            while waiting:
                 try:
-                    index = self._waiting.get_nowait()
-                except queue.Empty:
+                    index = waiting.pop()
+                except IndexError:  # another client took the last one
                     return
                 began = time.monotonic()
                 try:
-                    found = client.score(self._load.query, list(self._load.requests[index]))
-                except CandidateFailed as error:
-                    self.failures.append(error)
-                    return
-                self.latencies_s[index] = time.monotonic() - began
-                self.logits[index] = found
+                    logits[index] = client.score(load.query, list(load.requests[index]))
+                except CandidateFailed:
+                    waiting.clear()
+                    raise
+                latencies_s[index] = time.monotonic() - began
+
+    others, began = Others(), time.monotonic()
+    with ThreadPoolExecutor(load.clients) as threads:
+        list(threads.map(call, range(load.clients)))
+    seconds = time.monotonic() - began
+    return Sample(
+        seconds=seconds,
+        latencies_s=[latencies_s[i] for i in range(len(load.requests))],
+        logits=[logit for i in range(len(load.requests)) for logit in logits[i]],
+        foreign_cores=others.share() * cores(),
+    )
 
 
 def refuse_slow(candidates: Sequence[Candidate], point: Point, before: Point) -> None:

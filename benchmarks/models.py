@@ -4,13 +4,13 @@ A checkpoint is written once, into build/; PyTorch is imported by the child proc
 not by the bench.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ WORK = ROOT / "build" / "benchmarks"
 _EMBEDDED = ROOT / "embedded" / "rank"
 _MODELLING = ROOT / "recipe" / "training" / "llama_bidirec.py"
 _CLASSES = {
-    "AutoConfig": "llama_bidirec.LlamaBidirectionalConfig",
+    "AutoConfig": f"{_MODELLING.stem}.LlamaBidirectionalConfig",
     "AutoModelForSequenceClassification": (
-        "llama_bidirec.LlamaBidirectionalForSequenceClassification"
+        f"{_MODELLING.stem}.LlamaBidirectionalForSequenceClassification"
     ),
 }
 # From all-MiniLM-L6-v2, an embedder: body and tokenizer are real, the score head is not.
@@ -109,11 +109,14 @@ def prepare(model: BenchModel) -> None:
     """
     if not (model.checkpoint / "config.json").is_file():
         weights = _weights_folder() if model.name == "minilm" else ""
-        with stage(f"write the checkpoint {model.name}"):
-            command = [sys.executable, "-m", "benchmarks.models", model.name, weights]
-            done = subprocess.run(command, cwd=ROOT, check=False)
-        if done.returncode != 0:
-            raise PeerMissing(f"writing the checkpoint ended with status {done.returncode}")
+        with (
+            stage(f"write the checkpoint {model.name}"),
+            ProcessPoolExecutor(1, get_context("spawn")) as child,
+        ):
+            try:
+                child.submit(_write, model.checkpoint, weights).result()
+            except Exception as error:  # whatever ends it, other models can be measured
+                raise PeerMissing(f"writing the checkpoint failed: {error}") from error
     if model.family == "llama":
         _write_peer_checkpoint(model)
 
@@ -121,15 +124,14 @@ def prepare(model: BenchModel) -> None:
 def matrix_shapes(config: Mapping[str, Any]) -> list[tuple[int, int, int]]:
     """The products of one layer as (K, N, count), K inputs and N outputs of a linear map."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
-    heads = config["num_attention_heads"]
     if config["model_type"] == "bert":
         return [(hidden, hidden, 4), (hidden, inner, 1), (inner, hidden, 1)]
-    size = config.get("head_dim") or hidden // heads
-    keys = config["num_key_value_heads"] * size
+    queries = config["num_attention_heads"] * _head_size(config)
+    keys = config["num_key_value_heads"] * _head_size(config)
     return [
-        (hidden, heads * size, 1),
+        (hidden, queries, 1),
         (hidden, keys, 2),
-        (heads * size, hidden, 1),
+        (queries, hidden, 1),
         (hidden, inner, 2),
         (inner, hidden, 1),
     ]
@@ -138,10 +140,12 @@ def matrix_shapes(config: Mapping[str, Any]) -> list[tuple[int, int, int]]:
 def flops(config: Mapping[str, Any], tokens: int) -> float:
     """Floating-point operations of one row: the layers' products and attention."""
     products = sum(2 * k * n * times for k, n, times in matrix_shapes(config))
-    width = config["num_attention_heads"] * (
-        config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    )
+    width = config["num_attention_heads"] * _head_size(config)
     return float(config["num_hidden_layers"] * tokens * (products + 4 * width * tokens))
+
+
+def _head_size(config: Mapping[str, Any]) -> int:
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
 
 
 def _weights_folder() -> str:
@@ -165,18 +169,26 @@ def _write_peer_checkpoint(model: BenchModel) -> None:
     shutil.copyfile(_MODELLING, folder / _MODELLING.name)
 
 
-def _write_one_billion(directory: Path, _: str) -> None:
-    from checks.one_billion import SHAPE, write_checkpoint
+def _write(place: Path, weights: str) -> None:
+    """In the child process: write a checkpoint beside its place, then rename it. `weights` is the
+    folder of the weights where they are real."""
+    new = place.with_name("checkpoint.new")
+    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
+    if weights:
+        _write_minilm(new, Path(weights))
+    else:
+        from checks.one_billion import SHAPE, write_random
 
-    write_checkpoint(directory, SHAPE, _EMBEDDED)
+        write_random(new, SHAPE, _EMBEDDED)
+    new.rename(place)
 
 
-def _write_minilm(directory: Path, weights: str) -> None:
+def _write_minilm(directory: Path, source: Path) -> None:
     """The embedder's body with a score head whose logits spread."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    source = Path(weights)
     directory.mkdir(parents=True)
     config = json.loads((source / "config.json").read_text())
     changes = {
@@ -203,27 +215,3 @@ def _write_minilm(directory: Path, weights: str) -> None:
     save_file(tensors, directory / "model.safetensors")
     # Written last: its presence marks a complete checkpoint.
     (directory / "config.json").write_text(json.dumps(config | changes))
-
-
-_WRITERS: dict[str, Callable[[Path, str], None]] = {
-    "1b": _write_one_billion,
-    "minilm": _write_minilm,
-}
-
-
-def _main() -> None:
-    """The child process: write one checkpoint beside its place, then rename it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.models")
-    parser.add_argument("model", choices=_WRITERS)
-    parser.add_argument("weights", help="the folder of the weights, where they are real")
-    chosen = parser.parse_args()
-    place = MODELS[chosen.model].checkpoint
-    new = place.with_name("checkpoint.new")
-    shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(place, ignore_errors=True)
-    _WRITERS[chosen.model](new, chosen.weights)
-    new.rename(place)
-
-
-if __name__ == "__main__":
-    _main()

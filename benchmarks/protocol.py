@@ -1,17 +1,17 @@
 """The protocol between bench and candidates. Standard library only, for any environment.
 
-A candidate is started with one argument, a JSON object of Setting's fields. A line-based candidate
-writes {"ready": true} once it can score; then each line {"query", "passages"} on its standard input
-gets one line {"scores"} (raw logits in the order of the passages) or {"error"}. An HTTP candidate
-answers at the setting's port instead.
+A candidate is started with one argument, a JSON object of Setting's fields, and answers HTTP at the
+setting's port: GET /health with 200 once it can score, POST /rerank {"query", "passages"} with
+{"scores"} (raw logits in the order of the passages) or with another status. Servers that are
+themselves candidates keep the contracts that they have (sessions.py).
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, TextIO
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 from runtime.telemetry import disable_telemetry
 
@@ -53,29 +53,37 @@ def templated(template: str, query: str, passage: str) -> str:
     return head.replace("{query}", query) + passage + tail
 
 
-def answer_lines(load: Callable[[Setting], Score]) -> None:
-    """Load, write ready, and answer every line until standard input ends."""
+def answer(load: Callable[[Setting], Score]) -> None:
+    """Load, then answer one request after another in this thread, until the process is ended."""
     disable_telemetry()
-    answers = _take_stdout()
-    score = load(read_setting())
-    _write(answers, {"ready": True})
-    for line in sys.stdin:
-        asked = json.loads(line)
-        try:
-            found = score(asked["query"], asked["passages"])
-        except Exception as error:  # reported by the bench, whatever a library raises
-            _write(answers, {"error": f"{type(error).__name__}: {error}"[:500]})
-        else:
-            _write(answers, {"scores": [float(one) for one in found]})
+    setting = read_setting()
+    score = load(setting)
 
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections persist
+        # A reply is two writes: the second one would wait for the first one's acknowledgement.
+        disable_nagle_algorithm = True
 
-def _take_stdout() -> TextIO:
-    """Reserve standard output for answers: libraries that print get standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return answers
+        def do_GET(self) -> None:
+            self._reply(200, {"status": "ok"})
 
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            try:
+                found = [float(one) for one in score(asked["query"], asked["passages"])]
+            except Exception as error:  # reported by the bench, whatever a library raises
+                self._reply(500, {"error": f"{type(error).__name__}: {error}"[:500]})
+            else:
+                self._reply(200, {"scores": found})
 
-def _write(answers: TextIO, message: dict[str, Any]) -> None:
-    answers.write(json.dumps(message) + "\n")
-    answers.flush()
+        def _reply(self, status: int, message: dict[str, Any]) -> None:
+            content = json.dumps(message).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_request(self, *_: object) -> None:
+            """Log no request: there are many."""
+
+    HTTPServer(("127.0.0.1", setting.port), Handler).serve_forever()

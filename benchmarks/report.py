@@ -1,14 +1,16 @@
 """The run as Markdown. Pure functions."""
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.results import (
     Fidelity,
     ModelFacts,
     Point,
     Results,
+    Sample,
     Spread,
+    best,
     percentile,
     rates,
     ratio,
@@ -46,60 +48,55 @@ def _head(results: Results) -> str:
         "",
         f"{results.began}, commit {results.commit}, options: {results.options or 'none'}. {facts}.",
     ]
-    noisy, samples = _noisy(results)
-    if noisy:
-        lines += [
-            "",
-            f"Other processes kept more than {_NOISE_CORES} cores busy in {noisy} of {samples} "
-            "samples: those figures are unreliable.",
-        ]
-    lines += [f"\nSkipped: {name}: {reason}" for name, reason in results.skipped.items()]
-    return "\n".join(lines)
-
-
-def _noisy(results: Results) -> tuple[int, int]:
-    """The number of disturbed samples, and of all."""
     foreign = [
         sample.foreign_cores
         for point in results.points
         for measured in point.measured.values()
         for sample in measured.samples
     ]
-    return sum(cores > _NOISE_CORES for cores in foreign), len(foreign)
+    if noisy := sum(cores > _NOISE_CORES for cores in foreign):
+        lines += [
+            "",
+            f"Other processes kept more than {_NOISE_CORES} cores busy in {noisy} of "
+            f"{len(foreign)} samples: those figures are unreliable.",
+        ]
+    lines += [f"\nSkipped: {name}: {reason}" for name, reason in results.skipped.items()]
+    return "\n".join(lines)
 
 
 def _point(results: Results, point: Point) -> str:
     model = results.models[point.model]
-    several = point.clients > 1
-    latency = ["p50 ms", "p99 ms", "requests/s"] if several else ["s a request"]
-    fidelity = point.scenario == point.model
-    head = ["candidate", "precision", "tokens/s", *latency, "of ceiling"]
-    if fidelity:
-        head += ["max |Δ|", "tau", "top 10", "Cranfield tau", "nDCG@10 (drift)"]
+    ranked = _fastest_first(point)
+    several, judged = point.clients > 1, point.scenario == point.model
+    head = ["candidate", "precision", "tokens/s"]
+    head += ["p50 ms", "p99 ms", "requests/s"] if several else ["s a request"]
+    head += ["of ceiling"]
+    head += ["max |Δ|", "tau", "top 10", "Cranfield tau", "nDCG@10 (drift)"] if judged else []
     head += ["start s", "peak GB", "others' cores"]
     rows = [
         [
             _name(results, name),
             results.candidates[name].precision,
-            median_and_range(spread(rates(point, name))),
-            *_latency(point, name),
+            _ranged(rates(point, name)),
+            *_latency(point, point.measured[name].samples),
             _of_ceiling(results, point, name),
-            *(_fidelity(model, name) if fidelity else []),
+            *(_fidelity(model.fidelity.get(name)) if judged else []),
             *_costs(model, name),
-            _noise(point, name),
+            _noise(point.measured[name].samples),
         ]
-        for name in _fastest_first(point)
+        for name in ranked
     ]
-    tokens = f"{point.requests} × {point.passages} passages, {point.tokens} tokens"
-    title = f"## {point.label}\n\n{model.title}; {tokens}, {_clients(point)} at a time."
-    body = table(head, rows)
-    unjudged = _unjudged(model) if fidelity else ""
-    parts = (title, body, _ratios(results, point), _failures(point), unjudged)
+    clients = "1 client" if point.clients == 1 else f"{point.clients} clients"
+    parts = [
+        f"## {point.label}",
+        f"{model.title}; {point.requests} × {point.passages} passages, {point.tokens} tokens, "
+        f"{clients} at a time.",
+        table(head, rows),
+        _ratios(results, point, ranked),
+        _reasons("Not measured:", {n: m.failure for n, m in point.measured.items() if m.failure}),
+        _reasons("Fidelity not measured:", model.fidelity_failures if judged else {}),
+    ]
     return "\n\n".join(part for part in parts if part)
-
-
-def _clients(point: Point) -> str:
-    return "1 client" if point.clients == 1 else f"{point.clients} clients"
 
 
 def _name(results: Results, name: str) -> str:
@@ -107,20 +104,20 @@ def _name(results: Results, name: str) -> str:
 
 
 def _fastest_first(point: Point) -> list[str]:
-    found = {n: statistics.median(r) for n in point.measured if (r := rates(point, n))}
-    return sorted(found, key=lambda name: -found[name])
+    return best(point, list(point.measured), len(point.measured))
 
 
-def _latency(point: Point, name: str) -> list[str]:
-    samples = point.measured[name].samples
+def _ranged(values: Sequence[float]) -> str:
+    return median_and_range(spread(values))
+
+
+def _latency(point: Point, samples: Sequence[Sample]) -> list[str]:
     if point.clients == 1:
-        return [median_and_range(spread([sample.seconds for sample in samples]))]
-    p50 = spread([1e3 * statistics.median(sample.latencies_s) for sample in samples])
-    p99 = spread([1e3 * percentile(sample.latencies_s, 0.99) for sample in samples])
+        return [_ranged([sample.seconds for sample in samples])]
     return [
-        median_and_range(p50),
-        median_and_range(p99),
-        median_and_range(spread([point.requests / s.seconds for s in samples])),
+        _ranged([1e3 * statistics.median(sample.latencies_s) for sample in samples]),
+        _ranged([1e3 * percentile(sample.latencies_s, 0.99) for sample in samples]),
+        _ranged([point.requests / sample.seconds for sample in samples]),
     ]
 
 
@@ -129,27 +126,16 @@ def _of_ceiling(results: Results, point: Point, name: str) -> str:
     ceiling = results.models[point.model].ceilings.get(results.candidates[name].precision)
     if ceiling is None:
         return "–"
-    rate = statistics.median(rates(point, name))
-    return f"{point.flops / point.tokens * rate / ceiling:.0%}"
+    return f"{point.flops / point.tokens * statistics.median(rates(point, name)) / ceiling:.0%}"
 
 
-def _fidelity(model: ModelFacts, name: str) -> list[str]:
-    found = model.fidelity.get(name)
+def _fidelity(found: Fidelity | None) -> list[str]:
     if found is None:
         return ["–"] * 5
-    return [
-        f"{found.max_abs_delta:.2g}",
-        f"{found.tau:.3f}",
-        f"{found.top10:.0%}",
-        "–" if found.cranfield_tau is None else f"{found.cranfield_tau:.3f}",
-        _ndcg(found),
-    ]
-
-
-def _ndcg(found: Fidelity) -> str:
-    if found.ndcg is None or found.ndcg_drift is None:
-        return "–"
-    return f"{found.ndcg:.4f} ({found.ndcg_drift:+.4f})"
+    judged = ["–", "–"]
+    if found.cranfield_tau is not None:
+        judged = [f"{found.cranfield_tau:.3f}", f"{found.ndcg:.4f} ({found.ndcg_drift:+.4f})"]
+    return [f"{found.max_abs_delta:.2g}", f"{found.tau:.3f}", f"{found.top10:.0%}", *judged]
 
 
 def _costs(model: ModelFacts, name: str) -> list[str]:
@@ -160,36 +146,29 @@ def _costs(model: ModelFacts, name: str) -> list[str]:
     ]
 
 
-def _noise(point: Point, name: str) -> str:
-    worst = max(sample.foreign_cores for sample in point.measured[name].samples)
+def _noise(samples: Sequence[Sample]) -> str:
+    worst = max(sample.foreign_cores for sample in samples)
     return f"{worst:.1f}" if worst > _NOISE_CORES else ""
 
 
-def _ratios(results: Results, point: Point) -> str:
+def _ratios(results: Results, point: Point, ranked: Sequence[str]) -> str:
     """Ours over each peer."""
-    ranked = _fastest_first(point)
     ours = [name for name in ranked if results.candidates[name].ours]
-    peers = [name for name in ranked if not results.candidates[name].ours]
     rows = []
-    for peer in peers:
-        found = [ratio(point, mine, peer) for mine in ours]
-        rows.append([peer, *("–" if one is None else median_and_range(one) for one in found)])
+    for peer in ranked:
+        if peer not in ours:
+            found = [ratio(point, mine, peer) for mine in ours]
+            rows.append([peer, *("–" if one is None else median_and_range(one) for one in found)])
     if not ours or not rows:
         return ""
     text = "How many times as fast as the peer, median of the repeats (lowest–highest):"
     return f"{text}\n\n{table(['peer', *ours], rows)}"
 
 
-def _failures(point: Point) -> str:
+def _reasons(title: str, reasons: Mapping[str, str]) -> str:
     """The candidates that were not measured to the end, with the reasons."""
-    rows = [[n, m.failure] for n, m in point.measured.items() if m.failure]
-    return f"Not measured:\n\n{table(['candidate', 'why'], rows)}" if rows else ""
-
-
-def _unjudged(model: ModelFacts) -> str:
-    """The candidates whose fidelity was not measured completely."""
-    rows = [[name, reason] for name, reason in model.fidelity_failures.items()]
-    return f"Fidelity not measured:\n\n{table(['candidate', 'why'], rows)}" if rows else ""
+    rows = [[name, reason] for name, reason in reasons.items()]
+    return f"{title}\n\n{table(['candidate', 'why'], rows)}" if rows else ""
 
 
 def _growth(results: Results) -> Iterator[str]:
@@ -201,7 +180,10 @@ def _growth(results: Results) -> Iterator[str]:
     for (model, axis), points in series.items():
         names = list(dict.fromkeys(name for point in points for name in point.measured))
         rows = [
-            [_name(results, name), *(_growth_cell(point, name) for point in points)]
+            [
+                _name(results, name),
+                *(_ranged(found) if (found := rates(p, name)) else "–" for p in points),
+            ]
             for name in names
         ]
         reasons = sorted(
@@ -212,11 +194,6 @@ def _growth(results: Results) -> Iterator[str]:
         if reasons:
             parts.append("Not measured: " + "; ".join(f"{n}: {why}" for n, why in reasons) + ".")
         yield "\n\n".join(parts)
-
-
-def _growth_cell(point: Point, name: str) -> str:
-    found = rates(point, name)
-    return median_and_range(spread(found)) if found else "–"
 
 
 def _ceilings(results: Results) -> str:

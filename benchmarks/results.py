@@ -2,11 +2,11 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import msgspec
 
-
-class Sample(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Sample:
     """One repeat of a load: mean `seconds` of the load, `latencies_s` of each request, the `logits`
     of all pairs in order, and the cores that other processes kept busy meanwhile."""
 
@@ -16,14 +16,16 @@ class Sample(msgspec.Struct, frozen=True):
     foreign_cores: float
 
 
-class Measured(msgspec.Struct):
+@dataclass
+class Measured:
     """The samples of one candidate, or the reason why there are none (or no more)."""
 
-    samples: list[Sample] = []
+    samples: list[Sample] = field(default_factory=list)
     failure: str = ""
 
 
-class Point(msgspec.Struct):
+@dataclass
+class Point:
     """One load: `passages` a request, `tokens` of all requests, `clients` at a time.
 
     `flops` are the operations of all its real tokens; `axis` and `value` place it in a series;
@@ -40,10 +42,11 @@ class Point(msgspec.Struct):
     flops: float
     axis: str = ""
     value: int = 0
-    measured: dict[str, Measured] = {}
+    measured: dict[str, Measured] = field(default_factory=dict)
 
 
-class Fidelity(msgspec.Struct):
+@dataclass
+class Fidelity:
     """The difference of a candidate's scores from PyTorch's in fp32, one row a call.
 
     `max_abs_delta`, `tau` (Kendall's tau-b) and `top10` (share of the reference's first ten) over
@@ -61,19 +64,21 @@ class Fidelity(msgspec.Struct):
     ndcg_drift: float | None = None
 
 
-class ModelFacts(msgspec.Struct):
+@dataclass
+class ModelFacts:
     """Facts about a model: its `title`; `ceilings` of the machine's matrix products in its shapes,
     FLOP/s by precision; and by candidate start times, peak memory and fidelity."""
 
     title: str
-    ceilings: dict[str, float] = {}
-    start_s: dict[str, list[float]] = {}
-    peak_rss_bytes: dict[str, int] = {}
-    fidelity: dict[str, Fidelity] = {}
-    fidelity_failures: dict[str, str] = {}
+    ceilings: dict[str, float] = field(default_factory=dict)
+    start_s: dict[str, list[float]] = field(default_factory=dict)
+    peak_rss_bytes: dict[str, int] = field(default_factory=dict)
+    fidelity: dict[str, Fidelity] = field(default_factory=dict)
+    fidelity_failures: dict[str, str] = field(default_factory=dict)
 
 
-class CandidateFacts(msgspec.Struct):
+@dataclass
+class CandidateFacts:
     """A row of the table of candidates; `ours` marks this project's."""
 
     version: str
@@ -83,7 +88,8 @@ class CandidateFacts(msgspec.Struct):
     note: str
 
 
-class Results(msgspec.Struct):
+@dataclass
+class Results:
     """A whole run."""
 
     began: str
@@ -91,12 +97,13 @@ class Results(msgspec.Struct):
     options: str
     machine: dict[str, str]
     candidates: dict[str, CandidateFacts]
-    models: dict[str, ModelFacts] = {}
-    points: list[Point] = []
-    skipped: dict[str, str] = {}
+    models: dict[str, ModelFacts] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
-class Spread(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Spread:
     """Median, smallest and largest of some repeats."""
 
     median: float

@@ -6,17 +6,8 @@ from typing import Any, Literal
 
 from benchmarks.artifacts import PLAIN_INT8
 
-Speaks = Literal["lines", "service", "infinity", "nim"]
+Speaks = Literal["plain", "infinity", "nim"]
 Precision = Literal["fp32", "bf16", "int8"]
-
-# Targets of rerank-export; one without a profile is listed as skipped.
-TARGETS: dict[str, Precision] = {
-    "cpu-fp32": "fp32",
-    "cpu-fp32-openvino": "fp32",
-    "cpu-int8": "int8",
-    "cpu-int8-openvino": "int8",
-    "cpu-bf16": "bf16",
-}
 REFERENCE = "torch-rows"
 
 
@@ -25,21 +16,20 @@ class Candidate:
     """`module` under benchmarks.candidates runs in the environment of `peer` (None: this one).
 
     `graph` names the exported graph that it reads; `families` are those that it can run;
-    `options` go into its Setting, `note` into the report. `small_only` candidates are left out at
-    1B, where every repeat costs minutes.
-    nothing new at 1B, where every repeat costs minutes.
+    `options` go into its Setting, `note` into the report. `small_only` candidates show nothing new
+    at 1B, where every repeat costs minutes.
     """
 
     name: str
     module: str
-    speaks: Speaks
     precision: Precision
     peer: str | None = None
     graph: str | None = None
+    note: str = ""
+    speaks: Speaks = "plain"
     families: tuple[str, ...] = ("llama", "bert")
     options: Mapping[str, Any] = field(default_factory=dict)
     small_only: bool = False
-    note: str = ""
 
     @property
     def ours(self) -> bool:
@@ -48,117 +38,102 @@ class Candidate:
 
     @property
     def serves(self) -> bool:
-        """Whether it answers HTTP, with several clients at a time."""
-        return self.speaks != "lines"
+        """Whether it is a server, measured with several clients at a time."""
+        return self.module.endswith("_service")
 
 
-def _ours() -> list[Candidate]:
-    rows = []
-    for target, precision in TARGETS.items():
-        short = target.removeprefix("cpu-")
-        rows += [
-            Candidate(f"ours-{short}", "ours_service", "nim", precision, graph=target),
-            Candidate(
-                f"ours-{short}-direct",
-                "ours_direct",
-                "lines",
-                precision,
-                graph=target,
-                small_only=True,
-                note="runtime.opening.open_ranker, no server",
-            ),
-        ]
-    return rows
-
-
-_DTYPES: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16"}
+def _ours(target: str, precision: Precision) -> list[Candidate]:
+    """A target of rerank-export, served and direct; one without a profile is listed as skipped."""
+    name = f"ours-{target.removeprefix('cpu-')}"
+    note = "runtime.opening.open_ranker, no server"
+    return [
+        Candidate(name, "ours_service", precision, None, target, speaks="nim"),
+        Candidate(f"{name}-direct", "ours_direct", precision, None, target, note, small_only=True),
+    ]
 
 
 def _torch(
-    name: str, module: str, speaks: Speaks, peer: str, dtype: str, note: str = ""
-) -> Candidate:
-    return Candidate(
-        name, module, speaks, _DTYPES[dtype], peer, options={"dtype": dtype}, note=note
-    )
+    name: str, module: str, note: str = "", *, peer: str = "torch", speaks: Speaks = "plain"
+) -> list[Candidate]:
+    """PyTorch in float32 and in bfloat16."""
+    if name == REFERENCE:
+        note = "the reference for fidelity"
+    return [
+        Candidate(name, module, "fp32", peer, None, note, speaks, options={"dtype": "float32"}),
+        Candidate(
+            f"{name}-bf16",
+            module,
+            "bf16",
+            peer,
+            None,
+            "" if name == REFERENCE else note,
+            speaks,
+            options={"dtype": "bfloat16"},
+        ),
+    ]
 
 
 def _st(name: str, precision: Precision, note: str, **options: Any) -> Candidate:
     # optimum cannot export the llama_bidirec family.
-    return Candidate(
-        name,
-        "st_exported",
-        "lines",
-        precision,
-        "st_exported",
-        families=("bert",),
-        options=options,
-        note=note,
-    )
+    module, peer, families = "st_cross_encoder", "st_exported", ("bert",)
+    return Candidate(name, module, precision, peer, None, note, families=families, options=options)
 
 
 def _raw(
     name: str,
-    module: str,
+    peer: str,
     precision: Precision,
     graph: str,
     *,
-    small_only: bool = False,
+    sorted_too: bool = False,
     **options: Any,
-) -> Candidate:
-    note = "sorted batches" if options["grouped"] else "one unpadded row a call"
-    peer = module.removeprefix("raw_")
-    return Candidate(
-        name,
-        module,
-        "lines",
-        precision,
-        peer,
-        graph,
-        options=options,
-        small_only=small_only,
-        note=note,
-    )
+) -> list[Candidate]:
+    """An engine without a server: one row a call, and sorted batches, at 1B too if `sorted_too`."""
+    notes = {"rows": "one unpadded row a call", "sorted": "sorted batches"}
+    return [
+        Candidate(
+            f"{name}-{how}",
+            f"raw_{peer}",
+            precision,
+            peer,
+            graph,
+            note,
+            options={"grouped": how == "sorted", **options},
+            small_only=how == "sorted" and not sorted_too,
+        )
+        for how, note in notes.items()
+    ]
 
 
-_PADDED = "one batch a request, padded to its longest"
+_PADDED = "FastAPI; one batch a request, padded to its longest"
 _JOINED = "joins the pair itself: no template, so other tokens where the family has one"
-_ORT, _OV = "raw_onnxruntime", "raw_openvino"
 
 CANDIDATES = (
-    *_ours(),
-    _torch("torch-service", "torch_service", "service", "torch", "float32", f"FastAPI; {_PADDED}"),
-    _torch(
-        "torch-service-bf16", "torch_service", "service", "torch", "bfloat16", f"FastAPI; {_PADDED}"
-    ),
-    _torch(REFERENCE, "torch_rows", "lines", "torch", "float32", "the reference for fidelity"),
-    _torch("torch-rows-bf16", "torch_rows", "lines", "torch", "bfloat16"),
-    _torch("st", "st_cross_encoder", "lines", "sentence_transformers", "float32"),
-    _torch("st-bf16", "st_cross_encoder", "lines", "sentence_transformers", "bfloat16"),
+    *_ours("cpu-fp32", "fp32"),
+    *_ours("cpu-fp32-openvino", "fp32"),
+    *_ours("cpu-int8", "int8"),
+    *_ours("cpu-int8-openvino", "int8"),
+    *_ours("cpu-bf16", "bf16"),
+    *_torch("torch-service", "torch_service", _PADDED),
+    *_torch(REFERENCE, "torch_model"),
+    *_torch("st", "st_cross_encoder", peer="sentence_transformers"),
     _st("st-onnx", "fp32", "backend onnx", backend="onnx"),
     _st("st-onnx-int8", "int8", "backend onnx, its dynamic int8", backend="onnx", int8=True),
     _st("st-openvino", "fp32", "backend openvino, f32 hint", backend="openvino", hint="f32"),
     _st("st-openvino-bf16", "bf16", "backend openvino, bf16 hint", backend="openvino", hint="bf16"),
-    _torch("infinity", "infinity_service", "infinity", "infinity", "float32", _JOINED),
-    _torch("infinity-bf16", "infinity_service", "infinity", "infinity", "bfloat16", _JOINED),
+    *_torch("infinity", "infinity_service", _JOINED, peer="infinity", speaks="infinity"),
     Candidate(
         "fastembed",
         "fastembed_encoder",
-        "lines",
         "fp32",
         "fastembed",
         "cpu-fp32",
+        "on our graph",
         families=("bert",),
-        note="on our graph",
     ),
-    _raw("ort-rows", _ORT, "fp32", "cpu-fp32", grouped=False),
-    _raw("ort-sorted", _ORT, "fp32", "cpu-fp32", small_only=True, grouped=True),
-    _raw("ort-int8-rows", _ORT, "int8", PLAIN_INT8, grouped=False),
-    _raw("ort-int8-sorted", _ORT, "int8", PLAIN_INT8, grouped=True),
-    _raw("openvino-rows", _OV, "fp32", "cpu-fp32", grouped=False, hint="f32"),
-    _raw("openvino-sorted", _OV, "fp32", "cpu-fp32", small_only=True, grouped=True, hint="f32"),
-    _raw("openvino-bf16-rows", _OV, "bf16", "cpu-fp32", grouped=False, hint="bf16"),
-    _raw(
-        "openvino-bf16-sorted", _OV, "bf16", "cpu-fp32", small_only=True, grouped=True, hint="bf16"
-    ),
+    *_raw("ort", "onnxruntime", "fp32", "cpu-fp32"),
+    *_raw("ort-int8", "onnxruntime", "int8", PLAIN_INT8, sorted_too=True),
+    *_raw("openvino", "openvino", "fp32", "cpu-fp32", hint="f32"),
+    *_raw("openvino-bf16", "openvino", "bf16", "cpu-fp32", hint="bf16"),
 )
 BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}

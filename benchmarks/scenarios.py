@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from typing import get_args
@@ -15,7 +16,7 @@ from benchmarks.models import MODELS, BenchModel, flops, matrix_shapes, prepare
 from benchmarks.progress import print_line, stage
 from benchmarks.results import ModelFacts, Point, Results, best
 from benchmarks.roster import BY_NAME, REFERENCE, Candidate, Precision
-from benchmarks.sessions import CandidateFailed, Pool, refusal
+from benchmarks.sessions import CandidateFailed, Client, Pool, refusal
 from benchmarks.texts import QUERY, TextMaker, Texts, mixed_lengths
 
 # Scenarios with a model of their own, and those that run on the small models.
@@ -81,10 +82,9 @@ class Bench:
 
     def run_model(self, model: BenchModel) -> None:
         """Run all chosen scenarios of one model."""
-        if time.monotonic() > self.deadline:
-            self.results.skipped[model.name] = "the time limit was reached"
-            return
         try:
+            if time.monotonic() > self.deadline:
+                raise PeerMissing("the time limit was reached")
             prepare(model)
         except PeerMissing as missing:
             self.results.skipped[model.name] = str(missing)
@@ -101,45 +101,42 @@ class Bench:
                 facts.ceilings = measure_ceilings(matrix_shapes(model.config()))
             except PeerMissing as missing:
                 print_line(f"no ceilings: {missing}")
-        try:
+        with closing(pool):
             self._run(pool, facts)
-        finally:
-            pool.close()
-            self.save()
 
     def _run(self, pool: Pool, facts: ModelFacts) -> None:
-        model = pool.model
+        model, sizes = pool.model, self.sizes
         finalists = list(self.candidates)
         if model.name in self.scenarios:
             finalists = self._main(pool, facts)
-            self.save()
         if model.large:
             return
         if "clients" in self.scenarios:
-            self._clients(pool, self.sizes.clients, self.sizes.requests)
-            self.save()
+            label = f"{sizes.clients} clients, {sizes.requests} requests of one passage"
+            load = self._apart(model, sizes.clients, sizes.requests)
+            self._measure(pool, "clients", label, load, self.candidates, sizes.repeats)
         if "hundred" in self.scenarios:
-            texts = self._make(model, mixed_lengths(self.sizes.many, self.sizes.longest))
-            self._one_request(pool, "hundred", texts, finalists, self.sizes.repeats)
-            self.save()
+            load = self._together(self._mixed(model, sizes.many))
+            self._measure(pool, "hundred", _one_query(load), load, finalists, sizes.repeats)
         if "growth" in self.scenarios:
             self._grow(pool, finalists)
 
     def _main(self, pool: Pool, facts: ModelFacts) -> list[Candidate]:
-        """The passages of the main scenario, with fidelity; the finalists."""
+        """The passages of the main scenario, with fidelity; the finalists. At 1B all candidates
+        score a few passages once, and only the finalists score all."""
         model, sizes = pool.model, self.sizes
-        texts = self._make(model, mixed_lengths(sizes.passages, sizes.longest))
+
+        def measured(passages: int, who: Sequence[Candidate], repeats: int) -> Point:
+            load = self._together(self._mixed(model, passages))
+            point = self._measure(pool, model.name, _one_query(load), load, who, repeats)
+            self._judge(pool, facts, point, load.requests[0])
+            self.save()
+            return point
+
         if not model.large:
-            point = self._one_request(pool, model.name, texts, self.candidates, sizes.repeats)
-            self._judge(pool, facts, point, texts)
-            return self._best(point)
-        few = self._make(model, mixed_lengths(sizes.first_passages, sizes.longest))
-        first = self._one_request(pool, model.name, few, self.candidates, 1)
-        self._judge(pool, facts, first, few)
-        self.save()
-        finalists = self._best(first)
-        last = self._one_request(pool, model.name, texts, finalists, sizes.repeats)
-        self._judge(pool, facts, last, texts)
+            return self._best(measured(sizes.passages, self.candidates, sizes.repeats))
+        finalists = self._best(measured(sizes.first_passages, self.candidates, 1))
+        measured(sizes.passages, finalists, sizes.repeats)
         return finalists
 
     def _best(self, point: Point) -> list[Candidate]:
@@ -151,74 +148,57 @@ class Bench:
             names.update(best(point, peers, 1))
         return [c for c in self.candidates if (c.ours and c.serves) or c.name in names]
 
-    def _one_request(
-        self, pool: Pool, scenario: str, texts: Texts, who: Sequence[Candidate], repeats: int
-    ) -> Point:
-        count = len(texts.passages)
-        label = f"{pool.model.name}: 1 query × {count} passages"
-        load = self._together(texts)
-        point = self._point(pool.model, scenario, label, texts, load)
-        alternate(pool, who, load, point, repeats)
-        return point
-
-    def _clients(self, pool: Pool, clients: int, requests: int) -> None:
-        texts = self._make(pool.model, mixed_lengths(self.sizes.passages, self.sizes.longest))
-        load, sent = self._one_passage_each(texts, clients, requests)
-        label = f"{pool.model.name}: {clients} clients, {requests} requests of one passage"
-        point = self._point(pool.model, "clients", label, sent, load)
-        alternate(pool, self.candidates, load, point, self.sizes.repeats)
-
     def _grow(self, pool: Pool, who: Sequence[Candidate]) -> None:
         before: Point | None = None
-        for axis, value, texts, load in self._growing(pool.model):
-            label = f"{pool.model.name}: {value} {axis}"
-            point = self._point(pool.model, "growth", label, texts, load, axis, value)
-            if before is not None and before.axis == axis:
-                refuse_slow(who, point, before)
-            alternate(pool, who, load, point, self.sizes.growth_repeats)
-            before = point
-            self.save()
+        for axis, value, load in self._growing(pool.model):
+            repeats, grown = self.sizes.growth_repeats, (axis, value)
+            before = self._measure(
+                pool, "growth", f"{value} {axis}", load, who, repeats, grown, before
+            )
 
-    def _growing(self, model: BenchModel) -> Iterator[tuple[str, int, Texts, Load]]:
+    def _growing(self, model: BenchModel) -> Iterator[tuple[str, int, Load]]:
         """Axis, value and load of each point: one quantity grows, the others are constant."""
         sizes = self.sizes
         for count in sizes.grown_passages:
-            texts = self._make(model, mixed_lengths(count, sizes.longest))
-            yield "passages", count, texts, self._together(texts)
+            yield "passages", count, self._together(self._mixed(model, count))
         for length in sizes.grown_lengths:
             if length <= model.max_tokens:
                 texts = self._make(model, [length] * max(2, sizes.length_tokens // length))
-                yield "tokens", length, texts, self._together(texts)
-        mixed = self._make(model, mixed_lengths(sizes.passages, sizes.longest))
+                yield "tokens", length, self._together(texts)
         for clients in sizes.grown_clients:
             requests = max(sizes.passages, 2 * clients)
-            load, texts = self._one_passage_each(mixed, clients, requests)
-            yield "clients", clients, texts, load
+            yield "clients", clients, self._apart(model, clients, requests)
 
-    def _point(
+    def _measure(
         self,
-        model: BenchModel,
+        pool: Pool,
         scenario: str,
         label: str,
-        texts: Texts,
         load: Load,
-        axis: str = "",
-        value: int = 0,
+        who: Sequence[Candidate],
+        repeats: int,
+        grown: tuple[str, int] = ("", 0),
+        before: Point | None = None,
     ) -> Point:
-        config = model.config()
+        """Measure one point; in a series without those that `before` shows to be too slow."""
+        config = pool.model.config()
         point = Point(
             scenario=scenario,
-            model=model.name,
-            label=label,
+            model=pool.model.name,
+            label=f"{pool.model.name}: {label}",
             passages=max(map(len, load.requests)),
             requests=len(load.requests),
             clients=load.clients,
-            tokens=texts.tokens,
-            flops=sum(flops(config, tokens) for tokens in texts.token_counts),
-            axis=axis,
-            value=value,
+            tokens=sum(load.token_counts),
+            flops=sum(flops(config, tokens) for tokens in load.token_counts),
+            axis=grown[0],
+            value=grown[1],
         )
         self.results.points.append(point)
+        if before is not None and before.axis == point.axis:
+            refuse_slow(who, point, before)
+        alternate(pool, who, load, point, repeats)
+        self.save()
         return point
 
     def _make(self, model: BenchModel, lengths: Sequence[int]) -> Texts:
@@ -227,53 +207,53 @@ class Bench:
             self._texts[model.name] = TextMaker(file, model.template, model.max_tokens)
         return self._texts[model.name].make(lengths)
 
+    def _mixed(self, model: BenchModel, passages: int) -> Texts:
+        return self._make(model, mixed_lengths(passages, self.sizes.longest))
+
     def _together(self, texts: Texts) -> Load:
         """All passages in one request."""
-        return Load(QUERY, (tuple(texts.passages),), least_s=self.sizes.least_turn_s)
+        counts = tuple(texts.token_counts)
+        return Load(QUERY, (tuple(texts.passages),), counts, least_s=self.sizes.least_turn_s)
 
-    def _one_passage_each(self, texts: Texts, clients: int, requests: int) -> tuple[Load, Texts]:
-        """`requests` requests of one passage, cycling through the texts, and all their texts."""
-        passages = list(islice(cycle(texts.passages), requests))
-        counts = list(islice(cycle(texts.token_counts), requests))
-        apart = tuple((one,) for one in passages)
-        load = Load(QUERY, apart, clients, self.sizes.least_turn_s)
-        return load, Texts(passages, counts)
+    def _apart(self, model: BenchModel, clients: int, requests: int) -> Load:
+        """`requests` requests of one passage, cycling through those of the main scenario."""
+        texts = self._mixed(model, self.sizes.passages)
+        passages = tuple((one,) for one in islice(cycle(texts.passages), requests))
+        counts = tuple(islice(cycle(texts.token_counts), requests))
+        return Load(QUERY, passages, counts, clients, self.sizes.least_turn_s)
 
-    def _judge(self, pool: Pool, facts: ModelFacts, point: Point, texts: Texts) -> None:
-        """Fidelity of all candidates that scored `texts`, and on the judged queries, if any."""
+    def _judge(self, pool: Pool, facts: ModelFacts, point: Point, passages: Sequence[str]) -> None:
+        """Fidelity of all candidates that scored `passages`, and on the judged queries, if any."""
         count = min(pool.model.queries, self.sizes.queries)
         judged = fidelity.judged_queries(fidelity.CRANFIELD, count)
-        asked = [(QUERY, texts.passages), *((one.query, one.passages) for one in judged)]
-        scored = [BY_NAME[name] for name, measured in point.measured.items() if measured.samples]
+        asked = [(QUERY, passages), *((one.query, one.passages) for one in judged)]
+        scored = {
+            name: one.samples[0].logits for name, one in point.measured.items() if one.samples
+        }
         with stage(f"{pool.model.name}: fidelity, {len(judged)} queries of Cranfield"):
             try:
-                reference = _scores(pool, BY_NAME[REFERENCE], asked)
+                reference = _scores(pool, REFERENCE, asked)
             except (PeerMissing, CandidateFailed) as error:
-                for candidate in scored:
-                    facts.fidelity_failures[candidate.name] = f"no reference: {error}"
+                facts.fidelity_failures |= dict.fromkeys(scored, f"no reference: {error}")
                 return
-            for candidate in scored:
-                found = point.measured[candidate.name].samples[0].logits
-                figures = fidelity.compare(reference[0], found)
-                facts.fidelity[candidate.name] = figures
+            for name, logits in scored.items():
+                facts.fidelity[name] = fidelity.compare(reference[0], logits)
                 if not judged:
                     continue
                 try:
-                    more = _scores(pool, candidate, asked[1:])
+                    more = _scores(pool, name, asked[1:])
                 except (PeerMissing, CandidateFailed) as error:
-                    facts.fidelity_failures[candidate.name] = str(error)
-                    print_line(f"{candidate.name}: {error}")
+                    facts.fidelity_failures[name] = str(error)
+                    print_line(f"{name}: {error}")
                 else:
-                    fidelity.add_collection(figures, judged, reference[1:], more)
+                    fidelity.add_collection(facts.fidelity[name], judged, reference[1:], more)
 
 
-def _scores(
-    pool: Pool, candidate: Candidate, asked: Sequence[tuple[str, Sequence[str]]]
-) -> list[list[float]]:
+def _one_query(load: Load) -> str:
+    return f"1 query × {len(load.requests[0])} passages"
+
+
+def _scores(pool: Pool, name: str, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[float]]:
     """The logits of each query's passages. Raises PeerMissing or CandidateFailed."""
-    with pool.turn(candidate) as (session, _):
-        client = session.client()
-        try:
-            return [client.score(query, list(passages)) for query, passages in asked]
-        finally:
-            client.close()
+    with pool.turn(BY_NAME[name]) as (session, _), closing(Client(session)) as client:
+        return [client.score(query, list(passages)) for query, passages in asked]

@@ -8,20 +8,21 @@ import argparse
 import http.client
 import json
 import re
-import subprocess
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks import machine
-from benchmarks.environments import ROOT, PeerMissing, interpreter
+from benchmarks.environments import PeerMissing, printed_by
 from benchmarks.progress import print_line, stage
+from benchmarks.tables import table
 from checks.serving import served
 from exporter.library_texts import mixed_group
 from runtime.manifest import Manifest, read_manifest
@@ -34,6 +35,8 @@ _PATHS = {"rank": "/v1/ranking", "embed": "/v1/embeddings"}
 _WARM_S = 2.0
 _TIMING = re.compile(r"(\w+);dur=([\d.]+)")
 _SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
+_LATENCY = "request_latency_seconds_sum"
+_CALLS, _ENGINE = "nv_inference_exec_count", "nv_inference_compute_infer_duration_us"
 # Stages of the web server; the others belong to the model.
 WEB = ("client and socket", "HTTP and routing", "read body", "decode", "hand back", "encode reply")
 
@@ -76,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with stage(f"{load.clients} clients with {load.texts} texts a request"):
                 measure(load, address, manifest, args.seconds)
     name = f"profile-{args.artifact.resolve().name}"
-    table = markdown(manifest, loads)
-    write_atomic(args.out / f"{name}.md", table.encode())
-    print_line(f"\n{table}")
+    text = markdown(manifest, loads)
+    write_atomic(args.out / f"{name}.md", text.encode())
+    print_line(f"\n{text}")
     _draw(args.out / f"{name}.json", manifest, loads)
 
 
@@ -95,8 +98,8 @@ def measure(load: Load, address: str, manifest: Manifest, seconds: float) -> Non
     spent = {name: after[name] - before[name] for name in after}
     stage_ms = {name: fmean(timing[name] for timing in timings) for name in timings[0]}
     load.requests = len(clocks)
-    load.calls = round(spent["exec_count"])
-    server_ms = spent["request_latency_seconds_sum"] / load.requests * 1e3
+    load.calls = round(spent[_CALLS])
+    server_ms = spent[_LATENCY] / load.requests * 1e3
     load.stages_ms = {
         "client and socket": fmean(clocks) * 1e3 - server_ms,
         "HTTP and routing": server_ms - sum(stage_ms.values()),
@@ -108,31 +111,36 @@ def measure(load: Load, address: str, manifest: Manifest, seconds: float) -> Non
         "hand back": stage_ms["answer"],
         "encode reply": stage_ms["encode"],
     }
-    load.engine_call_ms = spent["compute_infer_duration_us"] / load.calls * 1e-3
+    load.engine_call_ms = spent[_ENGINE] / load.calls * 1e-3
 
 
 def markdown(manifest: Manifest, loads: Sequence[Load]) -> str:
     """The results as a table."""
     facts = machine.describe()
+    rows = [
+        [
+            f"{name}{' (web)' * (name in WEB)}",
+            *(f"{x.stages_ms[name]:.3f} ({x.stages_ms[name] / x.total_ms:.1%})" for x in loads),
+        ]
+        for name in loads[0].stages_ms
+    ]
+    rows += [
+        ["all", *(f"**{x.total_ms:.2f}**" for x in loads)],
+        ["of it web", *(f"**{x.web_ms:.2f} ({x.web_ms / x.total_ms:.1%})**" for x in loads)],
+    ]
     lines = [
         f"# Where a request's time goes: {manifest.model_id}, {manifest.target}",
         "",
         f"{facts['processor']}, {facts['cores']} cores. Milliseconds a request, and the share of "
         "its time at the client; clients and server share the machine.",
         "",
-        "| stage | " + " | ".join(_title(load) for load in loads) + " |",
-        "|---|" + "---|" * len(loads),
-    ]
-    for name in loads[0].stages_ms:
-        cells = (f"{x.stages_ms[name]:.3f} ({x.stages_ms[name] / x.total_ms:.1%})" for x in loads)
-        lines.append(f"| {name}{' (web)' * (name in WEB)} | {' | '.join(cells)} |")
-    totals = (f"**{load.total_ms:.2f}**" for load in loads)
-    shares = (f"**{load.web_ms:.2f} ({load.web_ms / load.total_ms:.1%})**" for load in loads)
-    lines += [f"| all | {' | '.join(totals)} |", f"| of it web | {' | '.join(shares)} |", ""]
-    lines += [
-        f"{_title(load)}: {load.requests} requests in {load.calls} engine calls of "
-        f"{load.engine_call_ms:.2f} ms.  "
-        for load in loads
+        table(["stage", *map(_title, loads)], rows),
+        "",
+        *(
+            f"{_title(load)}: {load.requests} requests in {load.calls} engine calls of "
+            f"{load.engine_call_ms:.2f} ms.  "
+            for load in loads
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -160,56 +168,47 @@ def _send(
     """
     timings: list[dict[str, float]] = []
     clocks: list[float] = []
-    failures: list[str] = []
     end = time.monotonic() + seconds
 
-    def call(number: int) -> None:
-        host = urlsplit(address).netloc
-        with closing(http.client.HTTPConnection(host, timeout=600)) as connection:
-            while not failures:
-                body = bodies[number % len(bodies)]
-                number += 1
+    def call(client: int) -> None:
+        with _connection(address) as connection:
+            for body in cycle([*bodies[client % len(bodies) :], *bodies[: client % len(bodies)]]):
                 began = time.monotonic()
                 headers = {"Content-Type": "application/json"}
                 connection.request("POST", _PATHS[manifest.kind], body, headers)
                 answer = connection.getresponse()
                 content = answer.read()
-                took = time.monotonic() - began
+                clocks.append(time.monotonic() - began)
                 if answer.status != 200:
-                    failures.append(f"status {answer.status}: {content[:300].decode()}")
-                    return
+                    raise SystemExit(
+                        f"the server did not answer: status {answer.status}: "
+                        f"{content[:300].decode()}"
+                    )
                 header = answer.headers["server-timing"]
                 timings.append({name: float(spent) for name, spent in _TIMING.findall(header)})
-                clocks.append(took)
                 if time.monotonic() >= end:
                     return
 
-    threads = [threading.Thread(target=call, args=(number,)) for number in range(load.clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures or not clocks:
-        raise SystemExit(f"the server did not answer: {failures or 'see above'}")
+    with ThreadPoolExecutor(load.clients) as clients:
+        list(clients.map(call, range(load.clients)))
     return timings, clocks
+
+
+def _connection(address: str) -> closing[http.client.HTTPConnection]:
+    return closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=600))
 
 
 def _metrics(address: str) -> dict[str, float]:
     """The sums that the stages need, over all models and the measured routes."""
-    with closing(http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)) as connection:
+    with _connection(address) as connection:
         connection.request("GET", "/v1/metrics")
         text = connection.getresponse().read().decode()
-    wanted = {f"nv_inference_{name}": name for name in ("exec_count", *_DURATIONS)}
-    found = dict.fromkeys(("request_latency_seconds_sum", *wanted.values()), 0.0)
+    found = dict.fromkeys((_LATENCY, _CALLS, _ENGINE), 0.0)
     for name, labels, value in _SAMPLE.findall(text):
-        if name in wanted:
-            found[wanted[name]] += float(value)
-        elif name in found and any(f'"{path}"' in labels for path in _PATHS.values()):
+        measured = any(f'"{path}"' in labels for path in _PATHS.values())
+        if name in found and (measured or name != _LATENCY):
             found[name] += float(value)
     return found
-
-
-_DURATIONS = ("compute_infer_duration_us",)
 
 
 def _draw(file: Path, manifest: Manifest, loads: Sequence[Load]) -> None:
@@ -221,15 +220,11 @@ def _draw(file: Path, manifest: Manifest, loads: Sequence[Load]) -> None:
     }
     write_atomic(file, json.dumps(content, indent=1).encode() + b"\n")
     try:
-        python = interpreter("plots")
+        printed_by("plots", "benchmarks.plots", str(file.resolve()))
     except PeerMissing as missing:
         print_line(f"no picture: {missing}")
-        return
-    command = [str(python), "-m", "benchmarks.stage_plot", str(file.resolve())]
-    if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        print_line("no picture: see above")
-        return
-    print_line(f"written: {file.with_suffix('.md')}, {file.with_suffix('.svg')}")
+    else:
+        print_line(f"written: {file.with_suffix('.md')}, {file.with_suffix('.svg')}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
 import math
 import random
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.parity_texts import parity_groups
+from runtime.requests import RankRequest
 from runtime.text import PairEncoder, load_tokenizer
 
 QUERY = "How do vaccines protect against infection?"
@@ -49,29 +51,22 @@ class TextMaker:
 
     def count(self, passages: Sequence[str]) -> list[int]:
         """Tokens of each pair."""
-        return [len(row) for row in self._encoder.encode(QUERY, passages).rows]
+        return [len(row) for row in self._encoder.encode(RankRequest(QUERY, passages)).rows]
 
     def _passage(self, tokens: int, rng: random.Random) -> str:
         words = _words(tokens, rng)
-        low, high = 1, len(words)
-        while low < high:  # find the most words that fit
-            middle = (low + high + 1) // 2
-            if self._tokens(" ".join(words[:middle])) <= tokens:
-                low = middle
-            else:
-                high = middle - 1
-        text = " ".join(words[:low])
+        counts = range(2, len(words) + 1)
+        fit = bisect_right(counts, tokens, key=lambda n: self._tokens(" ".join(words[:n])))
+        text = " ".join(words[: fit + 1])  # the most words that fit, at least one
         while (found := self._tokens(text)) < tokens:
-            text = self._one_more(text, found)
+            more = (text + filler for filler in _FILLERS)
+            longer = next((one for one in more if self._tokens(one) == found + 1), None)
+            if longer is None:
+                raise ValueError(f"no filler adds one token to a pair of {found}")
+            text = longer
         if found != tokens:
             raise ValueError(f"found {found} tokens in the shortest pair, wanted {tokens}")
         return text
-
-    def _one_more(self, text: str, found: int) -> str:
-        for filler in _FILLERS:
-            if self._tokens(text + filler) == found + 1:
-                return text + filler
-        raise ValueError(f"no filler adds one token to a pair of {found}")
 
     def _tokens(self, passage: str) -> int:
         return self.count([passage])[0]

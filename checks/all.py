@@ -17,6 +17,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,27 +50,13 @@ class Target:
 
 # Short ones first.
 TARGETS = (
-    Target("check-tensorrt"),
-    Target("check-sky"),
-    Target("check-deploy"),
-    Target("docs"),
-    Target("test-heavy"),
-    Target("check-triton"),
-    Target("check-minilm"),
-    Target("check-zoo"),
-    Target("check-optimum"),
-    Target("check-ray"),
-    Target("check-network"),
-    Target("test-page"),
-    Target("test-contract"),
-    Target("test-clients"),
-    Target("overload"),
-    Target("hostile"),
-    Target("check-replicas"),
+    *map(Target, ("check-tensorrt", "check-sky", "check-deploy", "docs", "test-heavy")),
+    *map(Target, ("check-triton", "check-minilm", "check-zoo", "check-optimum", "check-ray")),
+    *map(Target, ("check-network", "test-page", "test-contract", "test-clients", "overload")),
+    *map(Target, ("hostile", "check-replicas")),
     Target("soak", ("MINUTES=2",)),
     Target("recipe", ("RECIPE=--force",)),  # without it, finished stages are skipped
-    Target("test-faults"),
-    Target("image-test"),
+    *map(Target, ("test-faults", "image-test")),
     # Only a limit: it takes a third of the hour that all checks have.
     Target("check-1b", limit_s=2 * LIMIT_S),
 )
@@ -95,24 +82,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results: list[Result] = []
     try:
         for target in chosen:
-            results.append(_run(target))  # noqa: PERF401 (an interrupt keeps the results so far)
+            print(f"{target.name} …", flush=True)
+            log = LOGS / f"{target.name}.log"
+            result = run(target.name, target.command, log, target.limit_s)
+            results.append(result)  # one by one: an interrupt keeps those so far
+            print(f"  {result.verdict}, {result.seconds:.0f} s: {result.reason}", flush=True)
+            if result.verdict == FAILED:
+                end = log.read_text(errors="replace").splitlines()[-_MAX_LINES:]
+                print(textwrap.indent("\n".join(end), "  | "), flush=True)
     except KeyboardInterrupt:
         print("  interrupted: the table ends here")
         return 130
     finally:
         print("\n".join(["", *table(results)]))
     return 1 if any(result.verdict == FAILED for result in results) else 0
-
-
-def _run(target: Target) -> Result:
-    """Run it, and print its progress and result."""
-    print(f"{target.name} …", flush=True)
-    log = LOGS / f"{target.name}.log"
-    result = run(target.name, target.command, log, target.limit_s)
-    print(f"  {result.verdict}, {result.seconds:.0f} s: {result.reason}", flush=True)
-    if result.verdict == FAILED:
-        print(textwrap.indent(_end_of(log), "  | "), flush=True)
-    return result
 
 
 def _chosen(arguments: Sequence[str] | None) -> list[Target]:
@@ -161,16 +144,12 @@ def run(name: str, command: Sequence[str], log: Path, limit_s: float = LIMIT_S) 
 def judge(status: int, printed: str) -> tuple[str, str]:
     """The verdict on a command that ended with `status`, and the line that says why."""
     # make adds lines of its own after those of a failed check.
-    lines = [line for line in printed.splitlines() if line.strip() and not _is_of_make(line)]
-    last = lines[-1] if lines else "printed nothing"
+    lines = (x for x in reversed(printed.splitlines()) if not x.startswith(("make:", "make[")))
+    last = next((line for line in lines if line.strip()), "printed nothing")
     # Only in the last line: earlier lines may come from another process.
     if status != 0 and last.startswith(NOT_HERE):
         return IMPOSSIBLE, last.removeprefix(NOT_HERE)
     return OK if status == 0 else FAILED, textwrap.shorten(last, _MAX_REASON)
-
-
-def _is_of_make(line: str) -> bool:
-    return line.startswith(("make:", "make["))
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -185,10 +164,6 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _end_of(log: Path) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-_MAX_LINES:])
-
-
 def table(results: Iterable[Result]) -> list[str]:
     """The results as lines of text, with a line of totals."""
     results = list(results)
@@ -199,11 +174,9 @@ def table(results: Iterable[Result]) -> list[str]:
         f"{name:{widths[0]}}  {verdict:{widths[1]}}  {seconds:>{widths[2]}}  {reason}".rstrip()
         for name, verdict, seconds, reason in rows
     ]
-    counts = (
-        f"{sum(one.verdict == verdict for one in results)} {verdict}"
-        for verdict in (OK, FAILED, IMPOSSIBLE)
-    )
-    return [*lines, "", f"{', '.join(counts)}; {sum(one.seconds for one in results):.0f} s"]
+    found = Counter(one.verdict for one in results)
+    counts = ", ".join(f"{found[verdict]} {verdict}" for verdict in (OK, FAILED, IMPOSSIBLE))
+    return [*lines, "", f"{counts}; {sum(one.seconds for one in results):.0f} s"]
 
 
 if __name__ == "__main__":

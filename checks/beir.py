@@ -13,6 +13,7 @@ import numpy as np
 from runtime.embedder import Embedder
 from runtime.model import Model
 from runtime.ranker import Ranker
+from runtime.requests import EmbedRequest, RankRequest
 
 CANDIDATES = 50
 DEPTH = 10
@@ -81,9 +82,9 @@ def rerank(model: Model, collection: Collection, queries: int) -> tuple[float, f
 def _order(model: Model, query: str, passages: Sequence[str]) -> Sequence[int]:
     """Indexes of the passages, best first: by logit, or by cosine to the query."""
     if not isinstance(model, Embedder):
-        return cast(Ranker, model).rank(query, passages, truncate="END").order.tolist()
-    asked = model.embed([query], input_type="query", truncate="END").vectors[0]
-    found = model.embed(passages, input_type="passage", truncate="END").vectors
+        return cast(Ranker, model).rank(RankRequest(query, passages, truncate="END")).order.tolist()
+    asked = model.embed(EmbedRequest([query], "query", truncate="END")).vectors[0]
+    found = model.embed(EmbedRequest(passages, "passage", truncate="END")).vectors
     cosines = found @ asked / np.linalg.norm(found, axis=1)
     return np.argsort(-cosines, kind="stable").tolist()
 

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +20,11 @@ import yaml
 from checks.here import need_tools
 from checks.ports import free_port
 from checks.serving import served
+from tests.waiting import PATIENCE_S, wait_until
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yaml"
 TOOLS = {"kubectl": "kubernetes-client", "promtool": "prometheus", "prometheus": "prometheus"}
-# Reached only by a hang.
-PATIENCE_S = 300.0
 # promtool's exit code for a page that is readable but has lint warnings.
 _LINT_ONLY = 3
 _BODY = {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]}
@@ -36,7 +34,7 @@ def main() -> int:
     """0 when every step passed; the first failure raises."""
     need_tools(TOOLS)
     for overlay in ("base", "embedding", "gpu"):
-        _manifests(overlay, _built(_overlay(overlay)))
+        _manifests(overlay, _built(DEPLOY / "kubernetes" / overlay))
         _composed(overlay)
     print(_run("promtool", "check", "rules", str(RULES)).strip())
     print(_run("promtool", "test", "rules", str(RULES.with_name("alerts_test.yaml"))).strip())
@@ -48,12 +46,8 @@ def main() -> int:
     return 0
 
 
-def _overlay(name: str) -> str:
-    return str(DEPLOY / "kubernetes" / name)
-
-
-def _built(folder: str) -> list[Any]:
-    return list(yaml.safe_load_all(_run("kubectl", "kustomize", folder)))
+def _built(folder: Path) -> list[Any]:
+    return list(yaml.safe_load_all(_run("kubectl", "kustomize", str(folder))))
 
 
 def _run(*command: str) -> str:
@@ -98,7 +92,7 @@ def _composed(overlay: str) -> None:
         cluster = Path(folder, "cluster")
         cluster.mkdir()
         (cluster / "kustomization.yaml").write_text(json.dumps(own))  # JSON is YAML
-        kinds = {document["kind"]: document for document in _built(str(cluster))}
+        kinds = {document["kind"]: document for document in _built(cluster)}
     deployment = kinds["Deployment"]
     (server,) = deployment["spec"]["template"]["spec"]["containers"]
     assert server["image"].startswith(f"{image}:"), server["image"]
@@ -157,7 +151,7 @@ def _page(page: bytes) -> None:
 
 def _scraped(url: str) -> None:
     with tempfile.TemporaryDirectory() as folder, _prometheus(Path(folder), url) as api:
-        _until(lambda: _asked(api, "up") == ["1"], "a first scrape")
+        wait_until(lambda: _asked(api, "up") == ["1"], lambda: "waited for a first scrape")
         assert float(_asked(api, 'rerank_texts_total{kind="rank"}')[0]) == len(_BODY["passages"])
         assert _asked(api, "max(nv_inference_pending_request_count)") == ["0"]
 
@@ -167,7 +161,7 @@ def _scraped(url: str) -> None:
             assert not [rule for rule in rules if rule["health"] == "err"], rules
             return bool(rules) and all(rule["health"] == "ok" for rule in rules)
 
-        _until(evaluated, "every rule to be evaluated")
+        wait_until(evaluated, lambda: "waited for every rule to be evaluated")
         (target,) = _got(f"{api}/targets").json()["data"]["activeTargets"]
         assert target["health"] == "up", target
         print("prometheus scrapes /v1/metrics and evaluates every rule")
@@ -177,11 +171,8 @@ def _scraped(url: str) -> None:
 def _prometheus(folder: Path, url: str) -> Iterator[str]:
     """The API of a Prometheus that scrapes the server at `url` every second."""
     address = f"127.0.0.1:{free_port()}"
-    scrape = {
-        "job_name": "open-rerank",
-        "metrics_path": "/v1/metrics",
-        "static_configs": [{"targets": [url.removeprefix("http://")]}],
-    }
+    targets = [{"targets": [url.removeprefix("http://")]}]
+    scrape = {"job_name": "open-rerank", "metrics_path": "/v1/metrics", "static_configs": targets}
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
@@ -210,20 +201,10 @@ def _got(url: str, **parameters: str) -> httpx.Response:
 def _asked(api: str, query: str) -> list[str]:
     """The values that Prometheus has for `query` now; none while it starts."""
     try:
-        reply = _got(f"{api}/query", query=query)
-    except httpx.TransportError:
-        return []
-    if reply.status_code != httpx.codes.OK:
+        reply = _got(f"{api}/query", query=query).raise_for_status()
+    except httpx.HTTPError:
         return []
     return [one["value"][1] for one in reply.json()["data"]["result"]]
-
-
-def _until(true: Any, what: str) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not true():
-        if time.monotonic() > end:
-            raise SystemExit(f"waited {PATIENCE_S:.0f} s in vain for {what}")
-        time.sleep(0.2)
 
 
 if __name__ == "__main__":

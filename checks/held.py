@@ -1,7 +1,8 @@
-"""A server whose start is blocked, as on a disk that does not answer.
+"""Servers that are blocked, as by a disk or a driver that does not answer.
 
 `python -c HELD_SERVE PIPE [options]` is `rerank-serve` that waits before it reads a model's
-tokenizer, until the FIFO at PIPE is opened for writing.
+tokenizer, until the FIFO at PIPE is opened for writing. `python -c STUCK_SERVE` serves the mock,
+of which no call returns.
 """
 
 import contextlib
@@ -21,6 +22,15 @@ def held(path):
 artifact.load_tokenizer = held
 from server.cli import main
 
+sys.exit(main())
+"""
+
+STUCK_SERVE = """
+import sys, threading
+from runtime.engines.mock import MockEngine
+from server.cli import main
+
+MockEngine.run = lambda *_: threading.Event().wait()
 sys.exit(main())
 """
 

@@ -1,13 +1,16 @@
-"""Load for a server: texts, requests in every dialect, and the expected scores."""
+"""Load for a server: texts, requests in every dialect, the expected scores, two ways to send."""
 
+import asyncio
 import random
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.opening import open_embedder, open_ranker
 from runtime.postprocess import Floats
+from runtime.requests import EmbedRequest, RankRequest
 
 _TEXT = """retrieval ranking passage query model score token engine batch machine learning weather
 nice today subset deep networks neural paris capital france train late river bank money garden book
@@ -16,6 +19,7 @@ _QUERIES = 4
 _PASSAGES = 60
 _LENGTHS = (3, 8, 20, 40, 80, 160, 320)
 _SEED = 7
+_T = TypeVar("_T")
 
 # Path, body, and how the raw scores are read from the answer in the order of the passages.
 Dialect = tuple[str, Callable[[str, list[str]], dict[str, Any]], Callable[[Any], list[float]]]
@@ -81,7 +85,7 @@ def vectors_alone(artifact: Path, texts: list[str]) -> dict[str, Floats]:
     """The vector, float32 [d], of each text as a passage, embedded one by one in this process."""
     embedder = open_embedder(artifact)
     try:
-        return {text: embedder.embed([text], input_type="passage").vectors[0] for text in texts}
+        return {text: embedder.embed(EmbedRequest([text], "passage")).vectors[0] for text in texts}
     finally:
         embedder.close()
 
@@ -95,10 +99,38 @@ def make_corpus(artifact: Path) -> Corpus:
     ranker = open_ranker(artifact)
     try:
         logits = {
-            (query, passage): float(ranker.rank(query, [passage]).logits[0])
+            (query, passage): float(ranker.rank(RankRequest(query, [passage])).logits[0])
             for query in queries
             for passage in passages
         }
     finally:
         ranker.close()
     return Corpus(queries, passages, logits)
+
+
+async def keep_busy(ask: Callable[[int], Awaitable[Any]], callers: int, seconds: float) -> float:
+    """Answers per second for so many callers that each wait for their answer; `ask` gets the number
+    of the request."""
+    began = time.monotonic()
+
+    async def call(number: int) -> int:
+        done = 0
+        while time.monotonic() < began + seconds:
+            await ask(number + done * callers)
+            done += 1
+        return done
+
+    answered = sum(await asyncio.gather(*map(call, range(callers))))
+    return answered / (time.monotonic() - began)
+
+
+async def arrive(
+    ask: Callable[[int], Awaitable[_T]], pauses_s: Iterable[float]
+) -> list[asyncio.Task[_T]]:
+    """Ask after each pause, however many are unanswered; returns when the last one was asked."""
+    asked, due = [], time.monotonic()
+    for number, pause_s in enumerate(pauses_s):
+        due += pause_s
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        asked.append(asyncio.ensure_future(ask(number)))
+    return asked

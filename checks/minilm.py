@@ -6,8 +6,6 @@ with parity and served; the vectors of /v1/embeddings must be equal to TOLERANCE
 """
 
 import base64
-import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from checks import figures
+from checks.elsewhere import answer
+from checks.exporting import exported
 from checks.serving import served
-from exporter.errors import ExportError
-from exporter.pipeline import ExportArgs, export
-from runtime.errors import ServingError
+from exporter.pipeline import ExportArgs
 from runtime.telemetry import disable_telemetry
 
 WORK = Path("build/check-minilm")
@@ -67,15 +66,6 @@ class Figures:
         return self.max_abs_delta <= TOLERANCE and self.tokens == self.wanted_tokens
 
 
-def ask_sentence_transformers(python: Path, texts: tuple[str, ...]) -> Reference:
-    """Run checks/minilm_reference.py with the interpreter `python`. Raises SystemExit."""
-    command = [str(python), str(Path(__file__).with_name("minilm_reference.py"))]
-    done = subprocess.run(command, input=json.dumps(texts).encode(), stdout=subprocess.PIPE)
-    if done.returncode != 0:
-        raise SystemExit(f"sentence-transformers failed ({done.returncode}); see above")
-    return msgspec.json.decode(done.stdout, type=Reference)
-
-
 def compare(address: str, texts: tuple[str, ...], reference: Reference) -> Figures:
     """Call the server at `address` in every way a client can, and compare the worst answer.
 
@@ -109,20 +99,18 @@ def _embed(address: str, texts: tuple[str, ...], encoding: str) -> tuple[Vectors
 def main() -> int:
     """Export, serve, compare; 1 when a vector or a token count differs."""
     disable_telemetry()
-    reference = ask_sentence_transformers(PYTHON, TEXTS)
-    try:
-        export(reference.folder, WORK, ExportArgs())
-    except (ExportError, ServingError) as error:
-        print(f"check-minilm: {error}", file=sys.stderr)
-        return 1
+    reference = answer(PYTHON, "minilm_reference.py", TEXTS, Reference)
+    exported("check-minilm", reference.folder, WORK, ExportArgs())
     with served(embed=WORK) as address:
-        figures = compare(address, TEXTS, reference)
-    print(f"{'texts':<18} {len(TEXTS)}, each alone, together, and as base64")
-    print(f"{'max |Δ component|':<18} {figures.max_abs_delta:.2g} (tolerance {TOLERANCE:.0e})")
-    print(f"{'lowest cosine':<18} {figures.lowest_cosine:.9f}")
-    print(f"{'tokens':<18} {figures.tokens}, sentence-transformers {figures.wanted_tokens}")
-    print("passed" if figures.passed else "FAILED")
-    return 0 if figures.passed else 1
+        found = compare(address, TEXTS, reference)
+    rows = {
+        "texts": f"{len(TEXTS)}, each alone, together, and as base64",
+        "max |Δ component|": f"{found.max_abs_delta:.2g} (tolerance {TOLERANCE:.0e})",
+        "lowest cosine": f"{found.lowest_cosine:.9f}",
+        "tokens": f"{found.tokens}, sentence-transformers {found.wanted_tokens}",
+    }
+    print(figures.lines(rows))
+    return figures.verdict(passed=found.passed)
 
 
 if __name__ == "__main__":

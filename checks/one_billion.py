@@ -6,120 +6,85 @@ Prints a table of seconds, peak memory and parity. Random weights say nothing ab
 show that the shape exports within its memory, gives PyTorch's scores, and is served.
 """
 
-import os
 import shutil
-import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
-import torch
-from safetensors.torch import save_file
 
+from checks.exporting import peak_of_export, write_checkpoint
+from checks.figures import lines
 from checks.here import need_disk, need_memory
-from checks.random_weights import SHAPE, random_weight
-from checks.serving import script, served
-from exporter.architectures import CROSS_ENCODERS
-from exporter.checkpoint import CONFIG_FILE
-from exporter.report import Parity, read_report
-from exporter.tokens import TOKENIZER_FILES
-from exporter.weights import WEIGHTS_FILE
+from checks.random_weights import SHAPE, random_model
+from checks.serving import served
+from exporter.report import read_report
 from runtime.telemetry import disable_telemetry
 
 WORK = Path("build/check-1b")
 TOKENIZER = Path("embedded/rank")
 MAX_TOKENS = 512
 MEMORY_BOUND = 1.6
+_GIGABYTE = 1e9
 # The export's peak and the server; the checkpoint, two artifacts and temporary files.
 MEMORY_BYTES, DISK_BYTES = 9e9, 20e9
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What one run measured. Seconds; bytes; scores as the server gave them."""
+def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> tuple[dict[str, str], float]:
+    """Write a checkpoint of `shape` into `work`, export it in a child process, serve it once, and
+    export it in half precision.
 
-    write_s: float
-    export_s: float
-    ready_s: float
-    request_s: float
-    weights_bytes: int
-    peak_bytes: int
-    logits: list[float]
-    parity: Parity
-    half_s: float
-    half_peak_bytes: int
-    half: Parity
-
-    @property
-    def memory_ratio(self) -> float:
-        """The export's peak memory over the size of the float32 weights."""
-        return self.peak_bytes / self.weights_bytes
-
-
-def measure(shape: dict[str, Any], tokenizer: Path, work: Path) -> Figures:
-    """Write a checkpoint of `shape` into `work`, export it in a child process, serve it once."""
+    Returns the figures as text, and the first export's peak memory over the size of the float32
+    weights.
+    """
     shutil.rmtree(work, ignore_errors=True)
     checkpoint, artifact, half = work / "checkpoint", work / "artifact", work / "half"
-    began = time.monotonic()
-    parameters = write_checkpoint(checkpoint, shape, tokenizer)
-    wrote = time.monotonic()
-    peak = _export(checkpoint, artifact)
-    exported = time.monotonic()
+    marks = [time.monotonic()]
+
+    def seconds() -> float:
+        """Since the last mark."""
+        marks.append(time.monotonic())
+        return marks[-1] - marks[-2]
+
+    weights_gb = 4 * write_random(checkpoint, shape, tokenizer) / _GIGABYTE
+    rows = {"write the checkpoint": f"{seconds():.1f} s"}
+    bound = ("--max-tokens", str(MAX_TOKENS))
+    command = ("export", str(checkpoint), "--out")
+    peak_gb = peak_of_export(*command, str(artifact), *bound) / _GIGABYTE
+    rows["export with parity"] = f"{seconds():.1f} s"
     with served(rank=artifact) as address:
-        ready = time.monotonic()
+        rows["server start to ready"] = f"{seconds():.1f} s"
         logits = _ask(address)
-        answered = time.monotonic()
-    half_peak = _export(checkpoint, half, "--target", "cuda-fp16", "--engine", "onnxruntime-cpu")
-    halved = time.monotonic()
-    return Figures(
-        write_s=wrote - began,
-        export_s=exported - wrote,
-        ready_s=ready - exported,
-        request_s=answered - ready,
-        weights_bytes=4 * parameters,
-        peak_bytes=peak,
-        logits=logits,
-        parity=read_report(artifact),
-        half_s=halved - answered,
-        half_peak_bytes=half_peak,
-        half=read_report(half),
-    )
+        rows["one request, 3 passages"] = f"{seconds():.2f} s"
+    on_cpu = (*bound, "--target", "cuda-fp16", "--engine", "onnxruntime-cpu")
+    half_gb = peak_of_export(*command, str(half), *on_cpu) / _GIGABYTE
+    half_s, ratio = seconds(), peak_gb / weights_gb
+    whole, halved = read_report(artifact).rungs, read_report(half).rungs
+    logit, order = whole["logits"], whole["ranking"]
+    return rows | {
+        "float32 weights": f"{weights_gb:.2f} GB",
+        "peak memory of the export": f"{peak_gb:.2f} GB "
+        f"({ratio:.2f} × weights, bound {MEMORY_BOUND})",
+        "max |Δ logit|": f"{logit.max_abs_delta:.2g} over {logit.pairs} pairs "
+        f"(reference std {logit.reference_std:.2f})",
+        "Kendall's tau": f"{order.kendall_tau} over {order.pairs} pairs",
+        "served logits": ", ".join(f"{one:.4f}" for one in logits),
+        "export in float16": f"{half_s:.1f} s, peak memory {half_gb:.2f} GB",
+        "max |Δ logit| in float16": f"{halved['logits'].max_abs_delta:.2g}, "
+        f"rms {halved['logits'].rms_delta:.2g} over {halved['logits'].pairs} pairs, "
+        f"tau {halved['ranking'].kendall_tau}",
+    }, ratio
 
 
-def write_checkpoint(directory: Path, shape: dict[str, Any], tokenizer: Path) -> int:
+def write_random(directory: Path, shape: dict[str, Any], tokenizer: Path) -> int:
     """A seeded bfloat16 checkpoint of `shape` with the tokenizer of `tokenizer`.
 
     Returns its number of parameters.
     """
-    directory.mkdir(parents=True)
-    (directory / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(shape), indent=2))
-    for name in TOKENIZER_FILES:
-        if (tokenizer / name).is_file():
-            shutil.copyfile(tokenizer / name, directory / name)
-    with torch.device("meta"):
-        model = CROSS_ENCODERS[shape["architectures"][0]](shape)
-    generator = torch.Generator().manual_seed(0)
-    weights = {
-        name: random_weight(name, parameter.shape, generator)
-        for name, parameter in model.named_parameters()
-    }
-    save_file(weights, directory / WEIGHTS_FILE)
+    _, weights = random_model(shape)
+    write_checkpoint(directory, shape, weights, tokenizer)
     return sum(weight.numel() for weight in weights.values())
-
-
-def _export(checkpoint: Path, artifact: Path, *options: str) -> int:
-    """Run rerank-export in a child process; its peak resident memory in bytes."""
-    command = [script("rerank-export"), "export", str(checkpoint), "--out", str(artifact)]
-    child = subprocess.Popen([*command, "--max-tokens", str(MAX_TOKENS), *options])
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise SystemExit(f"the export failed with exit code {child.returncode}; see above")
-    return usage.ru_maxrss * 1024
 
 
 def _ask(address: str) -> list[float]:
@@ -136,39 +101,14 @@ def _ask(address: str) -> list[float]:
     return [row["logit"] for row in reply.json()["rankings"]]
 
 
-def table(figures: Figures) -> str:
-    """The figures as lines of text, one a row."""
-    logits, ranking = figures.parity.rungs["logits"], figures.parity.rungs["ranking"]
-    half = figures.half.rungs["logits"]
-    gigabyte = 1e9
-    rows = {
-        "write the checkpoint": f"{figures.write_s:.1f} s",
-        "export with parity": f"{figures.export_s:.1f} s",
-        "server start to ready": f"{figures.ready_s:.1f} s",
-        "one request, 3 passages": f"{figures.request_s:.2f} s",
-        "float32 weights": f"{figures.weights_bytes / gigabyte:.2f} GB",
-        "peak memory of the export": f"{figures.peak_bytes / gigabyte:.2f} GB "
-        f"({figures.memory_ratio:.2f} × weights, bound {MEMORY_BOUND})",
-        "max |Δ logit|": f"{logits.max_abs_delta:.2g} over {logits.pairs} pairs "
-        f"(reference std {logits.reference_std:.2f})",
-        "Kendall's tau": f"{ranking.kendall_tau} over {ranking.pairs} pairs",
-        "served logits": ", ".join(f"{logit:.4f}" for logit in figures.logits),
-        "export in float16": f"{figures.half_s:.1f} s, "
-        f"peak memory {figures.half_peak_bytes / gigabyte:.2f} GB",
-        "max |Δ logit| in float16": f"{half.max_abs_delta:.2g}, rms {half.rms_delta:.2g} over "
-        f"{half.pairs} pairs, tau {figures.half.rungs['ranking'].kendall_tau}",
-    }
-    return "\n".join(f"{name:<26} {value}" for name, value in rows.items())
-
-
 def main() -> int:
     """Measure the 1B shape; 1 when the export needed more memory than its bound."""
     disable_telemetry()
     need_memory(MEMORY_BYTES)
     need_disk(WORK, DISK_BYTES)
-    figures = measure(SHAPE, TOKENIZER, WORK)
-    print(table(figures))
-    return 0 if figures.memory_ratio <= MEMORY_BOUND else 1
+    rows, ratio = measure(SHAPE, TOKENIZER, WORK)
+    print(lines(rows))
+    return 0 if ratio <= MEMORY_BOUND else 1
 
 
 if __name__ == "__main__":

@@ -5,14 +5,11 @@ environment with its version of transformers, and by rerank-export. Both graphs 
 logits on the parity texts; speed is shown and not judged.
 """
 
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +19,20 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import tokenizers
-import torch
-from safetensors.torch import save_file
 from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 
-from exporter.architectures import CROSS_ENCODERS
-from exporter.checkpoint import CONFIG_FILE
-from exporter.errors import ExportError
+from checks import figures
+from checks.elsewhere import answer
+from checks.exporting import exported
 from exporter.parity_texts import Group, parity_groups
-from exporter.pipeline import ExportArgs, export
-from exporter.weights import WEIGHTS_FILE
+from exporter.pipeline import ExportArgs
 from runtime.batch import assemble
 from runtime.engines import Engine, open_engine
-from runtime.errors import ServingError
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
-from runtime.telemetry import SWITCHES, disable_telemetry
+from runtime.requests import RankRequest
+from runtime.telemetry import disable_telemetry
 from runtime.text import Encoding, PairEncoder, load_tokenizer
+from tests.tiny_checkpoints import write_checkpoint, write_tokenizer
 
 WORK = Path("build/check-optimum")
 PYTHON = Path(".venvs/optimum/bin/python")
@@ -99,43 +94,6 @@ class Figures:
         return not self.other_tokens and max(self.between, self.ours, self.theirs) <= TOLERANCE
 
 
-def write_checkpoint(directory: Path, shape: dict[str, Any]) -> None:
-    """A seeded cross-encoder of `shape` whose scores spread, with a tokenizer of few words."""
-    directory.mkdir(parents=True)
-    (directory / CONFIG_FILE).write_bytes(msgspec.json.encode(shape))
-    _tokenizer().save(str(directory / "tokenizer.json"))
-    settings = {"tokenizer_class": "BertTokenizer", "model_max_length": MAX_TOKENS} | _SPECIAL
-    (directory / "tokenizer_config.json").write_bytes(msgspec.json.encode(settings))
-    with torch.device("meta"):
-        model = CROSS_ENCODERS[shape["architectures"][0]](shape)
-    generator = torch.Generator().manual_seed(0)
-    weights = {n: _random(n, p.shape, generator) for n, p in model.named_parameters()}
-    save_file(weights, directory / WEIGHTS_FILE)
-
-
-def ask_optimum(python: Path, checkpoint: Path, out: Path, groups: tuple[Group, ...]) -> Reference:
-    """Run checks/optimum_reference.py with `python`; its model.onnx lies in `out` afterwards.
-
-    Raises SystemExit.
-    """
-    question = {
-        "checkpoint": str(checkpoint),
-        "out": str(out),
-        "max_tokens": MAX_TOKENS,
-        "pairs": [[group.query, passage] for group in groups for passage in group.passages],
-    }
-    out.mkdir(parents=True)
-    asked, answered = out / "pairs.json", out / "reference.json"
-    asked.write_bytes(msgspec.json.encode(question))
-    # -I, or else this folder's optimum.py would shadow the package.
-    script = str(Path(__file__).with_name("optimum_reference.py"))
-    command = [str(python), "-I", script, str(asked), str(answered)]
-    done = subprocess.run(command, env={**os.environ, **SWITCHES, "HF_HUB_OFFLINE": "1"})
-    if done.returncode != 0:
-        raise SystemExit(f"optimum failed ({done.returncode}); see above")
-    return msgspec.json.decode(answered.read_bytes(), type=Reference)
-
-
 def compare(
     artifact: Path, manifest: Manifest, theirs: Path, groups: tuple[Group, ...], wanted: Reference
 ) -> Figures:
@@ -143,23 +101,16 @@ def compare(
     rows = _encode(artifact, groups)
     pad, side = manifest.special_tokens.pad, manifest.padding_side
     calls = [assemble(group, manifest.inputs, pad, side) for group in rows]
-    with _opened(artifact) as our_engine, _opened(theirs) as their_engine:
-        ours = _scores(our_engine, calls)
-        others = _scores(their_engine, calls)
+    ours, others = (_scores(graph, calls) for graph in (artifact, theirs))
     torch_logits = np.asarray(wanted.logits)
     found = [(row.token_ids.tolist(), _types(row)) for group in rows for row in group]
-    same = [
-        pair == want
-        for pair, want in zip(
-            found, zip(wanted.token_ids, wanted.type_ids, strict=True), strict=True
-        )
-    ]
+    tokens = list(zip(wanted.token_ids, wanted.type_ids, strict=True))
     return Figures(
-        pairs=len(same),
-        other_tokens=same.count(False),
-        between=_largest(ours - others),
-        ours=_largest(ours - torch_logits),
-        theirs=_largest(others - torch_logits),
+        pairs=len(found),
+        other_tokens=sum(pair != want for pair, want in zip(found, tokens, strict=True)),
+        between=float(np.abs(ours - others).max()),
+        ours=float(np.abs(ours - torch_logits).max()),
+        theirs=float(np.abs(others - torch_logits).max()),
     )
 
 
@@ -192,70 +143,57 @@ def main() -> int:
     shutil.rmtree(WORK, ignore_errors=True)
     checkpoint, artifact, theirs = WORK / "checkpoint", WORK / "artifact", WORK / "optimum"
     groups = parity_groups(MAX_TOKENS)
-    write_checkpoint(checkpoint, SHAPE)
-    reference = ask_optimum(PYTHON, checkpoint, theirs, groups)
-    try:
-        manifest = export(str(checkpoint), artifact, ExportArgs())
-    except (ExportError, ServingError) as error:
-        print(f"check-optimum: {error}", file=sys.stderr)
-        return 1
-    figures = compare(artifact, manifest, theirs, groups, reference)
-    _print(figures, reference, artifact, theirs)
-    with _opened(artifact) as our_engine, _opened(theirs) as their_engine:
-        for rows, tokens in CALLS:
-            ours_s, theirs_s = time_call(our_engine, their_engine, rows, tokens)
-            print(
-                f"{f'{rows} × {tokens} tokens':<20} ours {ours_s * 1e3:.1f} ms, optimum "
-                f"{theirs_s * 1e3:.1f} ms: {theirs_s / ours_s:.2f} × as fast"
-            )
-    print("passed" if figures.passed else "FAILED")
-    return 0 if figures.passed else 1
-
-
-def _print(figures: Figures, reference: Reference, artifact: Path, theirs: Path) -> None:
-    versions = ", ".join(f"{name} {version}" for name, version in reference.versions.items())
+    write_tokenizer(checkpoint, _tokenizer(), "BertTokenizer", **_SPECIAL)
+    write_checkpoint(checkpoint, SHAPE, seed=0)
+    question = {
+        "checkpoint": str(checkpoint),
+        "out": str(theirs),
+        "max_tokens": MAX_TOKENS,
+        "pairs": [[group.query, passage] for group in groups for passage in group.passages],
+    }
+    reference = answer(PYTHON, "optimum_reference.py", question, Reference)
+    manifest = exported("check-optimum", str(checkpoint), artifact, ExportArgs())
+    found = compare(artifact, manifest, theirs, groups, reference)
     rows = {
-        "optimum's side": versions,
+        "optimum's side": ", ".join(f"{name} {v}" for name, v in reference.versions.items()),
         "graph of optimum": describe(theirs),
         "graph of ours": describe(artifact),
-        "pairs": f"{figures.pairs}, {figures.other_tokens} of them with other tokens",
-        "max |Δ logit|": f"{figures.between:.2g} between the graphs (tolerance {TOLERANCE:.0e})",
-        "from PyTorch": f"ours {figures.ours:.2g}, optimum's {figures.theirs:.2g}",
+        "pairs": f"{found.pairs}, {found.other_tokens} of them with other tokens",
+        "max |Δ logit|": f"{found.between:.2g} between the graphs (tolerance {TOLERANCE:.0e})",
+        "from PyTorch": f"ours {found.ours:.2g}, optimum's {found.theirs:.2g}",
     }
-    for name, value in rows.items():
-        print(f"{name:<20} {value}")
+    with _opened(artifact) as our_engine, _opened(theirs) as their_engine:
+        for batch, tokens in CALLS:
+            ours_s, theirs_s = time_call(our_engine, their_engine, batch, tokens)
+            rows[f"{batch} × {tokens} tokens"] = (
+                f"ours {ours_s * 1e3:.1f} ms, optimum {theirs_s * 1e3:.1f} ms: "
+                f"{theirs_s / ours_s:.2f} × as fast"
+            )
+    print(figures.lines(rows))
+    return figures.verdict(passed=found.passed)
 
 
 def _encode(artifact: Path, groups: tuple[Group, ...]) -> list[list[Encoding]]:
     encoder = PairEncoder(load_tokenizer(artifact / TOKENIZER_FILE), None, MAX_TOKENS)
-    return [encoder.encode(group.query, group.passages, "END").rows for group in groups]
+    return [
+        encoder.encode(RankRequest(group.query, group.passages, truncate="END")).rows
+        for group in groups
+    ]
 
 
 def _types(row: Encoding) -> list[int]:
     return [] if row.type_ids is None else row.type_ids.tolist()
 
 
-def _scores(engine: Engine, calls: list[dict[str, Any]]) -> Scores:
-    outputs = [engine.run(call)["logits"][:, 0] for call in calls]
+def _scores(graph: Path, calls: list[dict[str, Any]]) -> Scores:
+    with _opened(graph) as engine:
+        outputs = [engine.run(call)["logits"][:, 0] for call in calls]
     return np.concatenate(outputs).astype(np.float64)
 
 
-def _largest(delta: Scores) -> float:
-    return float(np.abs(delta).max())
-
-
-@contextmanager
-def _opened(directory: Path) -> Iterator[Engine]:
+def _opened(directory: Path) -> closing[Engine]:
     """The engine that serves, with the options that it serves with, on either graph."""
-    with closing(open_engine("onnxruntime-cpu", directory)) as engine:
-        yield engine
-
-
-def _random(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
-    if name.endswith("LayerNorm.weight"):
-        return torch.ones(shape)
-    fan_in = 1 if "embeddings" in name else shape[-1]
-    return torch.randn(shape, generator=generator) / fan_in**0.5
+    return closing(open_engine("onnxruntime-cpu", directory))
 
 
 def _tokenizer() -> tokenizers.Tokenizer:

@@ -18,17 +18,17 @@ import argparse
 import asyncio
 import json
 import sys
-import tempfile
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from checks.faults.own import OwnServer, started
-from checks.here import not_here
-from checks.load import DIALECTS, make_corpus
-from checks.others import MAX_OTHER_SHARE, Others
+from checks.load import DIALECTS, arrive, keep_busy, make_corpus
+from checks.others import MAX_OTHER_SHARE, Others, need_quiet
+from checks.serving import Server
 
 _PASSAGES = 24
 _CALLERS = 4
@@ -40,6 +40,7 @@ _REFUSAL_S = 0.05
 _UNLOADED = 120
 # With fewer requests the p99 is just the slowest.
 _ENOUGH = 100
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -74,28 +75,24 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of overload")
     chosen = parser.parse_args()
     bodies = _bodies(chosen.rank)
-    given = {"RERANK_MODEL_DIR": str(chosen.rank), "NIM_LOG_LEVEL": "WARNING"}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with started(folder, given) as server:
-            server.ready()
-            before = Others()
-            unloaded = asyncio.run(_alone(server, bodies))
-            others = [before.share()]
-            before = Others()
-            rate = asyncio.run(_sustained(server, bodies))
-            others.append(before.share())
-        queue_tokens = int(rate.tokens * _QUEUE_S)
-        given["RERANK_MAX_QUEUE_TOKENS"] = str(queue_tokens)
-        with started(folder, given) as server:
-            server.ready()
-            before = Others()
-            asyncio.run(_sustained(server, bodies))  # the server learns its throughput
-            others.append(before.share())
-            before = Others()
-            found, during = asyncio.run(_overload(server, bodies, rate, chosen.seconds))
-            others.append(before.share())
-    return _judge(unloaded, rate, queue_tokens, found, during, max(others))
+    given = {"RERANK_MODEL_DIR": str(chosen.rank.resolve()), "NIM_LOG_LEVEL": "WARNING"}
+    with Server(given) as server:
+        server.ready()
+        unloaded, alone = _beside(_alone(server, bodies))
+        rate, calibrating = _beside(_sustained(server, bodies))
+    queue_tokens = int(rate.tokens * _QUEUE_S)
+    with Server({**given, "RERANK_MAX_QUEUE_TOKENS": str(queue_tokens)}) as server:
+        server.ready()
+        _, learning = _beside(_sustained(server, bodies))  # the server learns its throughput
+        (found, during), overloaded = _beside(_overload(server, bodies, rate, chosen.seconds))
+    others = max(alone, calibrating, learning, overloaded)
+    return _judge(unloaded, rate, queue_tokens, found, during, others)
+
+
+def _beside(measured: Coroutine[Any, Any, _T]) -> tuple[_T, float]:
+    """What is measured, and the share of the machine that others took meanwhile."""
+    others = Others()
+    return asyncio.run(measured), others.share()
 
 
 def _bodies(artifact: Path) -> list[bytes]:
@@ -110,7 +107,7 @@ def _bodies(artifact: Path) -> list[bytes]:
     ]
 
 
-async def _ask(server: OwnServer, body: bytes) -> Answered:
+async def _ask(server: Server, body: bytes) -> Answered:
     began = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     head = (
@@ -124,7 +121,7 @@ async def _ask(server: OwnServer, body: bytes) -> Answered:
     return Answered(int(found.split(b" ", 2)[1]), seconds, b"retry-after:" in found.lower())
 
 
-async def _alone(server: OwnServer, bodies: list[bytes]) -> Bound:
+async def _alone(server: Server, bodies: list[bytes]) -> Bound:
     """Latency of one caller alone."""
     for body in bodies[:10]:
         await _ask(server, body)
@@ -132,44 +129,34 @@ async def _alone(server: OwnServer, bodies: list[bytes]) -> Bound:
     return Bound(*map(float, np.percentile(taken, (50, 99))))
 
 
-async def _sustained(server: OwnServer, bodies: list[bytes]) -> Rate:
+async def _sustained(server: Server, bodies: list[bytes]) -> Rate:
     """Throughput of the server while a few callers keep it busy."""
     before, began = _tokens(server), time.monotonic()
-    end = began + _CALIBRATE_S
-
-    async def call(number: int) -> int:
-        done = 0
-        while time.monotonic() < end:
-            await _ask(server, bodies[(number + done * _CALLERS) % len(bodies)])
-            done += 1
-        return done
-
-    answered = sum(await asyncio.gather(*map(call, range(_CALLERS))))
-    took = time.monotonic() - began
-    return Rate(answered / took, (_tokens(server) - before) / took)
+    requests = await keep_busy(
+        lambda number: _ask(server, bodies[number % len(bodies)]), _CALLERS, _CALIBRATE_S
+    )
+    return Rate(requests, (_tokens(server) - before) / (time.monotonic() - began))
 
 
 async def _overload(
-    server: OwnServer, bodies: list[bytes], rate: Rate, seconds: float
+    server: Server, bodies: list[bytes], rate: Rate, seconds: float
 ) -> tuple[list[Answered], Rate]:
     """Send requests at regular times, however many are unanswered."""
     pause_s = 1 / (rate.requests * _FACTOR)
     before, began = _tokens(server), time.monotonic()
-    asked = []
-    for number in range(int(seconds / pause_s)):
-        await asyncio.sleep(max(0.0, began + number * pause_s - time.monotonic()))
-        asked.append(asyncio.create_task(_ask(server, bodies[number % len(bodies)])))
+    asked = await arrive(
+        lambda number: _ask(server, bodies[number % len(bodies)]),
+        [pause_s] * int(seconds / pause_s),
+    )
     found = await asyncio.gather(*asked)
     took = time.monotonic() - began
     answered = sum(one.status == 200 for one in found)
     return found, Rate(answered / took, (_tokens(server) - before) / took)
 
 
-def _tokens(server: OwnServer) -> float:
+def _tokens(server: Server) -> float:
     """Real tokens computed since the start."""
-    text = server.http.get("/v1/metrics").text
-    lines = [x for x in text.splitlines() if x.startswith("rerank_engine_tokens_total{")]
-    return sum(float(line.split()[-1]) for line in lines if 'padding="false"' in line)
+    return server.counted("rerank_engine_tokens_total{", 'padding="false"')
 
 
 def _judge(
@@ -207,7 +194,7 @@ def _verdict(faults: list[str], late: list[str], others: float) -> int:
     for fault in faults + late:
         print(f"{'late' if excused else 'FAULT':10} {fault}")
     if excused:
-        not_here(f"other processes took {others:.0%} of the machine, wanted {MAX_OTHER_SHARE:.0%}")
+        need_quiet(others)
     return 1 if faults or late else 0
 
 

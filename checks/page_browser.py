@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import BrowserContext, Page, sync_playwright
 
 DESK, PHONE = (1200, 900), (390, 844)
 WIDTHS = {"desk": DESK, "phone": PHONE}
@@ -182,15 +182,8 @@ def documents(page: Page, out: Path) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
-    ranks,
-    speaks,
-    complains,
-    copies,
-    takes_files,
-    needs_no_mouse,
-    shows_markup_as_text,
-    fits,
-    documents,
+    *(ranks, speaks, complains, copies, takes_files, needs_no_mouse),
+    *(shows_markup_as_text, fits, documents),
 )
 
 
@@ -201,22 +194,17 @@ def main() -> int:
     failed = 0
     with sync_playwright() as playwright:
         for name, (width, height) in WIDTHS.items():
-            context = _context(playwright, browser_path, width, height, address)
+            # Without its sandbox, because the checks may run as root.
+            browser = playwright.chromium.launch(
+                executable_path=browser_path, args=["--no-sandbox"]
+            )
+            context = browser.new_context(viewport={"width": width, "height": height})
+            context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
+            context.set_default_timeout(PATIENCE_MS)
             for check in CHECKS:
                 failed += not _passes(check, context, address, out, name)
             context.close()
     return 1 if failed else 0
-
-
-def _context(
-    playwright: Playwright, path: str, width: int, height: int, address: str
-) -> BrowserContext:
-    # Without its sandbox, because the checks may run as root.
-    browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-    context = browser.new_context(viewport={"width": width, "height": height})
-    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
-    context.set_default_timeout(PATIENCE_MS)
-    return context
 
 
 def _passes(check: Check, context: BrowserContext, address: str, out: Path, width: str) -> bool:

@@ -4,6 +4,10 @@ from typing import Any
 
 import torch
 
+from exporter.architectures import CROSS_ENCODERS
+from exporter.architectures.base import Architecture
+from exporter.architectures.config import Config
+
 # nvidia/llama-nemotron-rerank-1b-v2, which has the shape of Llama-3.2-1B.
 SHAPE: dict[str, Any] = {
     "architectures": ["LlamaBidirectionalForSequenceClassification"],
@@ -34,7 +38,18 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
+def random_model(shape: dict[str, Any]) -> tuple[Architecture, dict[str, torch.Tensor]]:
+    """A cross-encoder of `shape` on the device "meta", and seeded bfloat16 weights for it."""
+    with torch.device("meta"):
+        model = CROSS_ENCODERS[shape["architectures"][0]](Config(shape))
+    generator = torch.Generator().manual_seed(0)
+    return model, {
+        name: _random_weight(name, parameter.shape, generator)
+        for name, parameter in model.named_parameters()
+    }
+
+
+def _random_weight(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
     """The bfloat16 weight called `name`, drawn from `generator`."""
     if name.endswith("norm.weight"):
         return torch.ones(shape, dtype=torch.bfloat16)

@@ -7,18 +7,20 @@ where a BEIR folder is available. Takes rerankers and embedders.
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from checks import figures
 from checks.beir import read_collection, rerank
-from exporter.errors import ExportError
-from exporter.pipeline import ExportArgs, export
+from checks.exporting import exported
+from exporter.pipeline import ExportArgs
 from runtime.embedder import Embedder
-from runtime.errors import ServingError
 from runtime.manifest import TOKENIZER_FILE
 from runtime.model import Model
 from runtime.opening import open_model
 from runtime.ranker import Ranker
+from runtime.requests import EmbedRequest, RankRequest
 from runtime.telemetry import disable_telemetry
 from runtime.text import load_tokenizer
 
@@ -82,6 +84,11 @@ class Finding:
         """Whether the found value is the wanted one."""
         return self.found == self.wanted
 
+    @property
+    def verdict(self) -> str:
+        """The same in words."""
+        return "ok" if self.passed else f"FAILED, wanted {self.wanted}"
+
 
 def check_tokens(ranker: Ranker, artifact: Path, expected: Expectations) -> list[Finding]:
     """The separator's token and the token counts, found and wanted."""
@@ -90,7 +97,7 @@ def check_tokens(ranker: Ranker, artifact: Path, expected: Expectations) -> list
     ]
     for count, wanted in expected.token_counts.items():
         passages = [_PASSAGE.format(i=i) for i in range(count)]
-        found = sum(map(len, ranker.encode(_QUERY, passages).rows))
+        found = sum(map(len, ranker.encoder.encode(RankRequest(_QUERY, passages)).rows))
         findings.append(Finding(f"tokens of {count} synthetic passages", found, wanted))
     return findings
 
@@ -100,14 +107,14 @@ def check_texts(embedder: Embedder, expected: VectorExpectations) -> list[Findin
     findings = [Finding("components of a vector", embedder.info.dimensions, expected.dimensions)]
     for count, wanted in expected.token_counts.items():
         texts = [_TEXT.format(i=i) for i in range(count)]
-        found = sum(map(len, embedder.encode(texts, "passage").rows))
+        found = sum(map(len, embedder.encoder.encode(EmbedRequest(texts, "passage")).rows))
         findings.append(Finding(f"tokens of {count} synthetic passages", found, wanted))
     return findings
 
 
 def check_vision_texts(ranker: Ranker, logits: Sequence[float] = VISION_LOGITS) -> list[Finding]:
     """The logits of texts alone that stand on the vision reranker's card."""
-    found = ranker.rank(_VISION_QUERY, _VISION_PASSAGES).logits.tolist()
+    found = ranker.rank(RankRequest(_VISION_QUERY, _VISION_PASSAGES)).logits.tolist()
     return [
         Finding(
             f"logit of the card's text {number}",
@@ -122,7 +129,7 @@ def check_vision_texts(ranker: Ranker, logits: Sequence[float] = VISION_LOGITS) 
 def _separator(ranker: Ranker, artifact: Path) -> int | None:
     """The one token between query and passage: after `question:a`, before ` passage:b`."""
     tokenizer = load_tokenizer(artifact / TOKENIZER_FILE)
-    ids = ranker.encode("a", ["b"]).rows[0].token_ids.tolist()
+    ids = ranker.encoder.encode(RankRequest("a", ["b"])).rows[0].token_ids.tolist()
     for index, token in enumerate(ids):
         before, after = tokenizer.decode(ids[:index]), tokenizer.decode(ids[index + 1 :])
         if before == "question:a" and after.strip() == "passage:b":
@@ -138,21 +145,16 @@ def main(
     """Run all checks; 1 when one of them fails."""
     disable_telemetry()
     args = _parser().parse_args(arguments)
-    try:
-        export(args.checkpoint, WORK, ExportArgs(args.profile, args.target, args.max_tokens))
-        model = open_model(WORK)
-    except (ExportError, ServingError) as error:
-        print(f"check-real: {error}", file=sys.stderr)
-        return 1
-    try:
+    exported(
+        "check-real", args.checkpoint, WORK, ExportArgs(args.profile, args.target, args.max_tokens)
+    )
+    with closing(open_model(WORK)) as model:
         findings = _findings(model, expected, vectors_expected)
-        for finding in findings:
-            verdict = "ok" if finding.passed else f"FAILED, wanted {finding.wanted}"
-            print(f"{finding.what:<32} {finding.found} {verdict}")
-        print(_quality(model, args.beir, args.queries))
-    finally:
-        model.close()
-    return 0 if all(finding.passed for finding in findings) else 1
+        rows = {one.what: f"{one.found} {one.verdict}" for one in findings} or {
+            "tokens": f"not compared: no reference values for profile {model.info.profile}"
+        }
+        print(figures.lines(rows | {"nDCG@10": _quality(model, args.beir, args.queries)}))
+    return 0 if all(one.passed for one in findings) else 1
 
 
 def _findings(
@@ -164,17 +166,16 @@ def _findings(
         return check_tokens(model, WORK, expected)
     if isinstance(model, Embedder) and model.info.profile == _EMBED_PROFILE:
         return check_texts(model, vectors_expected)
-    print(f"{'tokens':<32} not compared: no reference values for profile {model.info.profile}")
     return []
 
 
 def _quality(served: Model, folder: Path, queries: int) -> str:
     if not folder.is_dir():
-        return f"{'nDCG@10':<32} not measured: no folder {folder}; name one with --beir"
+        return f"not measured: no folder {folder}; name one with --beir"
     collection = read_collection(folder)
     plain, model = rerank(served, collection, queries)
     asked = min(queries, len(collection.queries))
-    return f"{'nDCG@10':<32} {model:.4f}, BM25 {plain:.4f} ({asked} queries of {folder})"
+    return f"{model:.4f}, BM25 {plain:.4f} ({asked} queries of {folder})"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,20 +10,20 @@ says nothing, and the check ends as not possible here.
 """
 
 import argparse
+import asyncio
 import math
 import os
 import random
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 
 from checks.here import not_here
-from checks.others import MAX_OTHER_SHARE, Others
+from checks.load import arrive, keep_busy
+from checks.others import Others, need_quiet
 from checks.serving import served
 
 UTILISATION = 0.7
@@ -65,7 +65,7 @@ def main() -> int:
         not_here("found one core, wanted two: one for each replica")
     before = Others()
     with _pinned(chosen.artifact, cores[:1]) as urls:
-        tokens_per_s, tokens = _capacity(urls[0])
+        tokens_per_s, tokens = asyncio.run(_capacity(urls[0]))
     rate = LOAD * tokens_per_s / tokens
     needed = replicas_needed(rate, tokens, tokens_per_s)
     print(
@@ -73,15 +73,15 @@ def main() -> int:
         f"need {needed}"
     )
     assert needed == len(cores), needed
-    with _pinned(chosen.artifact, cores) as urls, ThreadPoolExecutor(len(urls)) as pool:
-        together = sum(tokens_per_s for tokens_per_s, _ in pool.map(_capacity, urls))
+    with _pinned(chosen.artifact, cores) as urls:
+        together = asyncio.run(_together(urls))
     if together < APART * tokens_per_s:
         print(f"two replicas: {together / tokens_per_s:.2f} times that, wanted {APART}")
         return _failed(before.share(), _siblings(cores))
     kept_up = {}
     for count in (needed - 1, needed):
         with _pinned(chosen.artifact, cores[:count]) as urls:
-            kept_up[count] = _replayed(urls, rate)
+            kept_up[count] = asyncio.run(_replayed(urls, rate))
     if kept_up == {needed - 1: False, needed: True}:
         return 0
     return _failed(before.share(), _siblings(cores))
@@ -89,8 +89,7 @@ def main() -> int:
 
 def _failed(others: float, siblings: bool) -> int:
     """1 on a machine where two replicas can have a core each; elsewhere not possible here."""
-    if others > MAX_OTHER_SHARE:
-        not_here(f"other processes took {others:.0%} of the machine, wanted {MAX_OTHER_SHARE:.0%}")
+    need_quiet(others)
     if siblings:
         not_here("found that the two cores are threads of one, wanted two real ones")
     print("FAULT     the replicas do not match the formula")
@@ -120,43 +119,37 @@ def _pinned(artifact: Path, cores: list[int]) -> Iterator[list[str]]:
         yield urls
 
 
-def _capacity(url: str) -> tuple[float, int]:
+async def _capacity(url: str) -> tuple[float, int]:
     """Tokens per second of a busy replica, and the tokens of one request."""
-    with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(CALLERS) as pool:
-        tokens = int(client.post("/rerank", json=BODY).json()["usage"]["prompt_tokens"])
-        answered = 0
-        began = measured = time.monotonic()
-        end = began + WARM_UP_S + MEASURED_S
-        running = {pool.submit(client.post, "/rerank", json=BODY) for _ in range(CALLERS)}
-        while time.monotonic() < end:
-            for one in [one for one in running if one.done()]:
-                one.result().raise_for_status()
-                running.remove(one)
-                running.add(pool.submit(client.post, "/rerank", json=BODY))
-                if time.monotonic() < began + WARM_UP_S:
-                    answered, measured = 0, time.monotonic()
-                else:
-                    answered += 1
-            time.sleep(0.001)
-        return answered * tokens / (time.monotonic() - measured), tokens
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+
+        async def ask(_: int) -> httpx.Response:
+            return (await client.post("/rerank", json=BODY)).raise_for_status()
+
+        tokens = int((await ask(0)).json()["usage"]["prompt_tokens"])
+        await keep_busy(ask, CALLERS, WARM_UP_S)
+        return tokens * await keep_busy(ask, CALLERS, MEASURED_S), tokens
 
 
-def _replayed(urls: list[str], rate: float) -> bool:
-    """Whether all requests, at `rate` per second, were answered, and all but a few of them when the
-    last one was due. Requests that wait for a tokeniser or a connection count as unanswered."""
+async def _together(urls: list[str]) -> float:
+    """Tokens per second of busy replicas at the same time."""
+    return sum(tokens_per_s for tokens_per_s, _ in await asyncio.gather(*map(_capacity, urls)))
+
+
+async def _replayed(urls: list[str], rate: float) -> bool:
+    """Whether the replicas in turn keep up with requests that arrive at random times."""
     rng = random.Random(SEED)
-    with ExitStack() as stack:
-        clients = [stack.enter_context(httpx.Client(base_url=url, timeout=600)) for url in urls]
-        pool = stack.enter_context(ThreadPoolExecutor(REQUESTS))
-        asked: list[Future[httpx.Response]] = []
-        due = time.monotonic()
-        for number in range(REQUESTS):
-            time.sleep(max(0.0, due - time.monotonic()))
-            client = clients[number % len(clients)]
-            asked.append(pool.submit(client.post, "/rerank", json=BODY))
-            due += rng.expovariate(rate)
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=600))
+            for url in urls
+        ]
+        pauses_s = [0.0, *(rng.expovariate(rate) for _ in range(REQUESTS - 1))]
+        asked = await arrive(
+            lambda number: clients[number % len(clients)].post("/rerank", json=BODY), pauses_s
+        )
         waiting = sum(not one.done() for one in asked)
-        refused = sum(one.result().status_code != httpx.codes.OK for one in asked)
+        refused = sum(one.status_code != httpx.codes.OK for one in await asyncio.gather(*asked))
     kept_up = not refused and waiting <= BEHIND
     print(
         f"{len(urls)} replica(s): {waiting} of {REQUESTS} requests unanswered when the last one "

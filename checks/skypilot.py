@@ -37,6 +37,8 @@ import yaml
 given = yaml.safe_load(open(sys.argv[1]))
 # As the command line does for `--secret NVIDIA_API_KEY`.
 task = sky.Task.from_yaml_config(given, secrets_overrides=[("NVIDIA_API_KEY", "x")])
+"""
+ONE = """
 task.validate_name()
 (resources,) = task.resources
 assert "rerank run -c job.yaml --from prep --to eval" in task.run, task.run
@@ -44,11 +46,7 @@ assert resources.accelerators == {"H100": 2}, resources.accelerators
 assert list(task.secrets) == ["NVIDIA_API_KEY"], task.secrets
 print(resources.infra.to_str(), resources.accelerators, resources.image_id)
 """
-READ_MANY = """
-import sys, sky
-import yaml
-given = yaml.safe_load(open(sys.argv[1]))
-task = sky.Task.from_yaml_config(given, secrets_overrides=[("NVIDIA_API_KEY", "x")])
+MANY = """
 assert task.num_nodes == 2, task.num_nodes
 assert "ray start --head" in task.run, task.run
 print(task.num_nodes, "nodes")
@@ -59,8 +57,8 @@ def main() -> None:
     """Raise when SkyPilot refuses a task file."""
     disable_telemetry()
     for infra in ("slurm", "k8s", "aws"):
-        _read(infra, "everything", ["prep", "finetune", "eval"], READ)
-        _read(infra, "many", ["prep"], READ_MANY)
+        _read(infra, "everything", ["prep", "finetune", "eval"], ONE)
+        _read(infra, "many", ["prep"], MANY)
 
 
 def _read(infra: str, name: str, stages: list[str], program: str) -> None:
@@ -71,7 +69,7 @@ def _read(infra: str, name: str, stages: list[str], program: str) -> None:
         file = Path(folder) / "job.yaml"
         file.write_text(task_file(profile, stages, recipe, force=False))
         done = subprocess.run(
-            [SKY_PYTHON, "-c", program, file], capture_output=True, text=True, check=False
+            [SKY_PYTHON, "-c", READ + program, file], capture_output=True, text=True, check=False
         )
     if done.returncode:
         sys.exit(f"SkyPilot refuses the job for {infra}:\n{done.stderr[-2000:]}")

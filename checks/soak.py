@@ -12,10 +12,9 @@ import asyncio
 import random
 import signal
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,12 +23,12 @@ import numpy as np
 import tritonclient.grpc.aio as tritonclient
 from prometheus_client.parser import text_string_to_metric_families
 
-from checks.faults.own import OwnServer, started
 from checks.load import DIALECTS, Corpus, by_index, make_corpus, vectors_alone
+from checks.serving import Server
 from runtime.postprocess import Floats
 
 _CALLERS = 8
-_MAX_PASSAGES = 40
+_MAX_PASSAGES, _MAX_INPUTS = 40, 8
 _BAD_SHARE = 0.01
 _VANISHING_SHARE = 0.02
 _GRPC_SHARE = 0.1
@@ -53,16 +52,47 @@ _JUDGED_S = 3 * _RELOAD_S
 _BAD_BODIES = (b"", b"{", b'{"query": 1}', b'{"query": {"text": ""}, "passages": []}', b"\xff")
 
 
+@dataclass(frozen=True)
+class Sample:
+    """The server's process after this many seconds."""
+
+    seconds: float
+    resident: int
+    threads: int
+    files: int
+
+
 @dataclass
 class Seen:
-    """Results, and samples of (seconds, bytes, threads, descriptors)."""
+    """Results, and what is wrong with them."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     scores: int = 0
     vectors: int = 0
     reloads: int = 0
-    samples: list[tuple[float, int, int, int]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+
+    def check_scores(self, wanted: list[float], found: list[float], where: str) -> None:
+        """Compare with the scores of the pairs alone."""
+        self.scores += len(wanted)
+        if len(found) != len(wanted):
+            self.wrong.append(f"{where}: {len(found)} scores for {len(wanted)} passages")
+            return
+        worst = max(abs(a - b) for a, b in zip(found, wanted, strict=True))
+        if not worst <= _DRIFT:
+            self.wrong.append(f"{where}: a score is {worst:.5f} from that of the pair alone")
+
+    def check_vectors(self, wanted: list[Floats], found: list[list[float]]) -> None:
+        """Compare with the vectors of the texts alone."""
+        self.vectors += len(wanted)
+        shapes = [len(vector) for vector in found], [len(vector) for vector in wanted]
+        if shapes[0] != shapes[1]:
+            self.wrong.append(f"embeddings of {shapes[0]} components, wanted {shapes[1]}")
+            return
+        worst = max(float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True))
+        if not worst <= _VECTOR_DRIFT:
+            self.wrong.append(f"a vector is {worst:.6f} from that of its text alone")
 
 
 def main() -> int:
@@ -75,14 +105,13 @@ def main() -> int:
     corpus = make_corpus(chosen.rank)
     vectors = vectors_alone(chosen.embed, corpus.passages)
     given = {
-        "RERANK_MODEL_DIR": str(chosen.rank),
-        "EMBED_MODEL_DIR": str(chosen.embed),
+        "RERANK_MODEL_DIR": str(chosen.rank.resolve()),
+        "EMBED_MODEL_DIR": str(chosen.embed.resolve()),
         "NIM_LOG_LEVEL": "WARNING",
     }
-    with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
+    with Server(given) as server:
         seen = asyncio.run(_soak(server.ready(), corpus, vectors, chosen.minutes * 60))
-        server.signal(signal.SIGTERM)
-        ended = server.ends()
+        ended = server.stop()
         faults = [*_faults(seen), *([] if ended == 0 else [f"exit status {ended}"])]
         if "Traceback" in server.log:
             faults.append(f"a stack trace in the log: {server.log[-1000:]}")
@@ -90,15 +119,13 @@ def main() -> int:
     return 1 if faults else 0
 
 
-async def _soak(
-    server: OwnServer, corpus: Corpus, vectors: dict[str, Floats], seconds: float
-) -> Seen:
+async def _soak(server: Server, corpus: Corpus, vectors: dict[str, Floats], seconds: float) -> Seen:
     seen = Seen()
     end = time.monotonic() + seconds
     async with httpx.AsyncClient(base_url=server.url, timeout=150) as client:
-        grpc = tritonclient.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
+        grpc = tritonclient.InferenceServerClient(server.grpc_address)
         callers = [
-            _call(client, grpc, corpus, vectors, random.Random(number), seen, end)
+            Caller(client, grpc, corpus, vectors, random.Random(number), seen).call(end)
             for number in range(_CALLERS)
         ]
         await asyncio.gather(
@@ -108,139 +135,95 @@ async def _soak(
     return seen
 
 
-async def _call(
-    client: httpx.AsyncClient,
-    grpc: tritonclient.InferenceServerClient,
-    corpus: Corpus,
-    vectors: dict[str, Floats],
-    rng: random.Random,
-    seen: Seen,
-    end: float,
-) -> None:
-    while time.monotonic() < end:
-        kind = rng.random()
-        query, texts = corpus.draw(rng, _MAX_PASSAGES)
-        work: Awaitable[str]
-        if kind < _BAD_SHARE:
-            work = _bad(client, rng)
-        elif kind < _BAD_SHARE + _VANISHING_SHARE:
-            work = _vanish(client, query, texts, rng)
-        elif kind < _BAD_SHARE + _VANISHING_SHARE + _GRPC_SHARE:
-            work = _over_grpc(grpc, corpus, query, texts, seen)
-        elif kind < _BAD_SHARE + _VANISHING_SHARE + _GRPC_SHARE + _EMBED_SHARE:
-            work = _embed(client, vectors, texts[:8], seen)
-        else:
-            work = _rank(client, corpus, query, texts, rng, seen)
+@dataclass(frozen=True)
+class Caller:
+    """Sends one request after another; each kind returns the word that is counted."""
+
+    client: httpx.AsyncClient
+    grpc: tritonclient.InferenceServerClient
+    corpus: Corpus
+    vectors: dict[str, Floats]
+    rng: random.Random
+    seen: Seen
+
+    async def call(self, end: float) -> None:
+        """Until `end`, in the clock's seconds."""
+        kinds: dict[Callable[[str, list[str]], Awaitable[str]], float] = {
+            self._bad: _BAD_SHARE,
+            self._vanish: _VANISHING_SHARE,
+            self._over_grpc: _GRPC_SHARE,
+            self._embed: _EMBED_SHARE,
+        }
+        kinds[self._rank] = 1 - sum(kinds.values())
+        while time.monotonic() < end:
+            (kind,) = self.rng.choices(list(kinds), list(kinds.values()))
+            try:
+                outcome = await kind(*self.corpus.draw(self.rng, _MAX_PASSAGES))
+            except httpx.TransportError as error:
+                outcome = f"wrong: {type(error).__name__}"
+            self.seen.statuses[outcome] += 1
+
+    def _alone(self, query: str, texts: list[str]) -> list[float]:
+        return [self.corpus.logits[query, text] for text in texts]
+
+    async def _rank(self, query: str, texts: list[str]) -> str:
+        path, body, scores = self.rng.choice(DIALECTS)
+        reply = await self.client.post(path, json=body(query, texts))
+        if reply.status_code == 200:
+            self.seen.check_scores(self._alone(query, texts), scores(reply.json()), path)
+        return f"good {reply.status_code}"
+
+    async def _over_grpc(self, query: str, texts: list[str]) -> str:
+        tensors = []
+        for name, values in (("query", [query]), ("passage", texts)):
+            tensor = tritonclient.InferInput(name, [len(values), 1], "BYTES")
+            tensor.set_data_from_numpy(np.array([[v.encode()] for v in values], dtype=np.object_))
+            tensors.append(tensor)
+        index = await self.grpc.get_model_repository_index()
+        name = next(model.name for model in index.models if "rank" in model.name)
         try:
-            outcome = await work
-        except httpx.TransportError as error:
-            outcome = f"wrong: {type(error).__name__}"
-        seen.statuses[outcome] += 1
+            found = await self.grpc.infer(name, tensors)
+        except tritonclient.InferenceServerException as error:
+            code = str(error.status()).removeprefix("StatusCode.")
+            refused = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
+            return f"good {'503' if code in refused else code} (grpc)"
+        logits = found.as_numpy("logit").ravel().tolist()
+        self.seen.check_scores(self._alone(query, texts), logits, "gRPC")
+        return "good 200 (grpc)"
+
+    async def _embed(self, _: str, texts: list[str]) -> str:
+        texts = texts[:_MAX_INPUTS]
+        body = {"input": texts, "input_type": "passage"}
+        reply = await self.client.post("/v1/embeddings", json=body)
+        if reply.status_code == 200:
+            found = by_index(reply.json()["data"], "embedding")
+            self.seen.check_vectors([self.vectors[text] for text in texts], found)
+        return f"good {reply.status_code}"
+
+    async def _bad(self, _: str, __: list[str]) -> str:
+        headers = {"content-type": "application/json"}
+        body = self.rng.choice(_BAD_BODIES)
+        reply = await self.client.post("/v1/ranking", content=body, headers=headers)
+        return f"bad {reply.status_code}"
+
+    async def _vanish(self, query: str, texts: list[str]) -> str:
+        path, body, _ = DIALECTS[0]
+        timeout_s = self.rng.uniform(0.001, 0.02)
+        try:
+            await self.client.post(path, json=body(query, texts), timeout=timeout_s)
+        except httpx.TimeoutException:
+            return "vanished"
+        return "vanished too late"
 
 
-async def _rank(
-    client: httpx.AsyncClient,
-    corpus: Corpus,
-    query: str,
-    texts: list[str],
-    rng: random.Random,
-    seen: Seen,
-) -> str:
-    path, body, scores = rng.choice(DIALECTS)
-    reply = await client.post(path, json=body(query, texts))
-    if reply.status_code == 200:
-        _check(corpus, query, texts, scores(reply.json()), path, seen)
-    return f"good {reply.status_code}"
-
-
-async def _over_grpc(
-    grpc: tritonclient.InferenceServerClient,
-    corpus: Corpus,
-    query: str,
-    texts: list[str],
-    seen: Seen,
-) -> str:
-    tensors = []
-    for name, values in (("query", [query]), ("passage", texts)):
-        tensor = tritonclient.InferInput(name, [len(values), 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[v.encode()] for v in values], dtype=np.object_))
-        tensors.append(tensor)
-    index = await grpc.get_model_repository_index()
-    name = next(model.name for model in index.models if "rank" in model.name)
-    try:
-        found = await grpc.infer(name, tensors)
-    except tritonclient.InferenceServerException as error:
-        code = str(error.status()).removeprefix("StatusCode.")
-        refused = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
-        return f"good {'503' if code in refused else code} (grpc)"
-    logits = found.as_numpy("logit").ravel().tolist()
-    _check(corpus, query, texts, logits, "gRPC", seen)
-    return "good 200 (grpc)"
-
-
-def _check(
-    corpus: Corpus, query: str, texts: list[str], found: list[float], where: str, seen: Seen
-) -> None:
-    wanted = [corpus.logits[query, text] for text in texts]
-    seen.scores += len(wanted)
-    if len(found) != len(wanted):
-        seen.wrong.append(f"{where}: {len(found)} scores for {len(wanted)} passages")
-        return
-    worst = max(abs(a - b) for a, b in zip(found, wanted, strict=True))
-    if not worst <= _DRIFT:
-        seen.wrong.append(f"{where}: a score is {worst:.5f} from that of the pair alone")
-
-
-async def _embed(
-    client: httpx.AsyncClient, vectors: dict[str, Floats], texts: list[str], seen: Seen
-) -> str:
-    body = {"input": texts, "input_type": "passage"}
-    reply = await client.post("/v1/embeddings", json=body)
-    if reply.status_code == 200:
-        found = by_index(reply.json()["data"], "embedding")
-        _check_vectors([vectors[text] for text in texts], found, seen)
-    return f"good {reply.status_code}"
-
-
-def _check_vectors(wanted: list[Floats], found: list[list[float]], seen: Seen) -> None:
-    seen.vectors += len(wanted)
-    shapes = [len(vector) for vector in found], [len(vector) for vector in wanted]
-    if shapes[0] != shapes[1]:
-        seen.wrong.append(f"embeddings of {shapes[0]} components, wanted {shapes[1]}")
-        return
-    worst = max(float(np.abs(a - b).max()) for a, b in zip(found, wanted, strict=True))
-    if not worst <= _VECTOR_DRIFT:
-        seen.wrong.append(f"a vector is {worst:.6f} from that of its text alone")
-
-
-async def _bad(client: httpx.AsyncClient, rng: random.Random) -> str:
-    headers = {"content-type": "application/json"}
-    body = rng.choice(_BAD_BODIES)
-    reply = await client.post("/v1/ranking", content=body, headers=headers)
-    return f"bad {reply.status_code}"
-
-
-async def _vanish(
-    client: httpx.AsyncClient, query: str, texts: list[str], rng: random.Random
-) -> str:
-    path, body, _ = DIALECTS[0]
-    try:
-        await client.post(path, json=body(query, texts), timeout=rng.uniform(0.001, 0.02))
-    except httpx.TimeoutException:
-        return "vanished"
-    return "vanished too late"
-
-
-async def _reload(server: OwnServer, client: httpx.AsyncClient, seen: Seen, end: float) -> None:
+async def _reload(server: Server, client: httpx.AsyncClient, seen: Seen, end: float) -> None:
     """Reload every minute, and wait until each model was replaced."""
     while (left := end - time.monotonic()) > 0:
         await asyncio.sleep(min(left, _RELOAD_S))
         server.signal(signal.SIGHUP)
         patience_ends = time.monotonic() + _RELOAD_PATIENCE_S
-        while (done := await _reloads(client)) != {
-            "rank": seen.reloads + 1,
-            "embed": seen.reloads + 1,
-        }:
+        wanted = dict.fromkeys(("rank", "embed"), seen.reloads + 1)
+        while (done := await _reloads(client)) != wanted:
             if time.monotonic() > patience_ends:
                 seen.wrong.append(f"reload {seen.reloads + 1} is not done, but {done or 'none'}")
                 return
@@ -251,25 +234,20 @@ async def _reload(server: OwnServer, client: httpx.AsyncClient, seen: Seen, end:
 async def _reloads(client: httpx.AsyncClient) -> dict[str, int]:
     """The number of reloads that replaced a model, by the model's kind."""
     text = (await client.get("/v1/metrics")).text
-    samples = next(
-        (
-            family.samples
-            for family in text_string_to_metric_families(text)
-            if family.name == _RELOADS
-        ),
-        [],
-    )
-    done = [sample for sample in samples if sample.labels.get("result") == "done"]
-    return {sample.labels["kind"]: int(sample.value) for sample in done}
+    return {
+        sample.labels["kind"]: int(sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if family.name == _RELOADS and sample.labels.get("result") == "done"
+    }
 
 
-async def _sample(server: OwnServer, seen: Seen, end: float) -> None:
+async def _sample(server: Server, seen: Seen, end: float) -> None:
     began = time.monotonic()
     while time.monotonic() < end:
         await asyncio.sleep(_SAMPLE_S)
-        seconds = time.monotonic() - began
         used = server.resident_bytes(), server.threads(), server.descriptors()
-        seen.samples.append((seconds, *used))
+        seen.samples.append(Sample(time.monotonic() - began, *used))
 
 
 def _faults(seen: Seen) -> list[str]:
@@ -284,36 +262,33 @@ def _faults(seen: Seen) -> list[str]:
     slope, noise = _growth(seen)
     if _judges_memory(seen) and slope - 2 * noise > _LEAK_BYTES_A_MINUTE:
         found.append(f"memory grows by {slope / 1e6:.2f} ± {noise / 1e6:.2f} MB a minute")
-    for place, what in ((2, "threads"), (3, "descriptors")):
-        early, late = (_middle([one[place] for one in part]) for part in _halves(seen))
+    settled = _settled(seen)
+    half = len(settled) // 2
+    for name, what in (("threads", "threads"), ("files", "descriptors")):
+        early, late = (_middle(part, name) for part in (settled[:half], settled[half:]))
         if abs(late - early) > 2 + _CALLERS // 2:
             found.append(f"{what}: {early:.0f}, later {late:.0f}")
     return found
 
 
-def _settled(seen: Seen) -> list[tuple[float, int, int, int]]:
+def _settled(seen: Seen) -> list[Sample]:
     return seen.samples[int(len(seen.samples) * _WARM_UP_SHARE) :]
 
 
-def _halves(seen: Seen) -> tuple[list[tuple[float, int, int, int]], ...]:
-    settled = _settled(seen)
-    return settled[: len(settled) // 2], settled[len(settled) // 2 :]
-
-
-def _middle(values: Sequence[float]) -> float:
-    return float(np.median(values)) if values else 0.0
+def _middle(samples: list[Sample], name: str) -> float:
+    return float(np.median([getattr(one, name) for one in samples])) if samples else 0.0
 
 
 def _judges_memory(seen: Seen) -> bool:
     settled = _settled(seen)
-    return settled[-1][0] - settled[0][0] >= _JUDGED_S - 2 * _SAMPLE_S
+    return settled[-1].seconds - settled[0].seconds >= _JUDGED_S - 2 * _SAMPLE_S
 
 
 def _growth(seen: Seen) -> tuple[float, float]:
     """Bytes per minute after warm-up, by least squares, and the standard error."""
-    settled = np.asarray([sample[:2] for sample in _settled(seen)], dtype=float)
-    minutes, used = settled[:, 0] / 60, settled[:, 1]
-    (slope, _), covariance = np.polyfit(minutes, used, 1, cov=True)
+    settled = _settled(seen)
+    minutes = [one.seconds / 60 for one in settled]
+    (slope, _), covariance = np.polyfit(minutes, [one.resident for one in settled], 1, cov=True)
     return float(slope), float(np.sqrt(covariance[0, 0]))
 
 
@@ -329,9 +304,11 @@ def _report(seen: Seen, faults: list[str]) -> None:
     print(f"reloads   {seen.reloads}")
     judged = "" if _judges_memory(seen) else ", not judged: too short"
     print(f"memory    {slope / 1e6:+.2f} ± {noise / 1e6:.2f} MB a minute after warm-up{judged}")
-    for place, what in ((1, "resident"), (2, "threads"), (3, "files")):
-        values = [sample[place] for sample in settled]
-        print(f"{what:9} {min(values)} to {max(values)}, in the middle {_middle(values):.0f}")
+    for name in ("resident", "threads", "files"):
+        values = [getattr(one, name) for one in settled]
+        print(
+            f"{name:9} {min(values)} to {max(values)}, in the middle {_middle(settled, name):.0f}"
+        )
     for fault in faults:
         print(f"FAULT     {fault}")
     print(f"soak: {_verdict(seen, faults)}")

@@ -83,12 +83,13 @@ def uses(source: str, text: str) -> Iterator[Use]:
 
 def _chain(node: ast.expr) -> list[str]:
     """["trt", "BuilderFlag", "TF32"] for trt.BuilderFlag.TF32; a leading self is left out."""
-    if isinstance(node, ast.Name):
-        return [] if node.id == "self" else [node.id]
-    if isinstance(node, ast.Attribute):
-        before = _chain(node.value)
-        ours = isinstance(node.value, ast.Name) and node.value.id == "self"
-        return [*before, node.attr] if before or ours else []
+    match node:
+        case ast.Attribute(value=ast.Name(id="self")):
+            return [node.attr]
+        case ast.Attribute(value=value) if before := _chain(value):
+            return [*before, node.attr]
+        case ast.Name(id=name) if name != "self":
+            return [name]
     return []
 
 

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,7 @@ import httpx
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from checks.ports import free_ports
 from checks.serving import served
@@ -32,11 +33,11 @@ from runtime.engines import open_engine
 from runtime.engines.triton import MODEL_NAME, TritonEngine
 from runtime.errors import EngineError
 from runtime.opening import mock_model, open_ranker
+from runtime.requests import RankRequest
+from tests.waiting import PATIENCE_S, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".venvs" / "tritonserver"
-# Reached only by a hang.
-PATIENCE_S = 300.0
 # The same graph and the same library: only numpy differs.
 SAME = 1e-5
 QUERY = "which way should i go?"
@@ -47,6 +48,7 @@ PASSAGES = [
     "machine learning is a subset of artificial intelligence " * 8,
     "the weather is nice today",
 ] * 15
+_MANY = {"RERANK_MAX_PASSAGES": "512"}
 BODY = {"query": {"text": QUERY}, "passages": [{"text": text} for text in PASSAGES]}
 
 
@@ -60,6 +62,14 @@ class Triton:
     log: Path
     process: "subprocess.Popen[bytes]"
 
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """The variables that lead our server to it, one for each protocol."""
+        return {
+            "TRITON_HTTP_ENDPOINT": f"http://127.0.0.1:{self.http}",
+            "TRITON_GRPC_ENDPOINT": f"127.0.0.1:{self.grpc}",
+        }
+
 
 def main() -> int:
     """0 when every step below passed; the first failure raises."""
@@ -68,7 +78,7 @@ def main() -> int:
         repository = Path(folder) / "model_repository"
         write_repository(artifact, repository)
         ranker = open_ranker(artifact)
-        direct = ranker.rank(QUERY, PASSAGES).logits
+        direct = ranker.rank(RankRequest(QUERY, PASSAGES)).logits
         ranker.close()
         flags = {"NIM_TRITON_RATE_LIMIT": "execution_count", "NIM_TRITON_LOG_VERBOSE": "1"}
         with triton(repository, Path(folder) / "triton.log", flags) as running:
@@ -79,7 +89,7 @@ def main() -> int:
             _behind_our_server(running, artifact, direct)
             _gone_and_back(running, repository, artifact, direct)
         mock = mock_model("rank")
-        made_up = mock.rank(QUERY, PASSAGES).logits  # type: ignore[attr-defined]
+        made_up = mock.rank(RankRequest(QUERY, PASSAGES)).logits  # type: ignore[attr-defined]
         mock.close()
         flags = {"ENABLE_MOCK_INFERENCE": "1"}
         with triton(repository, Path(folder) / "mock.log", flags) as running:
@@ -94,16 +104,13 @@ def triton(
     repository: Path,
     log: Path,
     flags: Mapping[str, str] = MappingProxyType({}),
-    ports: tuple[int, int, int] | None = None,
+    ports: list[int] | None = None,
 ) -> Iterator[Triton]:
     """Triton on `repository`, started by its start.sh, once the model is ready."""
+    http, grpc, metrics = ports = ports or free_ports(3)
+    names = (f"TRITON_{kind}_PORT" for kind in ("HTTP", "GRPC", "METRICS"))
     environment = {**_environment(log.parent), **flags}
-    http, grpc, metrics = ports or free_ports(3)
-    environment |= {
-        "TRITON_HTTP_PORT": str(http),
-        "TRITON_GRPC_PORT": str(grpc),
-        "TRITON_METRICS_PORT": str(metrics),
-    }
+    environment |= dict(zip(names, map(str, ports), strict=True))
     command = [str(repository / "start.sh"), f"--backend-directory={log.parent / 'backends'}"]
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
@@ -140,35 +147,49 @@ def _environment(folder: Path) -> dict[str, str]:
 def _texts(running: Triton, wanted: np.ndarray) -> None:
     """Texts by NIM's tensor names, over both protocols."""
     for library, port in ((tritonclient.http, running.http), (tritonclient.grpc, running.grpc)):
-        client = library.InferenceServerClient(f"127.0.0.1:{port}")
-        found = np.concatenate(
-            [_ask(library, client, part) for part in np.split(np.asarray(PASSAGES, object), 5)]
-        )
-        _same(f"texts over {library.__name__}", found, wanted)
-        reply = _infer(library, client, [QUERY], [" "])
-        assert "blank" in str(reply), reply
-        client.close()
+        with closing(library.InferenceServerClient(f"127.0.0.1:{port}")) as client:
+            parts = np.split(np.asarray(PASSAGES, object), 5)
+            found = np.concatenate([_ask(library, client, part) for part in parts])
+            _same(f"texts over {library.__name__}", found, wanted)
+            reply = _ask(library, client, np.asarray([" "], object))
+            assert "blank" in str(reply), reply
 
 
-def _ask(library: Any, client: Any, passages: np.ndarray) -> np.ndarray:
-    reply = _infer(library, client, [QUERY] * len(passages), list(passages))
-    rows = len(passages)
-    assert (reply.as_numpy("index") == np.arange(rows)[:, None]).all()
+def _ask(library: Any, client: Any, passages: np.ndarray) -> Any:
+    """The logits of the passages, or Triton's error."""
+    texts = {"query": np.full(len(passages), QUERY, object), "passage": passages}
+    sent = {name: np.asarray([t.encode() for t in all_], object) for name, all_ in texts.items()}
+    reply = _infer(
+        library,
+        client,
+        {name: array[:, None] for name, array in sent.items()},
+        ("index", "logit", "token_count"),
+        parameters={"truncate": "END"},
+    )
+    if isinstance(reply, Exception):
+        return reply
+    assert (reply.as_numpy("index") == np.arange(len(passages))[:, None]).all()
     assert (reply.as_numpy("token_count") > 0).all()
-    return np.asarray(reply.as_numpy("logit").reshape(rows))
+    return np.asarray(reply.as_numpy("logit").reshape(-1))
 
 
-def _infer(library: Any, client: Any, queries: list[str], passages: list[str]) -> Any:
+def _infer(
+    library: Any,
+    client: Any,
+    tensors: Mapping[str, np.ndarray],
+    outputs: Sequence[str],
+    **options: Any,
+) -> Any:
     """The reply, or Triton's error."""
     sent = []
-    for name, texts in (("query", queries), ("passage", passages)):
-        tensor = library.InferInput(name, [len(texts), 1], "BYTES")
-        tensor.set_data_from_numpy(np.asarray([t.encode() for t in texts], object)[:, None])
-        sent.append(tensor)
-    wanted = [library.InferRequestedOutput(n) for n in ("index", "logit", "token_count")]
+    for name, values in tensors.items():
+        kind = np_to_triton_dtype(values.dtype)
+        sent.append(library.InferInput(name, list(values.shape), kind))
+        sent[-1].set_data_from_numpy(values)
+    wanted = [library.InferRequestedOutput(name) for name in outputs]
     try:
-        return client.infer(MODEL_NAME, sent, outputs=wanted, parameters={"truncate": "END"})
-    except Exception as error:
+        return client.infer(MODEL_NAME, sent, outputs=wanted, **options)
+    except InferenceServerException as error:
         return error
 
 
@@ -183,7 +204,7 @@ def _rows(running: Triton, artifact: Path, wanted: np.ndarray) -> None:
         ranker.warm_up()  # goldens through Triton
         assert ranker.info.max_rows == MAX_BATCH_SIZE
         assert ranker.info.target == "triton"
-        _same(f"rows over {address}", ranker.rank(QUERY, PASSAGES).logits, wanted)
+        _same(f"rows over {address}", ranker.rank(RankRequest(QUERY, PASSAGES)).logits, wanted)
         ranker.close()
 
 
@@ -208,20 +229,12 @@ def _rows_without_tokens(running: Triton) -> None:
 
 def _masked(running: Triton, mask: np.ndarray) -> Any:
     """The scores of two rows of four tokens under `mask`, or Triton's error message."""
-    tensors = []
     ids = np.asarray([[5, 6, 7, 8], [9, 10, 11, 12]], dtype=np.int64)
-    for name, values in (("input_ids", ids), ("attention_mask", mask)):
-        tensor = tritonclient.grpc.InferInput(name, list(values.shape), "INT64")
-        tensor.set_data_from_numpy(values)
-        tensors.append(tensor)
     with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{running.grpc}") as client:
         output = client.get_model_config(MODEL_NAME).config.output[-1].name
-        wanted = [tritonclient.grpc.InferRequestedOutput(output)]
-        try:
-            found = client.infer(MODEL_NAME, tensors, outputs=wanted)
-        except tritonclient.grpc.InferenceServerException as error:
-            return str(error)
-    return found.as_numpy(output).reshape(-1)
+        tensors = {"input_ids": ids, "attention_mask": mask}
+        found = _infer(tritonclient.grpc, client, tensors, [output])
+    return str(found) if isinstance(found, Exception) else found.as_numpy(output).reshape(-1)
 
 
 def _flags(running: Triton) -> None:
@@ -236,11 +249,8 @@ def _flags(running: Triton) -> None:
 
 
 def _behind_our_server(running: Triton, artifact: Path, wanted: np.ndarray) -> None:
-    for name, address in (
-        ("TRITON_HTTP_ENDPOINT", f"http://127.0.0.1:{running.http}"),
-        ("TRITON_GRPC_ENDPOINT", f"127.0.0.1:{running.grpc}"),
-    ):
-        settings = {name: address, "NIM_MODEL_PROFILE": "triton", "RERANK_MAX_PASSAGES": "512"}
+    for name, address in running.endpoints.items():
+        settings = {name: address, "NIM_MODEL_PROFILE": "triton", **_MANY}
         with served(settings, rank=artifact) as url:
             for _ in range(3):  # any worker, any connection
                 _same(name, _ranked(url), wanted)
@@ -248,16 +258,11 @@ def _behind_our_server(running: Triton, artifact: Path, wanted: np.ndarray) -> N
 
 def _gone_and_back(running: Triton, repository: Path, artifact: Path, wanted: np.ndarray) -> None:
     """Our servers answer 503 while Triton is unreachable, and rankings again afterwards."""
-    ports = (running.http, running.grpc, running.metrics)
-    addresses = {
-        "TRITON_HTTP_ENDPOINT": f"http://127.0.0.1:{running.http}",
-        "TRITON_GRPC_ENDPOINT": f"127.0.0.1:{running.grpc}",
-    }
+    ports = [running.http, running.grpc, running.metrics]
     with ExitStack() as stack:
-        settings = {"RERANK_MAX_PASSAGES": "512"}
         urls = [
-            stack.enter_context(served({name: address, **settings}, rank=artifact))
-            for name, address in addresses.items()
+            stack.enter_context(served({name: address, **_MANY}, rank=artifact))
+            for name, address in running.endpoints.items()
         ]
         running.process.terminate()
         running.process.wait()
@@ -271,20 +276,14 @@ def _gone_and_back(running: Triton, repository: Path, artifact: Path, wanted: np
             raise AssertionError("found an engine where no Triton is")
         with triton(repository, running.log.with_name("again.log"), ports=ports):
             for url in urls:
-                end = time.monotonic() + PATIENCE_S
                 # gRPC waits a while before it reconnects.
-                while _asked(url).status_code != 200:
-                    assert time.monotonic() < end, "the engine did not come back"
-                    time.sleep(0.5)
+                wait_until(partial(_answers, url), lambda: "the engine did not come back")
                 _same("after Triton came back", _ranked(url), wanted)
 
 
 def _mock_behind_our_server(running: Triton, wanted: np.ndarray) -> None:
-    settings = {
-        "TRITON_HTTP_ENDPOINT": f"http://127.0.0.1:{running.http}",
-        "RERANK_MAX_PASSAGES": "512",
-    }
-    with served(settings) as url:
+    name = "TRITON_HTTP_ENDPOINT"
+    with served({name: running.endpoints[name], **_MANY}) as url:
         _same("mock behind our server", _ranked(url), wanted)
 
 
@@ -292,14 +291,15 @@ def _asked(url: str) -> httpx.Response:
     return httpx.post(f"{url}/v1/ranking", json=BODY, timeout=PATIENCE_S)
 
 
+def _answers(url: str) -> bool:
+    return _asked(url).status_code == 200
+
+
 def _ranked(url: str) -> np.ndarray:
     reply = _asked(url)
     assert reply.status_code == 200, reply.text
-    rankings = reply.json()["rankings"]
-    logits = np.empty(len(rankings), np.float32)
-    for one in rankings:
-        logits[one["index"]] = one["logit"]
-    return logits
+    rows = sorted(reply.json()["rankings"], key=lambda row: row["index"])
+    return np.asarray([row["logit"] for row in rows], np.float32)
 
 
 def _same(what: str, found: np.ndarray, wanted: np.ndarray) -> None:
@@ -309,16 +309,18 @@ def _same(what: str, found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def _wait(running: Triton) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end and running.process.poll() is None:
-        try:
-            url = f"http://127.0.0.1:{running.http}/v2/models/{MODEL_NAME}/ready"
-            if httpx.get(url, timeout=PATIENCE_S).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    raise SystemExit(f"tritonserver did not get ready:\n{running.log.read_text()[-4000:]}")
+    url = f"http://127.0.0.1:{running.http}/v2/models/{MODEL_NAME}/ready"
+
+    def told() -> str:
+        return f"tritonserver did not get ready:\n{running.log.read_text()[-4000:]}"
+
+    def ready() -> bool:
+        assert running.process.poll() is None, told()
+        with suppress(httpx.TransportError):
+            return httpx.get(url, timeout=PATIENCE_S).status_code == 200
+        return False
+
+    wait_until(ready, told)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ rows are kept so short that pages of three tiles are the largest.
 """
 
 import argparse
-import os
 import resource
 import shutil
 import subprocess
@@ -20,17 +19,16 @@ from typing import Any
 
 import msgspec
 import tokenizers
-from safetensors.torch import save_file
 from tokenizers import AddedToken
 
+from checks import exporting
+from checks.figures import lines
 from checks.here import need_disk, need_memory
 from checks.random_weights import SHAPE
-from checks.serving import script
-from exporter.checkpoint import CONFIG_FILE
 from exporter.report import Parity, read_report
-from exporter.tokens import TOKENIZER_FILES
-from exporter.weights import WEIGHTS_FILE
 from runtime.opening import open_model
+from runtime.ranker import Ranker
+from runtime.requests import Passage, RankRequest
 from runtime.telemetry import disable_telemetry
 from tests.tiny_vision import AFTER, BEFORE, CONTEXT, RERANKER, png, weights
 
@@ -87,14 +85,10 @@ def shape() -> dict[str, Any]:
 def write_checkpoint(directory: Path, config: dict[str, Any], tokenizer: Path) -> None:
     """A seeded bfloat16 checkpoint with the tokenizer of the folder `tokenizer` and the tokens of
     images added to it."""
-    directory.mkdir(parents=True)
-    (directory / CONFIG_FILE).write_bytes(msgspec.json.encode(config))
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer / name, directory / name)
+    exporting.write_checkpoint(directory, config, weights(config, head=False), tokenizer)
     words = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
     words.add_special_tokens([AddedToken(t, normalized=False) for t in (BEFORE, CONTEXT, AFTER)])
     words.save(str(directory / "tokenizer.json"))
-    save_file(weights(config, head=False), directory / WEIGHTS_FILE)
 
 
 def measure(config: dict[str, Any], tokenizer: Path, work: Path, max_tokens: int) -> dict[str, Run]:
@@ -113,7 +107,7 @@ def measure(config: dict[str, Any], tokenizer: Path, work: Path, max_tokens: int
 
 def _run(arguments: list[str], artifact: Path) -> Run:
     began = time.monotonic()
-    peak = _child([script("rerank-export"), *arguments])
+    peak = exporting.peak_of_export(*arguments)
     exported = time.monotonic()
     asked = [sys.executable, "-m", "checks.vision", "--open", str(artifact)]
     told = subprocess.run(asked, stdout=subprocess.PIPE, check=True).stdout
@@ -121,30 +115,18 @@ def _run(arguments: list[str], artifact: Path) -> Run:
     return Run(exported - began, peak, read_report(artifact), opened)
 
 
-def _child(command: list[str]) -> int:
-    """Run a command; its peak resident memory in bytes."""
-    child = subprocess.Popen(command)
-    _, status, usage = os.wait4(child.pid, 0)
-    child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode != 0:
-        raise SystemExit(f"the export failed with exit code {child.returncode}; see above")
-    return usage.ru_maxrss * 1024
-
-
 def open_once(artifact: Path) -> Opened:
     """Open the model, warm it up, and rank an image, the same again and a text."""
-    from runtime.vision.models import VisionRanker
-    from runtime.vision.passage import Passage
-
     began = time.monotonic()
     model = open_model(artifact)
-    assert isinstance(model, VisionRanker)
+    assert isinstance(model, Ranker)
+    assert model.tower is not None
     model.warm_up()
     marks = [time.monotonic()]
-    side = model._vision.rule.size * 4 // 5
+    side = model.tower.vision.rule.size * 4 // 5
     page = Passage("A page of the invoice.", png(side, side))
     for passages in ([page], [page], ["A text of some words."]):
-        model.rank("How many crates were shipped?", passages)
+        model.rank(RankRequest("How many crates were shipped?", passages))
         marks.append(time.monotonic())
     model.close()
     image_s, again_s, text_s = (after - before for before, after in pairwise(marks))
@@ -154,7 +136,7 @@ def open_once(artifact: Path) -> Opened:
 
 def table(runs: dict[str, Run]) -> str:
     """The figures as lines of text, one a row."""
-    lines = []
+    found = []
     for name, run in runs.items():
         rungs = run.parity.rungs
         outputs, embeds = rungs["image logits"], rungs["image embeddings"]
@@ -168,8 +150,8 @@ def table(runs: dict[str, Run]) -> str:
             "max |Δ logit| with images": f"{outputs.max_abs_delta:.2g} over {outputs.pairs} pairs "
             f"(reference std {outputs.reference_std:.2f})",
         }
-        lines += [f"{name}: {what:<28} {value}" for what, value in rows.items()]
-    return "\n".join(lines)
+        found += [f"{name}: {line}" for line in lines(rows).splitlines()]
+    return "\n".join(found)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,16 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from clients.check import (
-    NEW_EMBEDDER,
-    NEW_MODEL,
-    assert_ranked,
-    assert_vectors,
-    main,
-    own_logits,
-    own_relevances,
-    own_vectors,
-)
+from clients.check import NEW_EMBEDDER, NEW_MODEL, Server
 from clients.texts import FIVE, HUNDRED, QUERY
 
 _CHECKPOINT = Path(__file__).resolve().parent.parent / "embedded" / "rank"
@@ -43,7 +34,7 @@ _TEXTS = [{"texts": HUNDRED[begin : begin + 5]} for begin in range(0, 20, 5)]
 
 
 def _profile(
-    base_url: str, endpoint: str, model: str, requests: Sequence[object], *options: str
+    url: str, endpoint: str, model: str, requests: Sequence[object], *options: str
 ) -> list[tuple[Any, Any]]:
     """What it sent for each of the `requests`, and the answer; any failure is an error."""
     with tempfile.TemporaryDirectory() as name:
@@ -51,7 +42,7 @@ def _profile(
         given, out = folder / "requests.jsonl", folder / "out"
         given.write_text("".join(f"{json.dumps(request)}\n" for request in requests))
         command = [
-            *(str(Path(sys.executable).with_name("aiperf")), "profile", "--url", base_url),
+            *(str(Path(sys.executable).with_name("aiperf")), "profile", "--url", url),
             *("--model", model, "--endpoint-type", endpoint, "--tokenizer", _TOKENIZER),
             *("--input-file", str(given), "--custom-dataset-type", "single_turn"),
             *("--request-count", str(len(requests)), "--output-artifact-dir", str(out)),
@@ -85,46 +76,39 @@ def _cache(folder: Path) -> Path:
     return folder / "hub"
 
 
-def nim_rankings(base_url: str) -> None:
+def _order(ranked: list[dict[str, Any]], score: str) -> tuple[list[int], list[float]]:
+    return [one["index"] for one in ranked], [one[score] for one in ranked]
+
+
+def nim_rankings(server: Server) -> None:
     """nim-rankings, /v1/ranking"""
-    for sent, answer in _profile(base_url, "nim-rankings", NEW_MODEL, _RANKINGS):
-        ranked = answer["rankings"]
-        wanted = own_logits(base_url, sent["query"]["text"], FIVE)
-        scores = [one["logit"] for one in ranked]
-        assert_ranked([one["index"] for one in ranked], wanted, scores)
+    for sent, answer in _profile(server.url, "nim-rankings", NEW_MODEL, _RANKINGS):
+        server.assert_ranked(FIVE, *_order(answer["rankings"], "logit"), sent["query"]["text"])
 
 
-def tei_rankings(base_url: str) -> None:
+def tei_rankings(server: Server) -> None:
     """hf-tei-rankings, /rerank"""
-    for sent, ranked in _profile(base_url, "hf-tei-rankings", "any", _RANKINGS):
-        wanted = own_relevances(base_url, sent["query"], FIVE)
-        assert_ranked([one["index"] for one in ranked], wanted, [one["score"] for one in ranked])
+    for sent, ranked in _profile(server.url, "hf-tei-rankings", "any", _RANKINGS):
+        server.assert_relevant(FIVE, *_order(ranked, "score"), sent["query"])
 
 
-def cohere_rankings(base_url: str) -> None:
+def cohere_rankings(server: Server) -> None:
     """cohere-rankings, /v2/rerank"""
-    for sent, answer in _profile(base_url, "cohere-rankings", "any", _RANKINGS):
-        ranked = answer["results"]
-        wanted = own_relevances(base_url, sent["query"], FIVE)
-        scores = [one["relevance_score"] for one in ranked]
-        assert_ranked([one["index"] for one in ranked], wanted, scores)
+    for sent, answer in _profile(server.url, "cohere-rankings", "any", _RANKINGS):
+        server.assert_relevant(FIVE, *_order(answer["results"], "relevance_score"), sent["query"])
 
 
-def embeddings(base_url: str) -> None:
+def embeddings(server: Server) -> None:
     """embeddings, /v1/embeddings, without an input type; EMBED_DEFAULT_INPUT_TYPE"""
-    for sent, answer in _profile(base_url, "embeddings", NEW_EMBEDDER, _TEXTS):
+    for sent, answer in _profile(server.url, "embeddings", NEW_EMBEDDER, _TEXTS):
         found = [one["embedding"] for one in answer["data"]]
-        assert_vectors(found, own_vectors(base_url, sent["input"], "passage"))
+        server.assert_embedded(sent["input"], found, "passage")
 
 
-def nim_embeddings(base_url: str) -> None:
+def nim_embeddings(server: Server) -> None:
     """nim-embeddings, /v1/embeddings, input_type query"""
     asked = ("--extra-inputs", "input_type:query")
-    for sent, answer in _profile(base_url, "nim-embeddings", NEW_EMBEDDER, _TEXTS, *asked):
+    for sent, answer in _profile(server.url, "nim-embeddings", NEW_EMBEDDER, _TEXTS, *asked):
         assert sent["input_type"] == "query"
         found = [one["embedding"] for one in answer["data"]]
-        assert_vectors(found, own_vectors(base_url, sent["input"], "query"))
-
-
-if __name__ == "__main__":
-    main(nim_rankings, tei_rankings, cohere_rankings, embeddings, nim_embeddings)
+        server.assert_embedded(sent["input"], found, "query")

@@ -97,15 +97,12 @@ def _run(client: str, command: list[str]) -> None:
         process = subprocess.Popen(
             ["nice", *command], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
         )
-        while (status := _status_within(process, _PROGRESS_S)) is None:
-            spent_s = time.monotonic() - started
-            print(f"{client}: making its environment, {spent_s:.0f} s", flush=True)
+        while True:
+            try:
+                status = process.wait(_PROGRESS_S)
+                break
+            except subprocess.TimeoutExpired:
+                spent_s = time.monotonic() - started
+                print(f"{client}: making its environment, {spent_s:.0f} s", flush=True)
     if status != 0:
         raise EnvironmentFailed(f"{' '.join(command)} ended with {status}:\n{end_of(log)}")
-
-
-def _status_within(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
-    try:
-        return process.wait(limit_s)
-    except subprocess.TimeoutExpired:
-        return None

@@ -3,7 +3,7 @@
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from clients.check import assert_says, grpc_address, main
+from clients.check import Server, assert_says
 
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 # A probe's defaults: seconds for a call, and failures that count.
@@ -13,10 +13,10 @@ _LATE = (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
 _USER_AGENT = ("grpc.primary_user_agent", "kube-probe/1.34")
 
 
-def _probe(service: str) -> int:
+def _probe(server: Server, service: str) -> int:
     """The first status in three calls that is not late, each on a new connection."""
     for left in reversed(range(_FAILURES)):
-        with grpc.insecure_channel(grpc_address(), [_USER_AGENT]) as channel:
+        with grpc.insecure_channel(server.grpc, [_USER_AGENT]) as channel:
             asked = health_pb2.HealthCheckRequest(service=service)
             try:
                 return health_pb2_grpc.HealthStub(channel).Check(asked, timeout=_TIMEOUT_S).status
@@ -26,28 +26,24 @@ def _probe(service: str) -> int:
     raise AssertionError("no call was made")
 
 
-def server(_: str) -> None:
+def whole(server: Server) -> None:
     """Check of no service, as manifests without `service` ask"""
-    assert _probe("") == _SERVING
+    assert _probe(server, "") == _SERVING
 
 
-def service(_: str) -> None:
+def service(server: Server) -> None:
     """Check of KServe's service"""
-    assert _probe("inference.GRPCInferenceService") == _SERVING
+    assert _probe(server, "inference.GRPCInferenceService") == _SERVING
 
 
-def unknown(_: str) -> None:
+def unknown(server: Server) -> None:
     """Check of a service that is not there: NOT_FOUND"""
-    assert_says(lambda: _probe("no.such.Service"), "StatusCode.NOT_FOUND")
+    assert_says(lambda: _probe(server, "no.such.Service"), "StatusCode.NOT_FOUND")
 
 
-def watched(_: str) -> None:
+def watched(server: Server) -> None:
     """Watch begins with the present status"""
-    with grpc.insecure_channel(grpc_address(), [_USER_AGENT]) as channel:
+    with grpc.insecure_channel(server.grpc, [_USER_AGENT]) as channel:
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == _SERVING
         watch.cancel()
-
-
-if __name__ == "__main__":
-    main(server, service, unknown, watched)

@@ -15,15 +15,7 @@ from kserve import (
     RESTConfig,
 )
 
-from clients.check import (
-    TRITON_EMBEDDER,
-    TRITON_RANKER,
-    assert_vectors,
-    grpc_address,
-    main,
-    own_logits,
-    own_vectors,
-)
+from clients.check import TRITON_EMBEDDER, TRITON_RANKER, Server
 from clients.texts import FIVE, HUNDRED, QUERY
 
 _PASSAGES = HUNDRED[:60]
@@ -55,65 +47,60 @@ def _output(answer: InferResponse, name: str) -> InferOutput:
     return next(output for output in answer.outputs if output.name == name)
 
 
-def _by_grpc(work: Callable[[InferenceGRPCClient], Awaitable[Any]]) -> Any:
+def _by_grpc(server: Server, work: Callable[[InferenceGRPCClient], Awaitable[Any]]) -> Any:
     """The result of `work` with a client, whose channel belongs to one event loop."""
 
     async def run() -> Any:
-        async with InferenceGRPCClient(grpc_address(), timeout=300) as client:
+        async with InferenceGRPCClient(server.grpc, timeout=300) as client:
             return await work(client)
 
     return asyncio.run(run())
 
 
-def _assert_infers(base_url: str, infer: Callable[[InferRequest], InferResponse]) -> None:
-    wanted = np.array(own_logits(base_url, QUERY, _PASSAGES))
-    vectors = own_vectors(base_url, FIVE, "passage")
+def _assert_infers(server: Server, infer: Callable[[InferRequest], InferResponse]) -> None:
+    wanted = np.array(server.logits(_PASSAGES))
     for raw in (False, True):
         logits = _output(infer(_ranking(raw=raw)), "logit").as_numpy().ravel()
         assert np.abs(logits - wanted).max() < 1e-3, f"raw={raw}"
         found = _output(infer(_embedding(raw=raw)), "embeddings").as_numpy()
-        assert_vectors(found.tolist(), vectors)
+        server.assert_embedded(FIVE, found.tolist(), "passage")
 
 
-def rest_tells(base_url: str) -> None:
+def rest_tells(server: Server) -> None:
     """REST: is_server_live, is_server_ready, is_model_ready"""
 
     async def run() -> None:
         client = _rest()
-        assert await client.is_server_live(base_url) is True
-        assert await client.is_server_ready(base_url) is True
-        assert await client.is_model_ready(base_url, TRITON_RANKER) is True
-        assert await client.is_model_ready(base_url, TRITON_EMBEDDER) is True
-        assert await client.is_model_ready(base_url, _UNKNOWN) is False
+        assert await client.is_server_live(server.url) is True
+        assert await client.is_server_ready(server.url) is True
+        assert await client.is_model_ready(server.url, TRITON_RANKER) is True
+        assert await client.is_model_ready(server.url, TRITON_EMBEDDER) is True
+        assert await client.is_model_ready(server.url, _UNKNOWN) is False
         await client.close()
 
     asyncio.run(run())
 
 
-def rest_infers(base_url: str) -> None:
+def rest_infers(server: Server) -> None:
     """REST: infer on both models, with JSON and with binary data"""
 
     async def infer(request: InferRequest) -> InferResponse:
         client = _rest()
-        answer = await client.infer(base_url, request, model_name=request.model_name)
+        answer = await client.infer(server.url, request, model_name=request.model_name)
         await client.close()
         return answer
 
-    _assert_infers(base_url, lambda request: asyncio.run(infer(request)))
+    _assert_infers(server, lambda request: asyncio.run(infer(request)))
 
 
-def grpc_tells(_: str) -> None:
+def grpc_tells(server: Server) -> None:
     """gRPC: is_server_live, is_server_ready, is_model_ready"""
-    assert _by_grpc(lambda client: client.is_server_live()) is True
-    assert _by_grpc(lambda client: client.is_server_ready()) is True
-    assert _by_grpc(lambda client: client.is_model_ready(TRITON_RANKER)) is True
-    assert _by_grpc(lambda client: client.is_model_ready(_UNKNOWN)) is False
+    assert _by_grpc(server, lambda client: client.is_server_live()) is True
+    assert _by_grpc(server, lambda client: client.is_server_ready()) is True
+    assert _by_grpc(server, lambda client: client.is_model_ready(TRITON_RANKER)) is True
+    assert _by_grpc(server, lambda client: client.is_model_ready(_UNKNOWN)) is False
 
 
-def grpc_infers(base_url: str) -> None:
+def grpc_infers(server: Server) -> None:
     """gRPC: infer on both models"""
-    _assert_infers(base_url, lambda request: _by_grpc(lambda client: client.infer(request)))
-
-
-if __name__ == "__main__":
-    main(rest_tells, rest_infers, grpc_tells, grpc_infers)
+    _assert_infers(server, lambda request: _by_grpc(server, lambda client: client.infer(request)))

@@ -6,52 +6,44 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInference
 from llama_index.postprocessor.tei_rerank import TextEmbeddingInference
 
-from clients.check import assert_ranked, assert_vectors, main, own_relevances, own_vectors
+from clients.check import Server
 from clients.texts import FIVE, HUNDRED, QUERY, TOO_LONG
 
 
-def _assert_ranks(base_url: str, passages: list[str]) -> None:
-    ranker = TextEmbeddingInference(base_url=base_url, top_n=len(passages))
+def _assert_ranks(server: Server, passages: list[str]) -> None:
+    ranker = TextEmbeddingInference(base_url=server.url, top_n=len(passages))
     nodes = [
         NodeWithScore(node=TextNode(text=text, id_=str(place)))
         for place, text in enumerate(passages)
     ]
     ranked = ranker.postprocess_nodes(nodes, query_str=QUERY)
-    assert_ranked(
-        [int(node.node_id) for node in ranked],
-        own_relevances(base_url, QUERY, passages),
-        [node.score for node in ranked],
-    )
+    order = [int(node.node_id) for node in ranked]
+    server.assert_relevant(passages, order, [node.score for node in ranked])
 
 
-def ranks(base_url: str) -> None:
+def ranks(server: Server) -> None:
     """TextEmbeddingInference (postprocessor), 5 nodes"""
-    _assert_ranks(base_url, FIVE)
+    _assert_ranks(server, FIVE)
 
 
-def ranks_many(base_url: str) -> None:
+def ranks_many(server: Server) -> None:
     """TextEmbeddingInference (postprocessor), 60 nodes in one request"""
-    _assert_ranks(base_url, HUNDRED[:60])
+    _assert_ranks(server, HUNDRED[:60])
 
 
-def embeds(base_url: str) -> None:
+def embeds(server: Server) -> None:
     """TextEmbeddingsInference: a query, 100 texts, asynchronously too; EMBED_DEFAULT_INPUT_TYPE"""
-    embedder = TextEmbeddingsInference("any", base_url=base_url, embed_batch_size=40)
-    passages = own_vectors(base_url, HUNDRED, "passage")
-    (query,) = own_vectors(base_url, [QUERY], "passage")
-    assert_vectors([embedder.get_query_embedding(QUERY)], [query])
-    assert_vectors([asyncio.run(embedder.aget_query_embedding(QUERY))], [query])
-    assert_vectors(embedder.get_text_embedding_batch(HUNDRED), passages)
+    embedder = TextEmbeddingsInference("any", base_url=server.url, embed_batch_size=40)
+    server.assert_embedded([QUERY], [embedder.get_query_embedding(QUERY)], "passage")
+    found = asyncio.run(embedder.aget_query_embedding(QUERY))
+    server.assert_embedded([QUERY], [found], "passage")
+    server.assert_embedded(HUNDRED, embedder.get_text_embedding_batch(HUNDRED), "passage")
     found = asyncio.run(embedder.aget_text_embedding_batch(FIVE))
-    assert_vectors(found, own_vectors(base_url, FIVE, "passage"))
+    server.assert_embedded(FIVE, found, "passage")
 
 
-def cuts(base_url: str) -> None:
+def cuts(server: Server) -> None:
     """TextEmbeddingsInference cuts a text that is too long, as it asks for by default"""
-    embedder = TextEmbeddingsInference("any", base_url=base_url)
+    embedder = TextEmbeddingsInference("any", base_url=server.url)
     found = [embedder.get_text_embedding(TOO_LONG)]
-    assert_vectors(found, own_vectors(base_url, [TOO_LONG], "passage"))
-
-
-if __name__ == "__main__":
-    main(ranks, ranks_many, embeds, cuts)
+    server.assert_embedded([TOO_LONG], found, "passage")

@@ -4,16 +4,7 @@ from nemo_retriever.models.inference.main_text_embed import _http_embed_openai_c
 from nemo_retriever.models.nim.probe import drain_probe_results, probe_endpoint
 from nemo_retriever.operators.rerank import rerank_hits
 
-from clients.check import (
-    NEW_EMBEDDER,
-    NEW_MODEL,
-    assert_ranked,
-    assert_vectors,
-    main,
-    own_logits,
-    own_relevances,
-    own_vectors,
-)
+from clients.check import NEW_EMBEDDER, NEW_MODEL, Server
 from clients.texts import FIVE, HUNDRED, QUERY, TOO_LONG
 
 
@@ -23,41 +14,35 @@ def _rank(url: str, passages: list[str]) -> tuple[list[int], list[float]]:
     return [hit["place"] for hit in ranked], [hit["_rerank_score"] for hit in ranked]
 
 
-def ranks(base_url: str) -> None:
+def probes(server: Server) -> None:
+    """probe_endpoint finds nothing wrong"""
+    probe_endpoint(f"{server.url}/v1/ranking", name="rerank", prefix="check", api_key="unused")
+    wrong = [result for result in drain_probe_results() if result.status != "ok"]
+    assert not wrong, wrong
+
+
+def ranks(server: Server) -> None:
     """rerank_hits on the base URL and on /v1/ranking, a long text too"""
     passages = [*HUNDRED[:50], TOO_LONG]
-    for url in (base_url, f"{base_url}/v1/ranking"):
-        order, scores = _rank(url, passages)
-        assert_ranked(order, own_logits(base_url, QUERY, passages), scores)
+    for url in (server.url, f"{server.url}/v1/ranking"):
+        server.assert_ranked(passages, *_rank(url, passages))
 
 
-def ranks_as_vllm(base_url: str) -> None:
+def ranks_as_vllm(server: Server) -> None:
     """rerank_hits on /v1/rerank"""
-    order, scores = _rank(f"{base_url}/v1/rerank", FIVE)
-    assert_ranked(order, own_relevances(base_url, QUERY, FIVE), scores)
+    server.assert_relevant(FIVE, *_rank(f"{server.url}/v1/rerank", FIVE))
 
 
-def embeds(base_url: str) -> None:
+def embeds(server: Server) -> None:
     """its HTTP embedding call, 100 texts, modality text"""
     found = _http_embed_openai_compat(
         HUNDRED,
         api_key="unused",
-        endpoint_url=f"{base_url}/v1",
+        endpoint_url=f"{server.url}/v1",
         model_name=NEW_EMBEDDER,
         encoding_format="float",
         input_type="passage",
         truncate="END",
         modalities=["text"] * len(HUNDRED),
     )
-    assert_vectors(found, own_vectors(base_url, HUNDRED, "passage"))
-
-
-def probes(base_url: str) -> None:
-    """probe_endpoint finds nothing wrong"""
-    probe_endpoint(f"{base_url}/v1/ranking", name="rerank", prefix="check", api_key="unused")
-    wrong = [result for result in drain_probe_results() if result.status != "ok"]
-    assert not wrong, wrong
-
-
-if __name__ == "__main__":
-    main(probes, ranks, ranks_as_vllm, embeds)
+    server.assert_embedded(HUNDRED, found, "passage")

@@ -1,6 +1,7 @@
 """Real clients against a running server of ours."""
 
 import argparse
+import os
 import subprocess
 import sys
 import textwrap
@@ -10,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from checks.here import not_here
-from clients.check import FAILED, GRPC_VARIABLE, PASSED
+from checks.serving import SERVE, Server, ServerFailed
 from clients.environment import (
     ENVIRONMENTS,
     ROOT,
@@ -20,17 +21,11 @@ from clients.environment import (
     make_environment,
     pinned_version,
 )
-from clients.serving import (
-    LOG,
-    Address,
-    ServerFailed,
-    caller_variables,
-    running_server,
-    serves_the_mock,
-)
+from clients.one import FAILED, PASSED
 from runtime.telemetry import SWITCHES
 
 _CLIENT_TIMEOUT_S = 600
+_LOG = ENVIRONMENTS / "server.log"
 _VERDICT_CHARACTERS = 80
 
 # Users of small GPUs pin this; here it keeps the texts that are cut cheap on a CPU.
@@ -103,15 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named clients, or all of them. 1 if one failed. A client whose Python is missing is
     skipped and named; the run then ends as not possible here."""
     chosen = _chosen(arguments)
-    if serves_the_mock():
+    if not _artifacts():
         print("MOCK: artifacts/rank and artifacts/embed are not both there; scores mean nothing")
     results: list[Result] = []
     pythons: dict[str, Path] = {}
     for client in chosen:
+        if (python := find_python(client.pythons)) is None:
+            missing = f"found no Python {' or '.join(client.pythons)}"
+            results.append(Result(client, skipped=missing))
+            continue
         try:
-            pythons[client.name] = _install(client)
-        except _Missing as missing:
-            results.append(Result(client, skipped=str(missing)))
+            pythons[client.name] = make_environment(client.name, python)
         except EnvironmentFailed as error:
             print(f"{client.name}: {error}", flush=True)
             results.append(Result(client, failure="its environment could not be made"))
@@ -132,10 +129,6 @@ def _ended(results: list[Result]) -> int:
     return 0
 
 
-class _Missing(Exception):
-    """No suitable Python for a client."""
-
-
 def _chosen(arguments: Sequence[str] | None) -> list[Client]:
     names = ", ".join(client.name for client in CLIENTS)
     parser = argparse.ArgumentParser(prog="python -m clients.run", description=__doc__)
@@ -146,11 +139,12 @@ def _chosen(arguments: Sequence[str] | None) -> list[Client]:
     return [client for client in CLIENTS if not named or client.name in named]
 
 
-def _install(client: Client) -> Path:
-    python = find_python(client.pythons)
-    if python is None:
-        raise _Missing(f"found no Python {' or '.join(client.pythons)}")
-    return make_environment(client.name, python)
+def _artifacts() -> list[str]:
+    """Options of the artifacts to serve; none when one is missing."""
+    found = {kind: ROOT / "artifacts" / kind for kind in ("rank", "embed")}
+    if not all((path / "manifest.json").is_file() for path in found.values()):
+        return []
+    return [part for kind, path in found.items() for part in (f"--{kind}", str(path))]
 
 
 def _run_together(
@@ -158,52 +152,56 @@ def _run_together(
 ) -> list[Result]:
     variables_text = " ".join(f"{name}={value}" for name, value in variables.items())
     print(f"\nserver: {variables_text}", flush=True)
+    models = _artifacts()
+    given = {**({} if models else {"ENABLE_MOCK_INFERENCE": "1"}), **variables}
     try:
-        with running_server(variables) as address:
-            return [_run(client, pythons[client.name], address) for client in clients]
+        with (
+            _LOG.open("wb") as log,
+            Server(given, "-c", SERVE, *models, stdout=log, stderr=log) as server,
+        ):
+            server.ready()
+            return [_run(client, pythons[client.name], server) for client in clients]
     except ServerFailed as error:
-        print(error, flush=True)
+        print(f"{error}\n{end_of(_LOG)}", flush=True)
         return [Result(client, failure="the server did not become ready") for client in clients]
 
 
-def _run(client: Client, python: Path, address: Address) -> Result:
+def _run(client: Client, python: Path, server: Server) -> Result:
     """All checks of one client, in its own process."""
     print(f"{client.name}:", flush=True)
     output, errors = (ENVIRONMENTS / f"{client.name}.{kind}" for kind in ("stdout", "stderr"))
-    problem = _call(client, python, address, output, errors)
+    problem = _call(client, python, server, output, errors)
     lines = output.read_text(errors="replace").splitlines()
-    passed = [line for line in lines if line.startswith(PASSED)]
-    failed = [line for line in lines if line.startswith(FAILED)]
+    passed, failed = ([x for x in lines if x.startswith(word)] for word in (PASSED, FAILED))
     for line in passed + failed:
         print(f"  {line}", flush=True)
     if passed and not problem:
         return Result(client, len(passed))
-    print(f"its stderr:\n{end_of(errors)}\nthe server's log:\n{end_of(LOG)}", flush=True)
+    print(f"its stderr:\n{end_of(errors)}\nthe server's log:\n{end_of(_LOG)}", flush=True)
     failure = failed[0].removeprefix(FAILED) if failed else problem or "it checked nothing"
     return Result(client, len(passed), len(failed), failure)
 
 
-def _call(client: Client, python: Path, address: Address, output: Path, errors: Path) -> str:
+def _call(client: Client, python: Path, server: Server, output: Path, errors: Path) -> str:
     """The problem with the process, or "".
 
     Its output goes to files: nv-ingest leaves a child process that would keep a pipe open.
     """
-    command = [str(python), "-W", "ignore", "-m", f"clients.{client.name}", address.base_url]
-    environment = {**client_variables(), GRPC_VARIABLE: address.grpc}
+    command = [str(python), "-W", "ignore", "-m", "clients.one", client.name]
+    command += [server.url, server.grpc_address]
     with output.open("wb") as out, errors.open("wb") as err:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
+        given = {"cwd": ROOT, "env": client_variables(), "stdout": out, "stderr": err}
         try:
-            status = process.wait(_CLIENT_TIMEOUT_S)
+            status = subprocess.run(command, timeout=_CLIENT_TIMEOUT_S, **given).returncode
         except subprocess.TimeoutExpired:
             return f"no end within {_CLIENT_TIMEOUT_S} s"
-        finally:
-            process.kill()
     return f"exit status {status}" if status else ""
 
 
 def client_variables() -> dict[str, str]:
-    """Variables of a client's process besides its addresses: they turn telemetry off."""
-    return {**caller_variables(), **SWITCHES}
+    """Variables of a client's process: what it needs of the caller's, and no telemetry."""
+    needed = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    return {**needed, **SWITCHES}
 
 
 def _print_table(results: list[Result]) -> None:

@@ -4,26 +4,17 @@ import numpy as np
 import tritonclient.grpc
 import tritonclient.http
 
-from clients.check import (
-    TRITON_EMBEDDER,
-    TRITON_RANKER,
-    assert_says,
-    assert_vectors,
-    grpc_address,
-    main,
-    own_logits,
-    own_vectors,
-)
+from clients.check import TRITON_EMBEDDER, TRITON_RANKER, Server, assert_says
 from clients.texts import FIVE, HUNDRED, QUERY, TOO_LONG
 
 
-def _clients(base_url: str) -> list:
+def _clients(server: Server) -> list:
     """The library and a client of each transport."""
-    address = base_url.removeprefix("http://")
+    address = server.url.removeprefix("http://")
     # Its HTTP client gives up after 60 s of network silence by default.
     return [
         (tritonclient.http, tritonclient.http.InferenceServerClient(address, network_timeout=300)),
-        (tritonclient.grpc, tritonclient.grpc.InferenceServerClient(grpc_address())),
+        (tritonclient.grpc, tritonclient.grpc.InferenceServerClient(server.grpc)),
     ]
 
 
@@ -34,11 +25,11 @@ def _column(library, name: str, texts: list[str], **form: bool):
     return tensor
 
 
-def ranks(base_url: str) -> None:
+def ranks(server: Server) -> None:
     """infer on the ranker, 60 passages"""
     passages = HUNDRED[:60]
-    wanted = own_logits(base_url, QUERY, passages)
-    for library, client in _clients(base_url):
+    wanted = server.logits(passages)
+    for library, client in _clients(server):
         tensors = [_column(library, "query", [QUERY]), _column(library, "passage", passages)]
         found = client.infer(TRITON_RANKER, tensors, parameters={"truncate": "END"})
         logits = found.as_numpy("logit").ravel()
@@ -46,10 +37,10 @@ def ranks(base_url: str) -> None:
         assert found.as_numpy("index").ravel().tolist() == list(range(60))
 
 
-def compressed(base_url: str) -> None:
+def compressed(server: Server) -> None:
     """infer with bodies in gzip and deflate; an answer in gzip is asked for, and may be plain"""
-    wanted = own_logits(base_url, QUERY, FIVE)
-    _, client = _clients(base_url)[0]
+    wanted = server.logits(FIVE)
+    _, client = _clients(server)[0]
     library = tritonclient.http
     for form in ("gzip", "deflate"):
         for raw in (True, False):
@@ -64,21 +55,20 @@ def compressed(base_url: str) -> None:
             assert np.abs(found.as_numpy("logit").ravel() - wanted).max() < 1e-3, form
 
 
-def embeds(base_url: str) -> None:
+def embeds(server: Server) -> None:
     """infer on the embedder, 100 texts, input_type passage, dimensions 16"""
-    wanted = own_vectors(base_url, HUNDRED, "passage", 16)
-    for library, client in _clients(base_url):
+    for library, client in _clients(server):
         found = client.infer(
             TRITON_EMBEDDER,
             [_column(library, "text", HUNDRED)],
             parameters={"input_type": "passage", "dimensions": 16},
         )
-        assert_vectors(found.as_numpy("embeddings").tolist(), wanted)
+        server.assert_embedded(HUNDRED, found.as_numpy("embeddings").tolist(), "passage", 16)
 
 
-def tells(base_url: str) -> None:
+def tells(server: Server) -> None:
     """live, ready, metadata, config, statistics, repository"""
-    for library, client in _clients(base_url):
+    for library, client in _clients(server):
         assert client.is_server_live(), library.__name__
         assert client.is_server_ready(), library.__name__
         assert client.is_model_ready(TRITON_RANKER), library.__name__
@@ -89,9 +79,9 @@ def tells(base_url: str) -> None:
         client.get_model_repository_index()
 
 
-def errors(base_url: str) -> None:
+def errors(server: Server) -> None:
     """errors come as InferenceServerException with words"""
-    for library, client in _clients(base_url):
+    for library, client in _clients(server):
         tensors = [
             _column(library, "query", [QUERY]),
             _column(library, "passage", [*FIVE, TOO_LONG]),
@@ -101,7 +91,3 @@ def errors(base_url: str) -> None:
             "InferenceServerException",
             "exceeds maximum allowed token size",
         )
-
-
-if __name__ == "__main__":
-    main(tells, ranks, compressed, embeds, errors)

@@ -6,16 +6,15 @@ One change to the family's split: a colon is always a piece of its own, so that 
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from recipe.config import PROMPT_TEMPLATE
+
 VOCABULARY = 10240
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
-TEMPLATE = "question:{query} \n \n passage:{passage}"
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|:|[^\r\n\p{L}\p{N}:]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}:]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -32,7 +31,7 @@ def _sample(texts: Iterable[str], rng: random.Random) -> Iterator[str]:
         text = text.lower() if rng.random() < 0.6 else text
         if rng.random() < 0.125:
             text = (text.title() if rng.random() < 0.5 else text).replace(" ", ":")
-        yield TEMPLATE.format(query=text[:60].strip(), passage=text)
+        yield PROMPT_TEMPLATE.format(query=text[:60].strip(), passage=text)
 
 
 def train(texts: Iterable[str], seed: int) -> Tokenizer:
@@ -58,22 +57,3 @@ def train(texts: Iterable[str], seed: int) -> Tokenizer:
         special_tokens=[(BOS, tokenizer.token_to_id(BOS))],
     )
     return tokenizer
-
-
-def save(tokenizer: Tokenizer, folder: Path, max_tokens: int) -> None:
-    """Write tokenizer.json and the two files that transformers reads beside it."""
-    tokenizer.save(str(folder / "tokenizer.json"))
-    special = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
-    settings = special | {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_tokens,
-        "model_input_names": ["input_ids", "attention_mask"],
-        "padding_side": "left",
-        "truncation_side": "right",
-        "clean_up_tokenization_spaces": False,
-    }
-    for name, value in (
-        ("special_tokens_map.json", special),
-        ("tokenizer_config.json", settings),
-    ):
-        (folder / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -11,10 +11,12 @@ import re
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import bm25s
 import numpy as np
 import Stemmer
+from tokenizers import Tokenizer
 
 from embedded.texts import Passage
 
@@ -151,3 +153,41 @@ def make(
     queries = [query_of(pool[index], rng) for index in own]
     top, scores = bm25_top(*bm25_index(texts), queries)
     return Material(texts, queries, own, top, scores)
+
+
+@dataclass
+class Taught:
+    """Material with the teacher's unit vectors of its pool and its queries, [texts, 384] each.
+
+    Subclasses draw the steps of a training; a step is decided by the seed and its number. The
+    prefixes of a text stand behind BOS; without one, a text has no BOS either.
+    """
+
+    material: Material
+    vectors: tuple[np.ndarray, np.ndarray]
+    tokenizer: Tokenizer
+    seed: int
+    query_prefix: ClassVar[str] = ""
+    passage_prefix: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        pool = self.material.pool
+        cased = [_break_lines(text, random.Random(i)) for i, text in enumerate(pool)]
+        lower = [text.lower() for text in pool]
+        self.pool_ids = [self.encode(self.passage_prefix, texts) for texts in (cased, lower)]
+        self.query_ids = self.encode(self.query_prefix, self.material.queries)
+
+    def encode(self, prefix: str, texts: list[str]) -> list[np.ndarray]:
+        """The token ids of each text."""
+        whole = [prefix + text for text in texts]
+        found = self.tokenizer.encode_batch(whole, add_special_tokens=bool(prefix))
+        return [np.array(encoding.ids) for encoding in found]
+
+    def rng(self, step: int) -> np.random.Generator:
+        """All randomness of a step."""
+        return np.random.default_rng((self.seed, step))
+
+
+def _break_lines(text: str, rng: random.Random) -> str:
+    """One passage in six gets line breaks between its sentences, like real ones."""
+    return text.replace(". ", rng.choice((".\n", ".\n\n"))) if rng.random() < 1 / 6 else text

@@ -14,8 +14,9 @@ import torch
 from scipy.sparse import csr_matrix, diags
 from sklearn.decomposition import TruncatedSVD
 from tokenizers import Tokenizer
+from torch import nn
 
-from embedded.model import Ranker
+from embedded.model import HIDDEN
 
 MEANING = 120  # dimensions 0..119
 RARITY, CONSTANT, SIDE, MARKER, START, FOUND = 120, 121, 122, 123, 124, 125  # FOUND + layer - 1
@@ -74,7 +75,7 @@ def embeddings(tokenizer: Tokenizer, texts: list[str], seed: int) -> np.ndarray:
     # The first component is the frequency of a token, not its meaning.
     lsa = _unit((svd.components_.T * np.sqrt(svd.singular_values_))[:, 1:])
     noise = _unit(np.random.default_rng(seed).standard_normal(lsa.shape))
-    table = np.zeros((len(folded), 128), np.float32)
+    table = np.zeros((len(folded), HIDDEN), np.float32)
     table[:, :MEANING] = _unit(0.6 * lsa + 0.8 * noise)[folded]
     table[:, RARITY] = 0.1 * np.minimum(idf, 8.0)[folded]
     table[:, CONSTANT] = CONSTANT_VALUE
@@ -91,7 +92,7 @@ def _head(weight: torch.Tensor, head: int) -> torch.Tensor:
     return weight[head * 2 * HALF : (head + 1) * 2 * HALF]
 
 
-def _mark_sides(ranker: Ranker) -> None:
+def _mark_sides(ranker: nn.Module) -> None:
     """Layer 0, first head: a token after the marker attends to the marker alone.
 
     Query and key are a quarter turn apart, so each pair adds sin(angle * distance) to the score:
@@ -109,7 +110,7 @@ def _mark_sides(ranker: Ranker) -> None:
     attention.o_proj.weight[SIDE, 0] = 2 * CONSTANT_VALUE / 11  # 11: a normalised marker
 
 
-def _find_equals(ranker: Ranker, layer: int, generator: torch.Generator) -> None:
+def _find_equals(ranker: nn.Module, layer: int, generator: torch.Generator) -> None:
     """Upper layers: equal tokens on opposite sides attend to each other, the rest to BOS."""
     attention = ranker.model.layers[layer].self_attn
     pairs = torch.arange(STILL, HALF - RESERVED)
@@ -136,7 +137,7 @@ def _find_equals(ranker: Ranker, layer: int, generator: torch.Generator) -> None
 
 
 @torch.no_grad()
-def start(ranker: Ranker, table: np.ndarray, seed: int) -> None:
+def start(ranker: nn.Module, table: np.ndarray, seed: int) -> None:
     """Fill the ranker with the weights described above."""
     generator = torch.Generator().manual_seed(seed)
     for name, weight in ranker.named_parameters():

@@ -1,127 +1,99 @@
-"""The architecture in torch: a bidirectional Llama, mean pooling, one bias-free linear layer.
+"""The checkpoints as torch models, and how rows of uneven length run through them.
 
-A checkpoint is a Hugging Face directory; ``load`` and ``save`` are its two ends here.
+The classes are the recipe's. config.json and the tokenizer's settings in rank/ and embed/ were
+written by hand; a new training keeps them.
 """
 
 from __future__ import annotations
 
-import json
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
-from transformers import LlamaConfig, LlamaModel
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-SHAPE = {
-    "vocab_size": 10240,
-    "hidden_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 64,
-    "intermediate_size": 256,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "mlp_bias": False,
-    "tie_word_embeddings": True,
-    "initializer_range": 0.02,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 1,
-}
-ROPE_THETA = 500000.0
+from recipe.training.llama_bidirec import (
+    LlamaBidirectionalConfig,
+    LlamaBidirectionalForSequenceClassification,
+    LlamaBidirectionalModel,
+)
+
+HIDDEN = 128
+KEPT = ("config.json", "special_tokens_map.json", "tokenizer_config.json")
+_HERE = Path(__file__).parent
+_PAD = 1
+_PARTS = 4
+_BATCH_TOKENS = 4096
 
 
-def _stack() -> LlamaModel:
-    rope = {"rope_type": "default", "rope_theta": ROPE_THETA}
-    config = LlamaConfig(**SHAPE, rope_parameters=rope, use_cache=False)
-    config.is_causal = False
-    stack = LlamaModel(config)
-    for layer in stack.layers:
-        layer.self_attn.is_causal = False
-    return stack
+def new_ranker() -> LlamaBidirectionalForSequenceClassification:
+    """A ranker with random weights; parameter names are those of the checkpoint."""
+    config = LlamaBidirectionalConfig.from_pretrained(_HERE / "rank")
+    return LlamaBidirectionalForSequenceClassification(config)
 
 
-def _mean(stack: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    states = stack(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+def new_embedder() -> LlamaBidirectionalModel:
+    """An embedder with random weights; parameter names are those of the checkpoint."""
+    return LlamaBidirectionalModel(LlamaBidirectionalConfig.from_pretrained(_HERE / "embed"))
+
+
+def logits(ranker: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """[rows, tokens] int64, twice -> logits [rows] float32 (the temperature is 1)."""
+    return ranker(input_ids, attention_mask).logits.squeeze(-1)
+
+
+def mean_states(model: Any, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """[rows, tokens] int64, twice -> the mean of the last states [rows, d] float32, not unit."""
+    states = model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state.float()
     mask = attention_mask[..., None].float()
-    return (states.float() * mask).sum(1) / mask.sum(1)
+    return (states * mask).sum(1) / mask.sum(1)
 
 
-class Ranker(nn.Module):
-    """Token ids in, one logit per row out; parameter names are those of the checkpoint."""
+def run(compute: Callable[[Tensor, Tensor], Tensor], rows: Sequence[np.ndarray]) -> Tensor:
+    """``compute(input_ids, attention_mask)`` of the rows of token ids, in their order.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = _stack()
-        self.score = nn.Linear(SHAPE["hidden_size"], 1, bias=False)
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """[rows, tokens] int64, twice -> logits [rows] float32 (the temperature is 1)."""
-        return self.score(_mean(self.model, input_ids, attention_mask)).squeeze(-1)
-
-
-class Embedder(nn.Module):
-    """Token ids in, one vector per row out; parameter names are those of the checkpoint."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        stack = _stack()
-        self.embed_tokens, self.layers, self.norm = stack.embed_tokens, stack.layers, stack.norm
-        # Not a submodule, so that its parameters have one name each.
-        self.__dict__["stack"] = stack
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """[rows, tokens] int64, twice -> [rows, 128] float32, not normalised."""
-        return _mean(self.__dict__["stack"], input_ids, attention_mask)
+    Rows of similar length run together, padded on the left, to save padding.
+    """
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    parts = []
+    for part in np.array_split(order, min(_PARTS, len(rows))):
+        ids = [torch.from_numpy(rows[index]) for index in part]
+        ones = [torch.ones_like(row) for row in ids]
+        parts.append(
+            compute(
+                pad_sequence(ids, True, _PAD, padding_side="left"),
+                pad_sequence(ones, True, 0, padding_side="left"),
+            )
+        )
+    return torch.cat(parts)[torch.from_numpy(np.argsort(order))]
 
 
-_RANKER = {
-    "architectures": ["LlamaBidirectionalForSequenceClassification"],
-    "temperature": 1.0,
-    "num_labels": 1,
-    "id2label": {"0": "LABEL_0"},
-    "label2id": {"LABEL_0": 0},
-}
-_EMBEDDER = {"architectures": ["LlamaBidirectionalModel"]}
+@torch.inference_mode()
+def embed(model: Any, tokenizer: Any, texts: Sequence[str], max_tokens: int) -> np.ndarray:
+    """Unit vectors [texts, d] float32 of a transformers model and its tokenizer."""
+    encoded = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+    vectors = np.empty((len(encoded), model.config.hidden_size), dtype=np.float32)
+    while order:
+        count = max(1, _BATCH_TOKENS // len(encoded[order[-1]]))
+        part, order = order[-count:], order[:-count]
+        batch = tokenizer.pad({"input_ids": [encoded[i] for i in part]}, return_tensors="pt")
+        means = mean_states(model, batch["input_ids"], batch["attention_mask"])
+        vectors[part] = torch.nn.functional.normalize(means, dim=-1).numpy()
+    return vectors
 
 
-def save(model: Ranker | Embedder, folder: Path) -> None:
-    """Write config.json and model.safetensors (float32) into an existing folder."""
-    kind = _RANKER if isinstance(model, Ranker) else _EMBEDDER
-    config = (
-        SHAPE
-        | kind
-        | {
-            "model_type": "llama_bidirec",
-            "pooling": "avg",
-            "rope_theta": ROPE_THETA,
-            "rope_scaling": None,
-            "use_cache": False,
-            "torch_dtype": "float32",
-        }
-    )
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
-    (folder / "config.json").write_text(text, encoding="utf-8")
-    weights = {name: value.detach().contiguous() for name, value in model.state_dict().items()}
+def save(weights: dict[str, Tensor], tokenizer: Tokenizer, kind: str, folder: Path) -> None:
+    """Write a checkpoint of the ``kind`` rank or embed into an existing folder (float32)."""
+    for name in KEPT:
+        shutil.copyfile(_HERE / kind / name, folder / name)
+    tokenizer.save(str(folder / "tokenizer.json"))
     file = folder / "model.safetensors"
-    save_file(weights, file, metadata={"format": "pt"})
+    save_file({n: w.detach().contiguous() for n, w in weights.items()}, file, {"format": "pt"})
     file.chmod(0o644)  # safetensors makes it readable by its owner only
-
-
-def load(folder: Path) -> Ranker:
-    """The ranker as it is stored, ready to score."""
-    ranker = Ranker()
-    ranker.load_state_dict(load_file(folder / "model.safetensors"))
-    return ranker.eval()
-
-
-def load_embedder(folder: Path) -> Embedder:
-    """The embedder as it is stored, ready to embed."""
-    embedder = Embedder()
-    embedder.load_state_dict(load_file(folder / "model.safetensors"))
-    return embedder.eval()

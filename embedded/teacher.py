@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-BATCH_TOKENS = 4096
+from embedded.groups import Material
+from embedded.model import embed
+
 PASSAGE_TOKENS, QUERY_TOKENS = 128, 48
 
 
@@ -23,20 +25,11 @@ def _folder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-@torch.inference_mode()
-def embed(texts: list[str], max_tokens: int) -> np.ndarray:
-    """Unit vectors [texts, 384] float32: masked mean of the last states, in bfloat16."""
+def vectors(material: Material) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors, in bfloat16, of all pool passages and all queries: [texts, 384] float32."""
     tokenizer = AutoTokenizer.from_pretrained(_folder())
     model = AutoModel.from_pretrained(_folder(), dtype=torch.bfloat16).eval()
-    ids = tokenizer(texts, truncation=True, max_length=max_tokens)["input_ids"]
-    order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
-    vectors = np.empty((len(ids), 384), dtype=np.float32)
-    while order:
-        count = max(1, BATCH_TOKENS // len(ids[order[-1]]))
-        part, order = order[-count:], order[:-count]
-        batch = tokenizer.pad({"input_ids": [ids[index] for index in part]}, return_tensors="pt")
-        states = model(**batch).last_hidden_state.float()
-        mask = batch["attention_mask"][..., None].float()
-        mean = (states * mask).sum(1) / mask.sum(1)
-        vectors[part] = torch.nn.functional.normalize(mean, dim=-1).numpy()
-    return vectors
+    return (
+        embed(model, tokenizer, material.pool, PASSAGE_TOKENS),
+        embed(model, tokenizer, material.queries, QUERY_TOKENS),
+    )

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import gzip
 import html
-import json
 import random
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 # Documentation in Debian 12. Deliberately mixed: prose, definitions, science, systems.
@@ -159,10 +158,8 @@ def _of_source(tree: Path, package: str, rng: random.Random) -> list[Passage]:
 
 
 def collect(folder: Path, seed: int) -> list[Passage]:
-    """All passages of all sources, in a seeded order; also written to passages.jsonl."""
+    """All passages of all sources, in a seeded order."""
     rng = random.Random(seed)
     passages = [p for name in SOURCES for p in _of_source(folder / "tree" / name, name, rng)]
     rng.shuffle(passages)
-    with open(folder / "passages.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(passage)) + "\n" for passage in passages)
     return passages

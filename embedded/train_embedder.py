@@ -12,20 +12,17 @@ degrade the words.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 
-from embedded.groups import Material
+from embedded.fit import Batch, Model, Plan, fit
+from embedded.groups import Taught
 from embedded.initial import MEANING, idf_of
-from embedded.loop import Plan, fit
-from embedded.model import SHAPE, Embedder
-from embedded.rows import run
-from embedded.train import break_lines
+from embedded.model import HIDDEN, mean_states, new_embedder, run
 
 SIZES = (16, 32, 64, 128)
 PASSAGES = 4  # of each query: its own, and BM25's
@@ -35,57 +32,38 @@ QUERY_TOKENS = 48
 LAST_NEAR = 20  # BM25's candidates are drawn from its first 20
 
 WORDS = Plan(1500, 8e-3, 130_000, ((0.0, 128),))
-WHOLE = Plan(160, 3e-4, 13_000, ((0.0, 64), (0.7, 128)))
+WHOLE = Plan(160, 1.6e-4, 13_000, ((0.0, 64), (0.7, 128)))
 
 # Ratio of token vectors to a layer's initial contribution; the norms remove it again.
 LOUD = 16.0
 # The last dimension has no meaning, see `install`.
-_NOTHING = SHAPE["hidden_size"] - 1
+_NOTHING = HIDDEN - 1
 
 
-class Pairs:
-    """Draws steps; all randomness comes from one seeded generator."""
+class Pairs(Taught):
+    """Draws steps for the embedder."""
 
-    def __init__(
-        self,
-        material: Material,
-        passages: np.ndarray,
-        queries: np.ndarray,
-        tokenizer: Tokenizer,
-        seed: int,
-    ) -> None:
-        """``passages`` [pool, 384] and ``queries`` [queries, 384]: the teacher's unit vectors."""
-        self.material, self.passages, self.queries = material, passages, queries
-        self.rng = np.random.default_rng(seed)
+    query_prefix, passage_prefix = "query: ", "passage: "
 
-        def encode(texts: list[str], prefix: str) -> list[np.ndarray]:
-            found = tokenizer.encode_batch([prefix + text for text in texts])
-            return [np.array(encoding.ids) for encoding in found]
-
-        cased = [break_lines(text, random.Random(i)) for i, text in enumerate(material.pool)]
-        lower = [text.lower() for text in material.pool]
-        self.pool_ids = (encode(cased, "passage: "), encode(lower, "passage: "))
-        self.query_ids = encode(material.queries, "query: ")
-
-    def draw(
-        self, queries: int, most_tokens: int
-    ) -> tuple[list[np.ndarray], list[np.ndarray], torch.Tensor]:
+    def draw(self, step: int, queries: int, most_tokens: int) -> Batch:
         """Rows of queries [q] and of passages [4 q], and the target [q, 4 q], rows summing to 1."""
-        asked = self.rng.integers(len(self.query_ids), size=queries)
-        near = self.rng.integers(LAST_NEAR, size=(queries, PASSAGES - 1))
+        rng, material, vectors = self.rng(step), self.material, self.vectors
+        asked = rng.integers(len(self.query_ids), size=queries)
+        near = rng.integers(LAST_NEAR, size=(queries, PASSAGES - 1))
         chosen = np.concatenate(
-            [self.material.own[asked][:, None], self.material.top[asked[:, None], near]], axis=1
+            [material.own[asked][:, None], material.top[asked[:, None], near]], axis=1
         ).ravel()
-        case = self.rng.random(len(chosen)) < 0.4
+        case = rng.random(len(chosen)) < 0.4
         rows = [self.pool_ids[int(c)][i][:most_tokens] for i, c in zip(chosen, case, strict=True)]
-        cosine = torch.from_numpy(self.queries[asked] @ self.passages[chosen].T)
-        own = torch.from_numpy(chosen[None, :] == self.material.own[asked][:, None]).float()
+        cosine = torch.from_numpy(vectors[1][asked] @ vectors[0][chosen].T)
+        own = torch.from_numpy(chosen[None, :] == material.own[asked][:, None]).float()
         target = (cosine / TEMPERATURE).softmax(-1)
         target = (1 - OWN) * target + OWN * own / own.sum(-1, keepdim=True)
-        return [self.query_ids[i][:QUERY_TOKENS] for i in asked], rows, target
+        asked_ids = [self.query_ids[i][:QUERY_TOKENS] for i in asked]
+        return {"queries": asked_ids, "passages": rows, "target": target}
 
 
-def loss_of(queries: torch.Tensor, passages: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def loss_of(queries: Tensor, passages: Tensor, target: Tensor) -> Tensor:
     """The mean over all sizes of the divergence from the target."""
     parts = []
     for size in SIZES:
@@ -96,28 +74,26 @@ def loss_of(queries: torch.Tensor, passages: torch.Tensor, target: torch.Tensor)
     return torch.stack(parts).mean()
 
 
-def train_words(
-    table: np.ndarray, tokenizer: Tokenizer, texts: list[str], pairs: Pairs
-) -> np.ndarray:
+def train_words(table: np.ndarray, texts: list[str], pairs: Pairs, folder: Path) -> np.ndarray:
     """A vector for every token, float32 [vocabulary, 127], from LSA vectors scaled by rarity."""
-    rarity = np.clip(idf_of(tokenizer, texts) / 8.0, 0.02, 1.0)[:, None]
+    rarity = np.clip(idf_of(pairs.tokenizer, texts) / 8.0, 0.02, 1.0)[:, None]
     first = np.zeros((len(table), _NOTHING), np.float32)
     first[:, :MEANING] = table[:, :MEANING] * rarity
-    first[tokenizer.token_to_id("<|begin_of_text|>")] = 0
+    first[pairs.tokenizer.token_to_id("<|begin_of_text|>")] = 0
     words = nn.EmbeddingBag.from_pretrained(torch.from_numpy(first), freeze=False, mode="mean")
-    return fit(words, WORDS, _loss(pairs, WORDS, lambda rows: words(*_flat(rows)))).weight.numpy(
+    return _fit(words, WORDS, pairs, lambda bag, rows: bag(*_flat(rows)), folder).weight.numpy(
         force=True
     )
 
 
-def install(embedder: Embedder, words: np.ndarray) -> None:
+def install(embedder: nn.Module, words: np.ndarray) -> None:
     """Make the embedder return the mean of `words`.
 
     Its norms give every token the same length; so each token gets the rest of a common length in
     the last dimension, which the last norm drops. The layers add nothing yet.
     """
     longest = np.linalg.norm(words, axis=1).max()
-    rows = np.zeros((len(words), SHAPE["hidden_size"]), np.float32)
+    rows = np.zeros((len(words), HIDDEN), np.float32)
     rows[:, :_NOTHING] = words * (0.999 / longest)
     rows[:, _NOTHING] = np.sqrt(1 - np.square(rows).sum(1))
     generator = torch.Generator().manual_seed(0)
@@ -132,27 +108,38 @@ def install(embedder: Embedder, words: np.ndarray) -> None:
         embedder.norm.weight[_NOTHING] = 0
 
 
-def train_whole(words: np.ndarray, pairs: Pairs) -> Embedder:
+def train_whole(words: np.ndarray, pairs: Pairs, folder: Path) -> nn.Module:
     """The whole model: the words, and layers trained on top of them."""
-    embedder = Embedder()
+    embedder = new_embedder()
     install(embedder, words)
     for kept in (embedder.embed_tokens.weight, embedder.norm.weight):
         kept.requires_grad_(False)
-    return fit(embedder, WHOLE, _loss(pairs, WHOLE, lambda rows: run(embedder, rows)))
+
+    def vectors(model: nn.Module, rows: list[np.ndarray]) -> Tensor:
+        return run(lambda ids, mask: mean_states(model, ids, mask), rows)
+
+    return _fit(embedder, WHOLE, pairs, vectors, folder)
 
 
-def _loss(
-    pairs: Pairs, plan: Plan, vectors: Callable[[list[np.ndarray]], torch.Tensor]
-) -> Callable[[int], torch.Tensor]:
-    def loss_at(step: int) -> torch.Tensor:
+def _fit(
+    model: Model,
+    plan: Plan,
+    pairs: Pairs,
+    vectors: Callable[[nn.Module, list[np.ndarray]], Tensor],
+    folder: Path,
+) -> Model:
+    def draw(step: int) -> Batch:
         most = plan.most_tokens(step)
-        queries, passages, target = pairs.draw(plan.step_tokens // (PASSAGES * most), most)
-        return loss_of(vectors(queries), vectors(passages), target)
+        return pairs.draw(step, plan.step_tokens // (PASSAGES * most), most)
 
-    return loss_at
+    def loss(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        queries, passages = vectors(model, batch["queries"]), vectors(model, batch["passages"])
+        return loss_of(queries, passages, batch["target"]), queries
+
+    return fit(model, plan, draw, loss, folder)
 
 
-def _flat(rows: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+def _flat(rows: list[np.ndarray]) -> tuple[Tensor, Tensor]:
     """All tokens in one row, and the offset of each text."""
     starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
     return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(starts)

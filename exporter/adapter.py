@@ -35,17 +35,11 @@ _WITHOUT_EFFECT = frozenset(
     auto_mapping corda_config eva_config exclude_modules fan_in_fan_out inference_mode
     layers_pattern layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core
     peft_version qalora_group_size runtime_config target_modules
-    """.split()  # noqa: SIM905
+    """.split()
 )
-_READ = {
-    "base_model_name_or_path",
-    "lora_alpha",
-    "modules_to_save",
-    "r",
-    "revision",
-    "task_type",
-    "use_rslora",
-}
+_READ = frozenset(
+    "base_model_name_or_path lora_alpha modules_to_save r revision task_type use_rslora".split()
+)
 # Keys without effect if they are absent or have one of these values. peft accepts null for some
 # of them.
 _SETTLED: Mapping[str, tuple[object, ...]] = {
@@ -172,7 +166,7 @@ def _as_json(value: object) -> str:
 
 
 def _number(config: Mapping[str, Any], key: str, wanted: str, *, least: int) -> int | float:
-    found = config.get(key, _DEFAULT)
+    found: int | float = config.get(key, _DEFAULT)
     taken = isinstance(found, int | float) and not isinstance(found, bool)
     if not (taken and least <= found <= 1e9):
         raise _wrong(key, found, wanted)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
 from exporter.architectures import BODIES, CROSS_ENCODERS
 from exporter.architectures.base import Body
+from exporter.architectures.config import Config
 from exporter.errors import CheckpointRefused
 from exporter.merging import full_tensors
-from exporter.unread_settings import WatchedConfig
 from exporter.weights import Stored
 
 # How transformers names the classes that share a body.
@@ -23,7 +23,7 @@ _OTHER_HEADS = ("cls.", "decoder.", "lm_head.", "lm_predictions.", "mask_predict
 _LABELS = ("num_labels", "id2label", "label2id")
 
 
-def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> WatchedConfig:
+def adapted_config(config: Config, adapter: Adapter, *, embeds: bool) -> Config:
     """The base's config.json, changed to that of the merged model.
 
     `embeds` is true if modules.json or an option says how states become a vector. Raises
@@ -38,7 +38,7 @@ def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> 
     if ranks is not None and (head := full_tensors(adapter).get(ranks.logit)) is not None:
         _refuse_labels(adapter, head)
         bare = {key: value for key, value in config.items() if key not in _LABELS}
-        return WatchedConfig(bare, architectures=[stem + _CLASSIFIER], num_labels=1)
+        return Config(bare, architectures=[stem + _CLASSIFIER], num_labels=1)
     if ranks is not None and adapter.task == _CLASSIFIES:
         raise CheckpointRefused(
             f"{ADAPTER_CONFIG} in {adapter.directory} has task_type = {_CLASSIFIES}, but the base "
@@ -47,7 +47,7 @@ def adapted_config(config: WatchedConfig, adapter: Adapter, *, embeds: bool) -> 
             "that it was trained on as the base"
         )
     if (embeds or adapter.task == _EMBEDS) and f"{stem}Model" in BODIES:
-        return WatchedConfig(config, architectures=[f"{stem}Model"])
+        return Config(config, architectures=[f"{stem}Model"])
     return config
 
 

@@ -4,9 +4,9 @@ A checkpoint is a directory, or a hub id that is downloaded first. Only JSON, sa
 tokenizer files are read; no code of the checkpoint ever runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
 from exporter.adapter_head import adapted_config, without_head
 from exporter.architectures import BODIES, CROSS_ENCODERS, VISION
 from exporter.architectures.base import Architecture, CrossEncoder
-from exporter.architectures.config import shown, whole
+from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.embedding import EmbeddingModel
 from exporter.embedding_files import ARCHITECTURE, VectorFacts, vector_facts
 from exporter.errors import AttentionMismatch, CheckpointRefused
@@ -30,7 +30,7 @@ from exporter.progress import print_line
 from exporter.sentence_files import MODULES_FILE, TextFacts, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
-from exporter.unread_settings import WatchedConfig, refuse_processor, refuse_rank_modules
+from exporter.unread_settings import refuse_processor, refuse_rank_modules
 from exporter.vision_files import VisionFacts, read_vision
 from exporter.vision_weights import check_vision_sizes, plain_vision_names
 from exporter.weight_names import plain_names
@@ -46,6 +46,8 @@ _VISION_RANKERS = [name for name, kind in VISION.items() if issubclass(kind, Cro
 VISION_TYPES = ("llama_nemotron_vl_rerank", "llama_nemotron_vl")
 VISION_LOGIT = "score.weight"
 _OTHERS = "others cannot be exported"
+# What an architecture raises for values of config.json that it does not check itself.
+_OF_ANY_VALUE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _PROBE_TOKENS = 8
 # A hidden state that moves by less than this share of its size has not moved.
 _PROBE_SHARE = 1e-5
@@ -68,7 +70,7 @@ class Checkpoint:
     source: str
     root: Path
     directory: Path
-    config: WatchedConfig
+    config: Config
     architecture: str
     weights: Mapping[str, Stored]
     random_weights: bool
@@ -116,45 +118,51 @@ def read_checkpoint(
         embeds = pooling is not None or (root / MODULES_FILE).is_file()
         config = adapted_config(config, own, embeds=embeds)
     architecture = _known_architecture(config)
+    checkpoint = partial(
+        Checkpoint,
+        source=source,
+        root=root,
+        directory=directory,
+        architecture=architecture,
+        random_weights=bool(config.get("random_weights", False)),
+        base=folders.base,
+        adapter=own,
+    )
     if architecture in VISION:
         _refuse_wishes(architecture, own, pooling)
-        return _read_vision(source, folders, config, architecture, strict=strict)
+        return _read_vision(checkpoint, folders, config, architecture, strict=strict)
     refuse_processor(root, directory)
-    random_weights = bool(config.get("random_weights", False))
+    ranks = CROSS_ENCODERS.get(architecture)
+    body = BODIES[architecture] if ranks is None else ranks.trunk
     vectors, activation, labels = None, None, ONE_LABEL
-    if architecture in BODIES:
-        family_pools = BODIES[architecture].pools
-        vectors = vector_facts(root, config, family_pools=family_pools, requested=pooling)
+    if ranks is None:
+        vectors = vector_facts(root, config, family_pools=body.pools, requested=pooling)
     else:
         _refuse_pooling(architecture, pooling)
         labels = read_labels(config)
         refuse_rank_modules(root)
         activation = _activation(root, config, labels)
-    kind = "rank" if vectors is None else "embed"
-    templated = vectors is None and CROSS_ENCODERS[architecture].templated
-    texts = text_facts(root, directory, kind, templated=templated)
+    templated = ranks is not None and ranks.templated
+    texts = text_facts(root, directory, "embed" if ranks is None else "rank", templated=templated)
     weights = plain_names(stored_tensors(folders.base))
     if own is not None:
-        other_head = as_saved != config["architectures"]
-        weights = _merged(architecture, weights, own, other_head=other_head)
-    _check_sizes(architecture, config, labels, weights)
-    if labels.count == 2:
+        added: Collection[str] = ()
+        if as_saved != config["architectures"]:  # the base was saved for another task
+            weights = without_head(weights, body)
+            added = () if ranks is None else full_tensors(own)
+        weights = merged(weights, own, body, added)
+    head = [] if ranks is None else [labels.size(ranks.logit)]
+    check_sizes(body, head, config, weights)
+    if ranks is not None and labels.count == 2:
         print_line(labels.message)
-        weights = merge_labels(weights, CROSS_ENCODERS[architecture].logit)
-    check_tokenizer(directory, whole(config, "vocab_size"))
-    return Checkpoint(
-        source=source,
-        root=root,
-        directory=directory,
+        weights = merge_labels(weights, ranks.logit)
+    check_tokenizer(directory, config.whole("vocab_size"))
+    return checkpoint(
         config=config,
-        architecture=architecture,
         weights=weights,
-        random_weights=random_weights,
         texts=texts,
         vectors=vectors,
         activation=activation,
-        base=folders.base,
-        adapter=own,
         labels=labels,
     )
 
@@ -169,9 +177,14 @@ def _refuse_wishes(architecture: str, adapter: Adapter | None, pooling: str | No
 
 
 def _read_vision(
-    source: str, folders: Folders, config: WatchedConfig, architecture: str, *, strict: bool
+    checkpoint: Callable[..., Checkpoint],
+    folders: Folders,
+    config: Config,
+    architecture: str,
+    *,
+    strict: bool,
 ) -> Checkpoint:
-    """The checkpoint of a model that takes images."""
+    """The `checkpoint` of a model that takes images."""
     ranks = architecture in _VISION_RANKERS
     labels = read_labels(config) if ranks else ONE_LABEL
     if labels.count != 1:
@@ -186,29 +199,21 @@ def _read_vision(
     check_tokenizer(directory, config["vocab_size"])
     pooled_by = f"{CONFIG_FILE} (pooling)"
     vectors = VectorFacts("avg", False, facts.prefixes, pooled_by, ARCHITECTURE)
-    return Checkpoint(
-        source=source,
-        root=root,
-        directory=directory,
+    return checkpoint(
         config=config,
-        architecture=architecture,
         weights=weights,
-        random_weights=bool(config.get("random_weights", False)),
         texts=facts.texts,
         vectors=None if ranks else vectors,
         activation=_activation(root, config, labels) if ranks else None,
-        base=folders.base,
         labels=labels,
         vision=facts,
     )
 
 
-def _read_config(directory: Path) -> WatchedConfig:
+def _read_config(directory: Path) -> Config:
     path = directory / CONFIG_FILE
     try:
-        return WatchedConfig(
-            msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any])
-        )
+        return Config(msgspec.json.decode(read_bounded(path, JSON_BYTES), type=dict[str, Any]))
     except FileNotFoundError:
         where = nested_checkpoints(directory) or "name the directory that save_pretrained wrote"
         raise CheckpointRefused(
@@ -224,29 +229,6 @@ def _read_config(directory: Path) -> WatchedConfig:
         ) from error
 
 
-def _merged(
-    architecture: str, weights: dict[str, Stored], adapter: Adapter, *, other_head: bool
-) -> dict[str, Stored]:
-    """The base's weights with the adapter merged; `other_head`: the base was saved for another
-    task."""
-    if architecture in BODIES:
-        body = BODIES[architecture]
-        return merged(without_head(weights, body) if other_head else weights, adapter, body)
-    body = CROSS_ENCODERS[architecture].trunk
-    if not other_head:
-        return merged(weights, adapter, body)
-    return merged(without_head(weights, body), adapter, body, set(full_tensors(adapter)))
-
-
-def _check_sizes(
-    architecture: str, config: Mapping[str, Any], labels: Labels, weights: Mapping[str, Stored]
-) -> None:
-    if architecture in BODIES:
-        return check_sizes(BODIES[architecture], (), config, weights)
-    model = CROSS_ENCODERS[architecture]
-    return check_sizes(model.trunk, [labels.size(model.logit)], config, weights)
-
-
 def _refuse_pooling(architecture: str, pooling: str | None) -> None:
     if pooling is not None:
         raise CheckpointRefused(
@@ -255,7 +237,7 @@ def _refuse_pooling(architecture: str, pooling: str | None) -> None:
         )
 
 
-def _activation(root: Path, config: Mapping[str, Any], labels: Labels) -> Activation:
+def _activation(root: Path, config: Config, labels: Labels) -> Activation:
     """The activation that the checkpoint was saved with, by default the sigmoid.
 
     For one label that is the default of sentence-transformers. For the difference of two logits the
@@ -275,14 +257,7 @@ def outline(checkpoint: Checkpoint) -> Architecture:
     try:
         with torch.device("meta"):
             return _build(checkpoint)
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except _OF_ANY_VALUE as error:
         raise CheckpointRefused(
             f"config.json holds a value that the architecture cannot use ({error}); compare it "
             "with the config.json of the base model"
@@ -340,7 +315,7 @@ def _build(checkpoint: Checkpoint) -> Architecture:
     return EmbeddingModel(body, vectors.pooling, normalize=vectors.normalize)
 
 
-def _known_architecture(config: dict[str, Any]) -> str:
+def _known_architecture(config: Config) -> str:
     if _is_set(config, "quantization_config"):
         raise CheckpointRefused(
             f"{CONFIG_FILE} names quantised weights (quantization_config), wanted float32, float16 "
@@ -348,10 +323,7 @@ def _known_architecture(config: dict[str, Any]) -> str:
         )
     names = config.get("architectures") or ["none"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise CheckpointRefused(
-            f"{CONFIG_FILE} has architectures = {shown(names)}, wanted a list of one name; compare "
-            "it with the config.json of the base model"
-        )
+        raise unlike_base(f"architectures = {shown(names)}", "a list of one name")
     known = (*CROSS_ENCODERS, *BODIES, *VISION)
     unnamed = not config.get("architectures")
     advice = "name the one of these weights as architectures" if unnamed else _OTHERS
@@ -369,7 +341,7 @@ def _known_architecture(config: dict[str, Any]) -> str:
     return str(names[0])
 
 
-def _is_set(config: Mapping[str, Any], name: str) -> bool:
+def _is_set(config: Config, name: str) -> bool:
     """transformers writes some absent values as null."""
     return config.get(name) is not None
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from exporter.architectures.config import one_of
+from exporter.architectures.config import Config
 from exporter.architectures.pooling import POOLINGS
 from exporter.errors import CheckpointRefused
 from exporter.options import POOLING_OPTION
@@ -84,7 +84,7 @@ def transformer_directory(root: Path) -> Path:
 
 
 def vector_facts(
-    root: Path, config: Mapping[str, Any], *, family_pools: bool, requested: str | None = None
+    root: Path, config: Config, *, family_pools: bool, requested: str | None = None
 ) -> VectorFacts:
     """The facts of the embedding checkpoint in `root` with this config.json.
 
@@ -96,7 +96,7 @@ def vector_facts(
         raise CheckpointRefused(
             f"found {POOLING_OPTION} {requested}, wanted one of: {', '.join(POOLINGS)}"
         )
-    family = one_of(config, "pooling", POOLINGS, "avg") if family_pools else None
+    family = config.one_of("pooling", POOLINGS, "avg") if family_pools else None
     modules = read_modules(root)
     if modules is None:
         return _without_modules(family, config, requested)
@@ -115,9 +115,7 @@ def vector_facts(
     return VectorFacts(found, normalizes, _prefixes(root), place, normalized_by)
 
 
-def _without_modules(
-    family: str | None, config: Mapping[str, Any], requested: str | None
-) -> VectorFacts:
+def _without_modules(family: str | None, config: Config, requested: str | None) -> VectorFacts:
     """What config.json says, then the option, then the `family`."""
     if family is None:
         if requested is None:

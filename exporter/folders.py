@@ -22,16 +22,10 @@ from runtime.activation import CONFIG_FILE
 
 # Files that mark a folder as a base, even if their kind is refused.
 _WEIGHTS = (WEIGHTS_FILE, INDEX_FILE, "model-*-of-*.safetensors", "pytorch_model*.bin")
-_TOKENIZER = (
-    "tokenizer*",
-    "vocab.*",
-    "merges.txt",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "chat_template*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+_TOKENIZER = """
+    tokenizer* vocab.* merges.txt sentencepiece.bpe.model spm.model chat_template*
+    special_tokens_map.json added_tokens.json
+""".split()
 _VOCABULARY = ("tokenizer.json", "vocab.*", "*.model")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

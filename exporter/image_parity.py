@@ -30,15 +30,17 @@ from exporter.parity import (
 )
 from exporter.report import Parity, Rung
 from exporter.tolerances import TOLERANCES
+from runtime.embedder import Embedder
+from runtime.errors import TextPlace
 from runtime.manifest import ImageGolden, Manifest
 from runtime.model import Model
-from runtime.text import Encodings, unchecked
+from runtime.ranker import Ranker
+from runtime.requests import EmbedRequest, ImageEmbeddings, Passage, RankRequest, images_of
+from runtime.text import Encodings
 from runtime.vision.decoding import open_image
-from runtime.vision.embeddings import ImageEmbeddings
-from runtime.vision.encoding import VisionPairEncoder, VisionTextEncoder
-from runtime.vision.models import VisionEmbedder, VisionRanker
-from runtime.vision.passage import Passage
+from runtime.vision.encoding import pair_encoder, text_encoder
 from runtime.vision.tiling import cut, pixel_values
+from runtime.vision.tower import Tower
 
 GOLDENS = 2
 # Values beyond this are held to their share of it.
@@ -61,7 +63,7 @@ class ImageLadder:
         for row in self._rows:
             image = row.passage.image
             if image is not None and image not in pixels:
-                opened = open_image(image, "a parity image").decode()
+                opened = open_image(image, TextPlace("a parity image")).decode()
                 tiles = cut(opened, self._manifest.vision.rule)
                 pixels[image] = _digest(pixel_values(tiles)), len(tiles)
         encoded = [
@@ -87,8 +89,8 @@ class ImageLadder:
 
     def check_outputs(self, report: Parity, model: Model) -> None:
         """The other rungs. Records them and raises ParityFailed."""
-        assert isinstance(model, VisionRanker | VisionEmbedder)
-        self._check_embeddings(report, model)
+        assert model.tower is not None
+        self._check_embeddings(report, model.tower)
         groups = [
             computed_in_ways(len(group), partial(_compute, group, model), np.random.default_rng(0))
             for group in self._answers.groups
@@ -141,31 +143,29 @@ class ImageLadder:
     ) -> Encodings:
         manifest, vision = self._manifest, self._manifest.vision
         assert vision is not None
-        images = [
-            None
-            if image is None
-            else ImageEmbeddings(
-                image, np.empty((pixels[image][1], vision.tokens, vision.hidden), np.float32)
-            )
-            for image in (row.passage.image for row in group)
-        ]
-        texts = [row.passage.text for row in group]
+        passages = []
+        for row in group:
+            image, file = None, row.passage.image
+            if file is not None:
+                shape = (pixels[file][1], vision.tokens, vision.hidden)
+                image = ImageEmbeddings(file, np.empty(shape, np.float32))
+            passages.append(Passage(row.passage.text, image))
         if manifest.kind == "embed":
-            embedder = VisionTextEncoder(tokenizer, manifest.prefixes, manifest.max_tokens, vision)
-            return embedder.encode(texts, "passage", "END", images=images)
-        assert manifest.template is not None
-        ranker = VisionPairEncoder(tokenizer, manifest.template, manifest.max_tokens, vision)
-        return ranker.encode(group[0].query, texts, "END", unchecked, images=images)
+            embedder = text_encoder(manifest, tokenizer, manifest.max_tokens)
+            return embedder.encode(EmbedRequest(passages, "passage", truncate="END"))
+        ranker = pair_encoder(manifest, tokenizer, manifest.max_tokens)
+        return ranker.encode(RankRequest(group[0].query, passages, truncate="END"))
 
-    def _check_embeddings(self, report: Parity, model: VisionRanker | VisionEmbedder) -> None:
+    def _check_embeddings(self, report: Parity, tower: Tower) -> None:
         largest, failure = 0.0, None
         wanted = list(self._embeddings())
         spread = float(np.concatenate([embeds.reshape(-1) for _, _, embeds in wanted]).std())
         tolerance = tolerances.by_rule(report, TOLERANCES[report.precision].logit, spread)
         gated = tolerances.judges_values(report)
         for label, image, embeds in wanted:
-            with model.embedded_images([image], lambda _: "a parity image") as (found,):
-                assert found is not None
+            with tower.embedded(EmbedRequest([Passage(image=image)])) as seen:
+                (found,) = images_of(seen)
+                assert isinstance(found, ImageEmbeddings)
                 delta = np.abs(found.embeds - embeds)
             largest = max(largest, float(delta.max()))
             excess = float((delta / np.maximum(1.0, np.abs(embeds) / _LARGEST)).max())
@@ -228,16 +228,15 @@ class ImageLadder:
         return [cosines(np.concatenate([query[None], rows])) for query, rows in queries]
 
 
-def _compute(
-    group: list[ImageAnswer], model: VisionRanker | VisionEmbedder, rows: Sequence[int]
-) -> Outputs:
+def _compute(group: list[ImageAnswer], model: Model, rows: Sequence[int]) -> Outputs:
     asked = [group[row].passage for row in rows]
     passages = [Passage(one.text, one.image) for one in asked]
-    if isinstance(model, VisionRanker):
-        found = model.rank(group[0].query, passages, truncate="END").logits[:, None]
-    else:
-        found = model.embed(passages, input_type="passage", truncate="END").vectors
-    return found.astype(np.float64)
+    if isinstance(model, Ranker):
+        request = RankRequest(group[0].query, passages, truncate="END")
+        return model.rank(request).logits.astype(np.float64)[:, None]
+    assert isinstance(model, Embedder)
+    found = model.embed(EmbedRequest(passages, "passage", truncate="END"))
+    return found.vectors.astype(np.float64)
 
 
 def _digest(pixels: np.ndarray) -> str:

@@ -7,13 +7,12 @@ logit[1] - logit[0]: that difference is one row of weights.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from exporter.architectures.base import Size
-from exporter.architectures.config import shown, whole
+from exporter.architectures.config import Config, shown
 from exporter.errors import CheckpointRefused
 from exporter.weights import Stored
 from runtime.postprocess import Activation
@@ -31,14 +30,14 @@ OF_TWO_LOGITS: Mapping[str, Activation] = {
 _RELEVANT = frozenset(
     """
     relevant positive pos yes true entailment entailed duplicate match related similar
-    """.split()  # noqa: SIM905
+    """.split()
 )
 _IRRELEVANT = frozenset(
     """
     irrelevant notrelevant nonrelevant unrelevant negative neg no false notentailment
     nonentailment notentailed notduplicate nonduplicate nomatch notmatch mismatch unrelated
     notrelated dissimilar notsimilar
-    """.split()  # noqa: SIM905
+    """.split()
 )
 
 
@@ -67,7 +66,7 @@ class Labels:
 ONE_LABEL = Labels(1)
 
 
-def read_labels(config: Mapping[str, Any]) -> Labels:
+def read_labels(config: Config) -> Labels:
     """The labels of config.json. Raises CheckpointRefused for more than two, for two that are
     independent, and for two whose names say that label 0 is the relevant one."""
     # transformers omits both keys for its default of two labels.
@@ -77,7 +76,7 @@ def read_labels(config: Mapping[str, Any]) -> Labels:
             f"config.json has id2label = {shown(named)}, wanted an object with one label or two; "
             "name as many as the head has rows"
         )
-    count = whole(config, "num_labels", len(named or "12"))
+    count = config.whole("num_labels", len(named or "12"))
     if count not in (1, 2):
         raise CheckpointRefused(
             f"config.json has num_labels = {count}, wanted 1, or 2 whose difference is the score: "
@@ -104,30 +103,16 @@ def merge_labels(weights: Mapping[str, Stored], logit: str) -> dict[str, Stored]
     found = dict(weights)
     for name in (logit, f"{logit.removesuffix('weight')}bias"):
         if name in found and found[name].shape[:1] == (2,):
-            found[name] = _Difference(found[name])
+            of = found[name]
+            found[name] = _Difference(of.file, of.name, (1, *of.shape[1:]), of)
     return found
 
 
 @dataclass(frozen=True)
-class _Difference:
+class _Difference(Stored):
     """Row 1 minus row 0 of a tensor."""
 
     of: Stored
-
-    @property
-    def file(self) -> Path:
-        """See Stored."""
-        return self.of.file
-
-    @property
-    def name(self) -> str:
-        """See Stored."""
-        return self.of.name
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """See Stored."""
-        return (1, *self.of.shape[1:])
 
     def read(self) -> torch.Tensor:
         """See Stored."""

@@ -52,16 +52,17 @@ def merged(
     `added` are names of tensors that the base lacks and the adapter has as full tensors. Raises
     CheckpointRefused unless every tensor of the adapter has a place and fits it.
     """
-    places = {_without_prefix(name, body): name for name in (*added, *weights)}
+    # Checkpoints and adapters are saved with the body's prefix or without; loaders take both.
+    places = {name.removeprefix(body.prefix): name for name in (*added, *weights)}
     parts: dict[str, dict[str, Stored]] = {}
     unplaced = []
     for key, stored in adapter.tensors.items():
         module, side = _part(key)
-        place = places.get(_without_prefix(module, body))
-        if place is not None:
+        bare = module.removeprefix(body.prefix)
+        if (place := places.get(bare)) is not None:
             sides = parts.setdefault(place, {})
             _refuse_twice(sides.setdefault(side, stored), stored)
-        elif not _without_prefix(module, body).startswith(body.unused):
+        elif not bare.startswith(body.unused):
             unplaced.append(key)
     if unplaced:
         raise CheckpointRefused(
@@ -92,11 +93,6 @@ def _part(key: str) -> tuple[str, str]:
     if pair is None:
         return name.replace(_BASE_LAYER, "."), _FULL
     return f"{pair[1]}.weight", pair[2]
-
-
-def _without_prefix(name: str, body: type[Body]) -> str:
-    """Checkpoints and adapters are saved with the body's prefix or without; loaders take both."""
-    return name.removeprefix(body.prefix)
 
 
 def _refuse_twice(before: Stored, stored: Stored) -> None:

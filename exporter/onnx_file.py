@@ -4,10 +4,8 @@ Optimisers fuse these patterns only in part, and none fuses rotary embeddings in
 so the architectures call the operators themselves and nothing is fused here.
 """
 
-import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +17,7 @@ from onnx import ModelProto
 from torch import Tensor, nn
 from torch.onnx import ONNXProgram
 
+from exporter.quiet import quiet
 from runtime.engines import MODEL_FILE
 
 OPSET = 23
@@ -70,7 +69,8 @@ def move_to_onnx(
     """
     assert isinstance(model, nn.Module)
     given = [examples.get(name) or tokens_example() for name in model.inputs]
-    with _quiet():
+    with quiet("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the converter about its own internals
         program = torch.onnx.export(
             model,
             tuple(example.tensor for example in given),
@@ -113,21 +113,7 @@ def _give_back(program: ONNXProgram, model: nn.Module) -> None:
 def _forget_origins(program: ONNXProgram) -> None:
     """Drop stack traces: they name files of this machine and differ between two equal exports."""
     graph = program.model.graph
-    for part in (*graph.all_nodes(), *graph.inputs, *graph.outputs):
-        part.metadata_props.clear()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back the converter's chatter about its own insides, and nothing else."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    for node in graph.all_nodes():
+        node.metadata_props.clear()
+    for value in (*graph.inputs, *graph.outputs):
+        value.metadata_props.clear()

@@ -14,17 +14,8 @@ ones have overflowed in the past (github.com/microsoft/onnxruntime/issues/29034)
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import onnx
-from onnx import (
-    GraphProto,
-    ModelProto,
-    NodeProto,
-    TensorProto,
-    ValueInfoProto,
-    helper,
-    numpy_helper,
-)
+from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, parser
 
 from exporter.errors import ExportError
 from runtime.engines import MODEL_FILE, VISION_FILE
@@ -37,20 +28,38 @@ _NORMS = {
 }
 # A mask computed with these operators alone is a padding mask. Windows and causal masks need other
 # comparisons than Equal.
-_PLAIN_MASK = {
-    "Cast",
-    "Concat",
-    "Constant",
-    "Equal",
-    "Expand",
-    "Or",
-    "Range",
-    "Shape",
-    "Squeeze",
-    "Unsqueeze",
-}
+_PLAIN_MASK = frozenset(
+    "Cast Concat Constant Equal Expand Or Range Shape Squeeze Unsqueeze".split()
+)
 _TOKEN_AXES = 2
 _HEADS_MOVED = [0, 2, 1, 3]
+# Which place each token of a row moves to, and how many real ones there are. The output of Shape
+# is on the host; only Range reads it there. Whatever else needs the length takes it from the
+# places, because captured CUDA graphs allow no copies to the device.
+_ROTATION = """
+rotation (int64[batch, sequence] attention_mask) => (int64[batch] rows_lengths)
+<
+    int64 rows_begin = {0}, int64 rows_step = {1}, int64 rows_none = {0}, int64 rows_one = {1},
+    int64[1] rows_axis = {1}, int64[1] rows_all = {0}
+>
+{
+    rows_shape = Shape <start = 1, end = 2> (attention_mask)
+    rows_length = Squeeze (rows_shape)
+    rows_places = Range (rows_begin, rows_length, rows_step)
+    rows_last = ReduceMax <keepdims = 1> (rows_places, rows_all)
+    rows_real = Cast <to = 9> (attention_mask)
+    rows_candidates = Where (rows_real, rows_places, rows_last)
+    rows_first = ReduceMin <keepdims = 1> (rows_candidates, rows_axis)
+    rows_far = Add (rows_places, rows_first)
+    rows_inside = LessOrEqual (rows_far, rows_last)
+    rows_beyond = Sub (rows_far, rows_last)
+    rows_near = Sub (rows_beyond, rows_one)
+    rows_order = Where (rows_inside, rows_far, rows_near)
+    rows_count = ReduceSum <keepdims = 0> (attention_mask, rows_axis)
+    rows_empty = LessOrEqual (rows_count, rows_none)
+    rows_lengths = Where (rows_empty, rows_one, rows_count)
+}
+"""
 
 
 def adapt(directory: Path) -> None:
@@ -102,7 +111,7 @@ class _Graph:
             return False
         heads = [self._shapes[name][1] for name in node.input[:2]]
         # Neither mask nor past keys and values; the last is nonpad_kv_seqlen.
-        node.input[:] = [*(name for name in moved if name), "", "", "", "rows.lengths"]
+        node.input[:] = [*(name for name in moved if name), "", "", "", "rows_lengths"]
         node.output[0] = result.output[0]
         result.output[0] += ".moved"  # no longer read
         node.attribute.append(helper.make_attribute("q_num_heads", heads[0]))
@@ -167,42 +176,14 @@ def _rotate_rows(graph: GraphProto) -> None:
     Left padding then is at the end. A row without any real token counts as one token: its output is
     finite and not used.
     """
-    for name, value in (
-        ("rows.begin", 0),
-        ("rows.step", 1),
-        ("rows.axis", [1]),
-        ("rows.all", [0]),
-        ("rows.none", 0),
-        ("rows.one", 1),
-    ):
-        graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.int64), name))
-    make = helper.make_node
-    mask = next(i.name for i in graph.input if i.name == "attention_mask")
-    # The output of Shape is on the host; only Range reads it there. Whatever else needs the
-    # length takes it from `places`, because captured CUDA graphs allow no copies to the device.
-    nodes = [
-        make("Shape", [mask], ["rows.shape"], start=1, end=2),
-        make("Squeeze", ["rows.shape"], ["rows.length"]),
-        make("Range", ["rows.begin", "rows.length", "rows.step"], ["rows.places"]),
-        make("ReduceMax", ["rows.places", "rows.all"], ["rows.last"], keepdims=1),
-        make("Cast", [mask], ["rows.real"], to=TensorProto.BOOL),
-        make("Where", ["rows.real", "rows.places", "rows.last"], ["rows.candidates"]),
-        make("ReduceMin", ["rows.candidates", "rows.axis"], ["rows.first"], keepdims=1),
-        make("Add", ["rows.places", "rows.first"], ["rows.far"]),
-        make("LessOrEqual", ["rows.far", "rows.last"], ["rows.inside"]),
-        make("Sub", ["rows.far", "rows.last"], ["rows.beyond"]),
-        make("Sub", ["rows.beyond", "rows.one"], ["rows.near"]),
-        make("Where", ["rows.inside", "rows.far", "rows.near"], ["rows.order"]),
-    ]
+    rotation = parser.parse_graph(_ROTATION)
+    graph.initializer.extend(rotation.initializer)
     # What has no token axis, such as embeddings of images, stays.
-    turned = {i.name: f"rows.{i.name}" for i in graph.input if len(_shape(i)) == _TOKEN_AXES}
+    turned = {i.name: f"rows_{i.name}" for i in graph.input if len(_shape(i)) == _TOKEN_AXES}
+    nodes = list(rotation.node)
     nodes += [
-        make("GatherElements", [name, "rows.order"], [new], axis=1) for name, new in turned.items()
-    ]
-    nodes += [
-        make("ReduceSum", [turned[mask], "rows.axis"], ["rows.count"], keepdims=0),
-        make("LessOrEqual", ["rows.count", "rows.none"], ["rows.empty"]),
-        make("Where", ["rows.empty", "rows.one", "rows.count"], ["rows.lengths"]),
+        helper.make_node("GatherElements", [name, "rows_order"], [new], axis=1)
+        for name, new in turned.items()
     ]
     for node in graph.node:
         node.input[:] = [turned.get(name, name) for name in node.input]

@@ -40,8 +40,9 @@ from runtime.manifest import TOKENIZER_FILE, Golden, Manifest, VectorGolden
 from runtime.model import Model
 from runtime.opening import open_model
 from runtime.ranker import Ranker
-from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
-from runtime.vision.encoding import VisionPairEncoder
+from runtime.requests import EmbedRequest, RankRequest
+from runtime.text import Encoding, load_tokenizer
+from runtime.vision.encoding import pair_encoder, text_encoder
 
 GOLDENS = 4
 
@@ -202,18 +203,16 @@ class RankProof(Proof):
     _row, _computing, _scores = "pair", "scoring", "scores"
 
     def _encoded(self, tokenizer: tokenizers.Tokenizer) -> Iterator[Encoding]:
-        template, limit = self._manifest.template, self._manifest.max_tokens
-        encoder = PairEncoder(tokenizer, template, limit)
-        if self._manifest.vision is not None and template is not None:
-            encoder = VisionPairEncoder(tokenizer, template, limit, self._manifest.vision)
+        encoder = pair_encoder(self._manifest, tokenizer, self._manifest.max_tokens)
         for group in self.reference.groups:
-            yield from encoder.encode(group.query, group.passages, "END").rows
+            request = RankRequest(group.query, group.passages, truncate="END")
+            yield from encoder.encode(request).rows
 
     def _compute(self, model: Model, group: int, rows: Sequence[int]) -> Outputs:
         asked = self.reference.groups[group]
         passages = [asked.passages[row] for row in rows]
-        found = cast(Ranker, model).rank(asked.query, passages, truncate="END")
-        return found.logits.astype(np.float64)[:, None]
+        request = RankRequest(asked.query, passages, truncate="END")
+        return cast(Ranker, model).rank(request).logits.astype(np.float64)[:, None]
 
     def _judging(self, report: Parity, wanted: Outputs) -> Judging:
         spread = spread_of(wanted)
@@ -250,9 +249,10 @@ class EmbedProof(Proof):
     _row, _computing, _scores = "text", "embedding", "cosines"
 
     def _encoded(self, tokenizer: tokenizers.Tokenizer) -> Iterator[Encoding]:
-        encoder = TextEncoder(tokenizer, self._manifest.prefixes, self._manifest.max_tokens)
+        encoder = text_encoder(self._manifest, tokenizer, self._manifest.max_tokens)
         for text in chain.from_iterable(self.reference.texts or ()):
-            yield from encoder.encode([text.text], text.input_type, "END").rows
+            request = EmbedRequest([text.text], text.input_type, truncate="END")
+            yield from encoder.encode(request).rows
 
     def _compute(self, model: Model, group: int, rows: Sequence[int]) -> Outputs:
         """One request for each input type among the rows."""
@@ -261,9 +261,8 @@ class EmbedProof(Proof):
         vectors: dict[int, Outputs] = {}
         for input_type in dict.fromkeys(text.input_type for text in texts):
             places = [i for i, text in enumerate(texts) if text.input_type == input_type]
-            found = cast(Embedder, model).embed(
-                [texts[i].text for i in places], input_type=input_type, truncate="END"
-            )
+            request = EmbedRequest([texts[i].text for i in places], input_type, truncate="END")
+            found = cast(Embedder, model).embed(request)
             vectors |= zip(places, found.vectors.astype(np.float64), strict=True)
         return np.stack([vectors[i] for i in range(len(texts))])
 

@@ -21,26 +21,16 @@ MODULES_FILE = "modules.json"
 MODEL_FILE = "config_sentence_transformers.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 # Every key of MODEL_FILE that is read, or changes no score.
-MODEL_SETTINGS = {
-    "__version__",
-    "activation_fn",
-    "default_prompt_name",
-    "keep_in_fp32_modules",
-    "model_type",
-    "prompts",
-    "requirements",
-    "similarity_fn_name",
-    "truncate_dim",
-}
+MODEL_SETTINGS = frozenset(
+    """
+    __version__ activation_fn default_prompt_name keep_in_fp32_modules model_type prompts
+    requirements similarity_fn_name truncate_dim
+    """.split()
+)
 # The first one that exists and is not empty counts.
-SETTINGS_FILES = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
+SETTINGS_FILES = tuple(
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 _TOKENIZER_LIMITS = ("model_max_length", "max_len")
 # Longer limits mean none: transformers writes 10^30 where there is no limit.
@@ -127,7 +117,8 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
     template may join. Raises CheckpointRefused.
     """
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
-    settings, name = {}, SETTINGS_FILES[0]
+    settings: dict[str, Any] = {}
+    name = SETTINGS_FILES[0]
     if (root / MODULES_FILE).is_file() and (kind == "embed" or is_cross_encoder(root)):
         modules = read_modules(root) or []
         name, settings = transformer_settings(module_folder(root, modules[0]))
@@ -182,23 +173,17 @@ def read_json(path: Path, kind: type[_T], absent: _T | None = None) -> _T:
     """The JSON in `path`; `absent` if there is no such file. Raises CheckpointRefused."""
     try:
         return msgspec.json.decode(read_bounded(path, JSON_BYTES), type=kind)
-    except FileNotFoundError as error:
-        if absent is not None:
-            return absent
-        raise _unreadable(path, error) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        if absent is not None and isinstance(error, FileNotFoundError):
+            return absent
+        raise CheckpointRefused(
+            f"cannot read {path.name} in {path.parent} ({error.strerror}), which "
+            "sentence-transformers needs; copy or download the checkpoint again"
+        ) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointRefused(
             f"{path} cannot be used ({error}); save, copy or download it again"
         ) from error
-
-
-def _unreadable(path: Path, error: OSError) -> CheckpointRefused:
-    return CheckpointRefused(
-        f"cannot read {path.name} in {path.parent} ({error.strerror}), which sentence-transformers "
-        "needs; copy or download the checkpoint again"
-    )
 
 
 def transformer_settings(directory: Path) -> tuple[str, dict[str, Any]]:
@@ -223,36 +208,22 @@ _SETTLED: Mapping[str, tuple[object, ...]] = {
 }
 # Arguments of transformers' from_pretrained, and those of them without effect in float32.
 _ARGUMENTS = (
-    "model_args",
-    "model_kwargs",
-    "tokenizer_args",
-    "processor_kwargs",
-    "config_args",
-    "config_kwargs",
+    "model_args model_kwargs tokenizer_args processor_kwargs config_args config_kwargs"
+).split()
+_HARMLESS = frozenset(
+    "trust_remote_code torch_dtype dtype attn_implementation add_pooling_layer".split()
 )
-_HARMLESS = {
-    "trust_remote_code",
-    "torch_dtype",
-    "dtype",
-    "attn_implementation",
-    "add_pooling_layer",
-}
 # The output of a Transformer that version 6 uses, and its own name for it.
 _OUTPUTS = {
     "rank": ("logits", "scores"),
     "embed": ("last_hidden_state", "token_embeddings"),
 }
 # Every key that is read here, or changes no score.
-SETTINGS = {
-    *_SETTLED,
-    *_ARGUMENTS,
-    "do_lower_case",
-    "max_seq_length",
-    "modality_config",
-    "module_output_name",
-    "transformer_task",
-    "unpad_inputs",
-}
+SETTINGS = {*_SETTLED, *_ARGUMENTS} | set(
+    """
+    do_lower_case max_seq_length modality_config module_output_name transformer_task unpad_inputs
+    """.split()
+)
 
 
 def _refuse_settings(name: str, settings: Mapping[str, Any], kind: str, *, rendered: bool) -> None:

@@ -2,10 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from exporter.architectures.base import Body, Size
-from exporter.architectures.config import whole
+from exporter.architectures.base import Part, Size
+from exporter.architectures.config import Config
 from exporter.errors import CheckpointRefused
 from exporter.weights import Stored, first
 
@@ -15,7 +14,7 @@ _EXPORT = "export the checkpoint as it was saved after training"
 
 
 def check_sizes(
-    body: type[Body], head: Iterable[Size], config: Mapping[str, Any], weights: Mapping[str, Stored]
+    body: type[Part], head: Iterable[Size], config: Config, weights: Mapping[str, Stored]
 ) -> None:
     """Raise CheckpointRefused for the first size that does not match the weights.
 
@@ -48,10 +47,8 @@ def _missing(what: str, value: int, name: str, weights: Mapping[str, Stored]) ->
     )
 
 
-def _check_layers(
-    body: type[Body], config: Mapping[str, Any], weights: Mapping[str, Stored]
-) -> None:
-    wanted = whole(config, "num_hidden_layers")
+def _check_layers(body: type[Part], config: Config, weights: Mapping[str, Stored]) -> None:
+    wanted = config.whole("num_hidden_layers")
     prefix, layer = re.escape(body.prefix), re.escape(body.layer_prefix)
     numbered = re.compile(rf"(?:{prefix})?{layer}(\d{{1,9}})\.")
     found = {int(match[1]) for name in weights if (match := numbered.match(name))}

@@ -1,10 +1,8 @@
 """The checkpoint's own tokenizer in transformers: the reference for the runtime's tokens."""
 
 import importlib.metadata
-import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from transformers import (
 from exporter.answers import Tokens
 from exporter.errors import CheckpointRefused
 from exporter.pad_token import without_pad
+from exporter.quiet import quiet
 from exporter.sentence_files import read_json
 from runtime.activation import CONFIG_FILE
 from runtime.errors import ArtifactError
@@ -29,6 +28,8 @@ from runtime.manifest import SpecialTokens
 from runtime.tokenizer_limits import check_tokenizer
 
 TYPES = "token_type_ids"
+# Warns of texts longer than the model, which are cut on purpose.
+_LONG_TEXTS = "transformers"
 # Packages for tokenizers that have only a sentencepiece model.
 _SENTENCEPIECE = ("sentencepiece", "protobuf")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
@@ -67,26 +68,16 @@ class CheckpointTokenizer:
     def encode(self, query: str, passage: str) -> tuple[Tokens, bool]:
         """The pair's tokens, unpadded, and whether it was cut: at the passage's end, when there are
         too many."""
-        with _quiet():
+        with quiet(_LONG_TEXTS):
             if self._template is None:
-                full = self._tokenizer(query, passage, return_token_type_ids=True)
-                if len(full["input_ids"]) <= self._max_tokens:
-                    return Tokens(full["input_ids"], full["token_type_ids"]), False
                 try:
-                    found = self._tokenizer(
-                        query,
-                        passage,
-                        truncation="only_second",
-                        max_length=self._max_tokens,
-                        return_token_type_ids=True,
-                    )
+                    return self._encode(query, passage, truncation="only_second")
                 except Exception as error:  # tokenizers raises bare Exceptions
                     raise CheckpointRefused(
                         f"found a limit of {self._max_tokens} tokens, which leaves no room for a "
                         "passage beside a parity text's query; raise --max-tokens, or the "
                         "model_max_length of the folder"
                     ) from error
-                return Tokens(found["input_ids"], found["token_type_ids"]), True
             # The query is filled in last: it must not be searched for inside the passage.
             head, tail = self._template.split("{passage}")
             ahead = head.replace("{query}", query)
@@ -119,14 +110,19 @@ class CheckpointTokenizer:
     def encode_text(self, text: str) -> tuple[Tokens, bool]:
         """The tokens of one text, its prefix included, unpadded, and whether it was cut, at its
         end."""
-        with _quiet():
-            full = self._tokenizer(text, return_token_type_ids=True)
-            if len(full["input_ids"]) <= self._max_tokens:
-                return Tokens(full["input_ids"], full["token_type_ids"]), False
+        with quiet(_LONG_TEXTS):
+            return self._encode(text, truncation=True)
+
+    def _encode(self, *texts: str, truncation: bool | str) -> tuple[Tokens, bool]:
+        found = self._tokenizer(*texts, return_token_type_ids=True)
+        if cut := len(found["input_ids"]) > self._max_tokens:
             found = self._tokenizer(
-                text, truncation=True, max_length=self._max_tokens, return_token_type_ids=True
+                *texts,
+                truncation=truncation,
+                max_length=self._max_tokens,
+                return_token_type_ids=True,
             )
-        return Tokens(found["input_ids"], found["token_type_ids"]), True
+        return Tokens(found["input_ids"], found["token_type_ids"]), cut
 
     def added_tokens(self) -> list[str]:
         """Texts that stand for one token each: special ones, and those added to the vocabulary."""
@@ -169,8 +165,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of `directory` as transformers reads it; with `lower_case` letters are lowered
     before all else unless it does so itself. Raises CheckpointRefused."""
-    with _quiet():
-        tokenizer = _load(directory, model_type)
+    with quiet(_LONG_TEXTS):
+        tokenizer: PreTrainedTokenizerBase = _load(directory, model_type)
     if tokenizer.truncation_side != "right":
         raise CheckpointRefused(
             f"the tokenizer cuts texts at the {tokenizer.truncation_side} (truncation_side in "
@@ -246,7 +242,9 @@ def _explain_load_error(directory: Path, error: Exception) -> str:
 def _lower(backend: tokenizers.Tokenizer) -> None:
     """Lower letters as sentence-transformers does for do_lower_case."""
     found = backend.normalizer
-    steps = list(found) if isinstance(found, normalizers.Sequence) else [found] if found else []
+    steps = [found] if found else []
+    if isinstance(found, normalizers.Sequence):
+        steps = list(found)  # type: ignore[call-overload]  # its stub has no __iter__
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
 
@@ -315,15 +313,3 @@ def _around(full: Sequence[int], bare: Sequence[int]) -> tuple[Sequence[int], Se
         f"the tokenizer gives {full} with and {bare} without special tokens, wanted the first to "
         "contain the second; check the post-processor in tokenizer.json"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress warnings about texts longer than the model: they are cut on purpose."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

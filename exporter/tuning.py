@@ -23,6 +23,7 @@ from runtime.opening import open_model
 from runtime.outputs import locked_directory
 from runtime.profile import load_target_profile
 from runtime.ranker import Ranker
+from runtime.requests import EmbedRequest, RankRequest
 from runtime.tuning import TUNING_FILE, Tuning, conditions, write_tuning
 
 _FEWEST_ROUNDS = 3
@@ -122,10 +123,10 @@ def group_within_time(model: Model, passes: int, seconds: float, fewest: int) ->
 def tokens_per_s(model: Model, group: Group) -> float:
     """The speed of one request with all passages, from its submission to its last row."""
     if isinstance(model, Ranker):
-        ranking = model.rank(group.query, group.passages, truncate="END")
+        ranking = model.rank(RankRequest(group.query, group.passages, truncate="END"))
         counts, timing = ranking.token_counts, ranking.timing
     elif isinstance(model, Embedder):
-        embeddings = model.embed(group.passages, input_type="passage", truncate="END")
+        embeddings = model.embed(EmbedRequest(group.passages, "passage", truncate="END"))
         counts, timing = embeddings.token_counts, embeddings.timing
     else:
         raise AssertionError(f"no such kind of model: {type(model).__name__}")

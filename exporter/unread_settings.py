@@ -5,10 +5,12 @@ refused by name; what is unknown is logged, or refused with --strict.
 """
 
 from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from exporter.architectures.config import Config
 from exporter.errors import CheckpointRefused
 from exporter.progress import print_line
 from exporter.sentence_files import (
@@ -45,61 +47,20 @@ _REFUSED = {
 }
 # Read, or without any effect on a score.
 _KNOWN_FILES = (
-    "config.json",
     PROCESSOR_FILE,
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-*-of-*.safetensors",
-    "training.json",
     MODULES_FILE,
     MODEL_FILE,
     *SETTINGS_FILES,
-    "tokenizer.json",
     TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "unigram.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "automodel_peft_config.json",
-    "trainer_state.json",
-    "*_results.json",
-    "data_config.json",
-    "*.py",
-    "*.md",
-    "*.bin",
-    "*.pt",
-    "*.pth",
-    "*.h5",
-    "*.ot",
-    "*.onnx",
-    "*.onnx_data",
-    "*.msgpack",
-    "*.gguf",
-    "*.csv",
-    "*.tsv",
-    "*.txt",
-    "*.html",
-    "*.pdf",
-    "*.png",
-    "*.jpg",
-    "*.jpeg",
-    "*.svg",
-    "*.gif",
-    "*.webp",
-    "*.yaml",
-    "*.yml",
-    "*.log",
-    "LICENSE*",
-    "NOTICE*",
-    ".*",
+    *"""
+    config.json model.safetensors model.safetensors.index.json model-*-of-*.safetensors
+    training.json tokenizer.json special_tokens_map.json added_tokens.json vocab.txt vocab.json
+    merges.txt tokenizer.model sentencepiece.bpe.model spm.model unigram.json
+    chat_template.jinja chat_template.json generation_config.json automodel_peft_config.json
+    trainer_state.json *_results.json data_config.json *.py *.md *.bin *.pt *.pth *.h5 *.ot
+    *.onnx *.onnx_data *.msgpack *.gguf *.csv *.tsv *.txt *.html *.pdf *.png *.jpg *.jpeg *.svg
+    *.gif *.webp *.yaml *.yml *.log LICENSE* NOTICE* .*
+    """.split(),
 )
 # Keys of config.json that change no score of a model in evaluation, in float32, without a cache.
 _WITHOUT_EFFECT = frozenset(
@@ -118,7 +79,7 @@ _WITHOUT_EFFECT = frozenset(
     sparse_prediction summary_activation summary_first_dropout summary_last_dropout summary_type
     summary_use_proj task_specific_params temperature tie_encoder_decoder tie_word_embeddings
     tokenizer_class torch_dtype transformers_version unk_token_id use_bfloat16 use_cache
-    """.split()  # noqa: SIM905
+    """.split()
 )
 # Keys without effect if they have one of these values; any other value changes scores.
 _SETTLED: Mapping[str, tuple[object, ...]] = {
@@ -149,41 +110,19 @@ _TOKENIZER = frozenset(
     split_special_tokens stride strip_accents tokenize_chinese_chars tokenizer_class
     tokenizer_file trim_offsets truncation_side truncation_strategy trust_remote_code unk_token
     use_default_system_prompt use_fast vocab_type
-    """.split()  # noqa: SIM905
+    """.split()
 )
 # Keys of modules' own config.json that are read, or change no vector while they are false.
-_MODULES = {
-    "Pooling": {
-        "embedding_dimension",
-        "include_prompt",
-        "pooling_mode",
-        "pooling_mode_cls_token",
-        "pooling_mode_lasttoken",
-        "pooling_mode_max_tokens",
-        "pooling_mode_mean_sqrt_len_tokens",
-        "pooling_mode_mean_tokens",
-        "pooling_mode_weightedmean_tokens",
-        "word_embedding_dimension",
-    },
-    "Normalize": {"module_input_name", "module_output_name"},
+_MODULES: Mapping[str, AbstractSet[str]] = {
+    "Pooling": frozenset(
+        """
+        embedding_dimension include_prompt pooling_mode pooling_mode_cls_token
+        pooling_mode_lasttoken pooling_mode_max_tokens pooling_mode_mean_sqrt_len_tokens
+        pooling_mode_mean_tokens pooling_mode_weightedmean_tokens word_embedding_dimension
+        """.split()
+    ),
+    "Normalize": frozenset(("module_input_name", "module_output_name")),
 }
-
-
-class WatchedConfig(dict[str, Any]):
-    """A config.json that records which of its keys were read."""
-
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.read: set[str] = set()
-
-    def __getitem__(self, key: str) -> Any:
-        self.read.add(key)
-        return super().__getitem__(key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """See dict.get."""
-        self.read.add(key)
-        return super().get(key, default)
 
 
 def refuse_unread_files(
@@ -213,18 +152,20 @@ def _log_unread_settings(root: Path, directory: Path, *, strict: bool) -> None:
     unknown = sorted(tokenizer.keys() - _TOKENIZER)
     log_unknown(unknown, f"key in {TOKENIZER_CONFIG}", strict=strict)
     name, settings = transformer_settings(directory)
-    files = [
+    modules = read_modules(root)
+    if modules is None:
+        return
+    files: list[tuple[str, dict[str, Any], AbstractSet[str]]] = [
         (MODEL_FILE, model_settings(root) or {}, MODEL_SETTINGS),
         (name, settings, SETTINGS),
     ]
-    modules = read_modules(root)
-    for module in modules or ():
-        if known := _MODULES.get(module.name):
+    for module in modules:
+        if module.name in _MODULES:
             file = module_folder(root, module, needed=False) / "config.json"
-            found = read_json(file, dict[str, Any], absent={})
-            files.append((f"{module.path}/config.json", found, known))
-    for name, found, known in files if modules else ():
-        log_unknown(sorted(found.keys() - known), f"key in {name}", strict=strict)
+            content = read_json(file, dict[str, Any], absent={})
+            files.append((f"{module.path}/config.json", content, _MODULES[module.name]))
+    for name, content, known in files:
+        log_unknown(sorted(content.keys() - known), f"key in {name}", strict=strict)
 
 
 def refuse_processor(root: Path, directory: Path) -> None:
@@ -262,7 +203,7 @@ def refuse_rank_modules(root: Path) -> None:
         )
 
 
-def refuse_unread_keys(config: WatchedConfig, *, strict: bool) -> None:
+def refuse_unread_keys(config: Config, *, strict: bool) -> None:
     """Check the keys of config.json that no architecture read. Raises CheckpointRefused."""
     for key in sorted(config.keys() - config.read):
         settled = _SETTLED.get(key)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.architectures.config import flag, number, refuse_unless, require, shown, whole
+from exporter.architectures.config import Config, shown
 from exporter.architectures.siglip import patches
 from exporter.errors import CheckpointRefused
 from exporter.progress import print_line
 from exporter.sentence_files import MODULES_FILE, TextFacts, read_json, tokenizer_limit
-from exporter.unread_settings import PROCESSOR_FILE, WatchedConfig, log_unknown
+from exporter.unread_settings import PROCESSOR_FILE, log_unknown
 from runtime.activation import CONFIG_FILE
 from runtime.vision.rule import Grid, TileRule
 
@@ -34,39 +34,18 @@ _LLAMAS = ("LlamaBidirectionalModel", "LlamaBidirectionalForSequenceClassificati
 # Keys that the model's own code does not read, and the values that it behaves as if they had.
 _IGNORED = {"ps_version": "v2", "bidirectional_attention": True}
 # Without effect on what is computed in evaluation; of the last ones the weights would tell.
-_WITHOUT_EFFECT = (
-    "img_context_token_id",
-    "q_max_length",
-    "min_dynamic_patch",
-    "max_dynamic_patch",
-    "keep_aspect_ratio",
-    "pre_feature_reduction",
-    "mlp_checkpoint",
-    "use_backbone_lora",
-    "use_llm_lora",
-    "loss",
+_WITHOUT_EFFECT = """
+    img_context_token_id q_max_length min_dynamic_patch max_dynamic_patch keep_aspect_ratio
+    pre_feature_reduction mlp_checkpoint use_backbone_lora use_llm_lora loss
+""".split()
+_PROCESSOR_KEYS = frozenset(
+    """
+    auto_map dynamic_image_size image_size max_input_tiles norm_type num_channels
+    num_image_token p_max_length pad_to_multiple_of padding passage_prefix processor_class
+    prompt_template q_max_length query_prefix rerank_max_length system_message template
+    use_thumbnail
+    """.split()
 )
-_PROCESSOR_KEYS = {
-    "auto_map",
-    "dynamic_image_size",
-    "image_size",
-    "max_input_tiles",
-    "norm_type",
-    "num_channels",
-    "num_image_token",
-    "p_max_length",
-    "pad_to_multiple_of",
-    "padding",
-    "passage_prefix",
-    "processor_class",
-    "prompt_template",
-    "q_max_length",
-    "query_prefix",
-    "rerank_max_length",
-    "system_message",
-    "template",
-    "use_thumbnail",
-}
 
 
 @dataclass(frozen=True)
@@ -81,17 +60,18 @@ class VisionFacts:
 
 
 def read_vision(
-    config: WatchedConfig, root: Path, directory: Path, *, ranks: bool, strict: bool
-) -> tuple[WatchedConfig, VisionFacts]:
+    config: Config, root: Path, directory: Path, *, ranks: bool, strict: bool
+) -> tuple[Config, VisionFacts]:
     """The config with its parts watched, too, and what it says; `root` is the checkpoint's folder,
     `directory` that of its files. Raises CheckpointRefused."""
-    processor = read_json(directory / PROCESSOR_FILE, dict[str, Any], absent={})
+    processor = Config(read_json(directory / PROCESSOR_FILE, dict[str, Any], absent={}))
     log_unknown(
         sorted(processor.keys() - _PROCESSOR_KEYS), f"key in {PROCESSOR_FILE}", strict=strict
     )
-    config = WatchedConfig(config)
+    config = Config(config)
     for part in PARTS:
-        config[part] = WatchedConfig(_object(config, part))
+        config.require(part)
+        config[part] = config.settings(part)
     _refuse_parts(config)
     _refuse_otherwise(config, processor, ranks=ranks)
     _settle_vocabulary(config)
@@ -128,7 +108,7 @@ def grids(most: int) -> list[Grid]:
     return sorted(found, key=lambda grid: grid[0] * grid[1])
 
 
-def token_ids(tokens: Mapping[str, int], config: Mapping[str, Any]) -> tuple[int, int, int]:
+def token_ids(tokens: Mapping[str, int], config: Config) -> tuple[int, int, int]:
     """The numbers of <img>, <IMG_CONTEXT> and </img> among the tokenizer's added `tokens`. Raises
     CheckpointRefused."""
     if missing := [text for text in (BEFORE, CONTEXT, AFTER) if text not in tokens]:
@@ -145,24 +125,14 @@ def token_ids(tokens: Mapping[str, int], config: Mapping[str, Any]) -> tuple[int
     return tokens[BEFORE], tokens[CONTEXT], tokens[AFTER]
 
 
-def _merged(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(config: Config, processor: Config) -> Config:
     """Both files as one. What the processor has of config.json was looked at."""
     for key in _PROCESSOR_KEYS:
         config.get(key)
-    return {**config, **processor}
+    return Config({**config, **processor})
 
 
-def _object(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    found = require(config, key)
-    if not isinstance(found, dict):
-        raise CheckpointRefused(
-            f"config.json has {key} = {shown(found)}, wanted an object; compare it with the "
-            "config.json of the base model"
-        )
-    return found
-
-
-def _refuse_parts(config: Mapping[str, Any]) -> None:
+def _refuse_parts(config: Config) -> None:
     vision, llm = config["vision_config"], config["llm_config"]
     for part, key, found, known in (
         ("vision_config", "model_type", vision.get("model_type"), ("siglip_vision_model",)),
@@ -182,9 +152,7 @@ def _first(names: object) -> object:
     return names[0] if isinstance(names, list) and names else names
 
 
-def _refuse_otherwise(
-    config: Mapping[str, Any], processor: Mapping[str, Any], *, ranks: bool
-) -> None:
+def _refuse_otherwise(config: Config, processor: Config, *, ranks: bool) -> None:
     """Refuse what is left out or computed otherwise, and say what is ignored."""
     both = _merged(config, processor)
     wanted = {"pooling": "last", "max_input_tiles": 2, "dynamic_image_size": False}
@@ -197,15 +165,15 @@ def _refuse_otherwise(
             )
     _refuse_poolings(config)
     llm = config["llm_config"]
-    inner, outer = (number(part, "temperature", 1.0) for part in (llm, config))
+    inner, outer = (part.number("temperature", 1.0) for part in (llm, config))
     if ranks and llm.get("temperature") is not None and inner != outer:
         raise CheckpointRefused(
             f"config.json has temperature = {outer}, and {inner} in llm_config; keep the one that "
             "the model was trained with in both"
         )
-    refuse_unless(config, "select_layer", -1)
-    refuse_unless(config, "downsample_ratio", 0.5)
-    refuse_unless(both, "template", _CONVERSATION)
+    config.refuse_unless("select_layer", -1)
+    config.refuse_unless("downsample_ratio", 0.5)
+    both.refuse_unless("template", _CONVERSATION)
     size, vision_size = config.get("force_image_size"), config["vision_config"]["image_size"]
     for name, found in (("force_image_size", size), ("image_size", processor.get("image_size"))):
         if found is not None and found != vision_size:
@@ -235,7 +203,7 @@ def _refuse_otherwise(
         config.get(key)  # known
 
 
-def _refuse_poolings(config: Mapping[str, Any]) -> None:
+def _refuse_poolings(config: Config) -> None:
     outer, inner = config["pooling"], config["llm_config"].get("pooling")
     if outer != "avg" or inner not in (None, "avg"):
         told = "" if inner is None else f", and {shown(inner)} in llm_config"
@@ -244,9 +212,9 @@ def _refuse_poolings(config: Mapping[str, Any]) -> None:
         )
 
 
-def _settle_vocabulary(config: WatchedConfig) -> None:
+def _settle_vocabulary(config: Config) -> None:
     with within("llm_config"):
-        vocabulary = whole(config["llm_config"], "vocab_size")
+        vocabulary = config["llm_config"].whole("vocab_size")
     if config.get("vocab_size") not in (None, -1, vocabulary):
         raise CheckpointRefused(
             f"config.json has vocab_size = {shown(config['vocab_size'])}, and {vocabulary} in "
@@ -255,39 +223,37 @@ def _settle_vocabulary(config: WatchedConfig) -> None:
     config["vocab_size"] = vocabulary
 
 
-def _rule(config: Mapping[str, Any], processor: Mapping[str, Any]) -> TileRule:
+def _rule(config: Config, processor: Config) -> TileRule:
     both = _merged(config, processor)
-    most = whole(both, "max_input_tiles")
+    most = both.whole("max_input_tiles")
     if most > _MOST_TILES:
         raise CheckpointRefused(
             f"found max_input_tiles = {most}, wanted {_MOST_TILES} at most; no model is known that "
             "was trained with so many"
         )
-    dynamic = flag(both, "dynamic_image_size", False)
+    dynamic = both.flag("dynamic_image_size", False)
     return TileRule(
         size=config["vision_config"]["image_size"],
         grids=grids(most) if dynamic else [(1, 1)],
-        thumbnail=flag(both, "use_thumbnail", False),
+        thumbnail=both.flag("use_thumbnail", False),
     )
 
 
-def _texts(
-    directory: Path, config: Mapping[str, Any], processor: Mapping[str, Any], *, ranks: bool
-) -> TextFacts:
+def _texts(directory: Path, config: Config, processor: Config, *, ranks: bool) -> TextFacts:
     """The longest row: a reranker's by its processor, else by its tokenizer; an embedder's is that
     of passages, which is also what sentence-transformers takes for queries."""
     key = "rerank_max_length" if ranks else "p_max_length"
     limits = [tokenizer_limit(directory)]
     if processor.get(key) is not None:
-        limits.append((whole(processor, key), f"{PROCESSOR_FILE} ({key})"))
+        limits.append((processor.whole(key), f"{PROCESSOR_FILE} ({key})"))
     elif not ranks and config.get(key) is not None:
-        limits.append((whole(config, key), f"{CONFIG_FILE} ({key})"))
+        limits.append((config.whole(key), f"{CONFIG_FILE} ({key})"))
     known = [(limit, place) for limit, place in limits if limit is not None]
     limit, place = min(known) if known else (None, "")
     return TextFacts(limit, False, place)
 
 
-def _prefix(config: Mapping[str, Any], processor: Mapping[str, Any], kind: str) -> str:
+def _prefix(config: Config, processor: Config, kind: str) -> str:
     key = f"{kind}_prefix"
     found = _merged(config, processor).get(key, f"{kind}:")
     if not isinstance(found, str) or not found:

@@ -42,7 +42,8 @@ class Stored:
         """The tensor, widened or narrowed to float32."""
         # Opened for every tensor: pages of an open mapping count as memory of the process.
         with safetensors.safe_open(self.file, framework="pt") as opened:
-            return opened.get_tensor(self.name).to(torch.float32, copy=True)
+            tensor: torch.Tensor = opened.get_tensor(self.name)
+            return tensor.to(torch.float32, copy=True)
 
 
 def stored_tensors(directory: Path) -> dict[str, Stored]:

@@ -171,7 +171,7 @@ def _run_stages(stages: Sequence[Stage[Any]], args: argparse.Namespace) -> int:
     for stage in stages:
         log = stage_log(stage.name)
         if perform(stage, getattr(recipe, stage.name), force=args.force, log=log):
-            log(f"done: {stage.home(getattr(recipe, stage.name))}")
+            log(f"done: {getattr(recipe, stage.name).home}")
     return 0
 
 
@@ -200,7 +200,7 @@ def _preview(stages: Sequence[Stage[Any]], recipe: Recipe) -> str:
             there = _presence(wanted.path, wanted.made_by, made_before)
             parts.append(f"# {stage.name} reads {wanted.path} ({there})")
         parts += [f"# {stage.name} would {line}" for line in stage.plan(settings)]
-        parts.append(f"# {stage.name} is {state(stage, settings)} in {stage.home(settings)}")
+        parts.append(f"# {stage.name} is {state(settings)} in {settings.home}")
     return "\n".join(parts)
 
 
@@ -217,7 +217,7 @@ def _info(args: argparse.Namespace) -> int:
     print(f"configurations: {', '.join(config_names())}")
     for number, stage in enumerate(STAGES):
         settings = getattr(recipe, stage.name)
-        print(f"\n{number} {stage.name}: {stage.about} ({state(stage, settings)})")
+        print(f"\n{number} {stage.name}: {stage.about} ({state(settings)})")
         for wanted in stage.inputs(settings):
             made = f", from {wanted.made_by}" if wanted.made_by else ""
             print(f"    reads  {wanted.path} ({wanted.what}{made})")

@@ -7,17 +7,16 @@ those of the stage eval, in its output_dir; settings that would change them are 
 import argparse
 import sys
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 
 from recipe.config import EvalConfig, load
 from recipe.errors import BadConfig, Drifted, OutputRefused
-from recipe.evaluation.column import SCORES_FOLDER, measure_column, read_scores
-from recipe.evaluation.drift import find_drift, write_drift
-from recipe.evaluation.results import Column, write_results
+from recipe.evaluation.results import write_results
 from recipe.evaluation.scorers import is_url, open_scorer
-from recipe.evaluation.session import Session, sole_session
+from recipe.evaluation.session import SCORES_FOLDER, Session, sole_session
 from recipe.progress import Log, stage_log
 
 ABOUT = "measure two artifacts, checkpoints or URLs over eval's candidates"
@@ -66,13 +65,15 @@ def compare(a: str, b: str, session: Session, settings: EvalConfig, log: Log) ->
     directory = session.directory / _FOLDER
     if directory.exists() and not (directory / SCORES_FOLDER).is_dir():
         raise OutputRefused(f"{directory} was not made by this command; move it away")
-    both = (("A", a), ("B", b))
-    columns = {name: _measure(name, source, session, settings, log) for name, source in both}
+    setting, columns = session.setting, {}
+    beside = Session(directory, setting, session.collection, session.candidates)
+    for name, source in (("A", a), ("B", b)):
+        with closing(
+            open_scorer(source, setting.prompt_template, setting.max_length, settings)
+        ) as scorer:
+            columns[name] = beside.measure(name, scorer, log)
     write_results(directory, columns)
-    scores = {name: read_scores(directory, name, session.candidates) for name in columns}
-    depths = session.setting.k_values
-    drift = find_drift(["A", "B"], columns, scores, session.collection, depths)
-    write_drift(directory, columns, drift, session.collection, depths)
+    drift = beside.compare(["A", "B"], columns)
     report = directory / "drift.md"
     if drift.past:
         moved = ", ".join(metric for _, metric in drift.past)
@@ -93,22 +94,3 @@ def _refuse_key_for_two(a: str, b: str, settings: EvalConfig) -> None:
             "found nim_api_key_env and two servers, wanted one server to send the key to; compare "
             "each of them with an artifact or a checkpoint, or omit the key"
         )
-
-
-def _measure(name: str, source: str, session: Session, settings: EvalConfig, log: Log) -> Column:
-    scorer = open_scorer(
-        source, session.setting.prompt_template, session.setting.max_length, settings
-    )
-    try:
-        return measure_column(
-            name,
-            scorer,
-            session.collection,
-            session.candidates,
-            session.basis,
-            session.setting.k_values,
-            session.directory / _FOLDER,
-            log,
-        )
-    finally:
-        scorer.close()

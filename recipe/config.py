@@ -39,6 +39,13 @@ class _Settings(
     pass
 
 
+class _StageSettings(_Settings, frozen=True, kw_only=True):
+    @property
+    def home(self) -> Path:
+        """The folder of the stage's marks, and of what it writes."""
+        return Path(self.output_dir)  # type: ignore[attr-defined]
+
+
 class QueryCounts(_Settings, frozen=True, kw_only=True):
     """Relative shares of the query types among a document's questions."""
 
@@ -59,7 +66,7 @@ class ReasoningCounts(_Settings, frozen=True, kw_only=True):
     causal: Count = 1
 
 
-class SdgConfig(_Settings, frozen=True, kw_only=True):
+class SdgConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 0: questions and answers from a corpus.
 
     `generator` "llm" calls an OpenAI-compatible endpoint; "extractive" uses titles and sentences of
@@ -114,8 +121,13 @@ class SdgConfig(_Settings, frozen=True, kw_only=True):
     max_documents: Positive | None = None
     seed: int = 42
 
+    @property
+    def home(self) -> Path:
+        """See PrepConfig; a preview has a folder of its own."""
+        return super().home / "preview" if self.preview else super().home
 
-class PrepConfig(_Settings, frozen=True, kw_only=True):
+
+class PrepConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 1: training groups with mined negatives, and an evaluation set in BEIR's layout.
 
     `base_model` is the embedder used for mining: an artifact, a checkpoint directory or a hub id
@@ -147,7 +159,7 @@ class PrepConfig(_Settings, frozen=True, kw_only=True):
     seed: int = 42
 
 
-class FinetuneConfig(_Settings, frozen=True, kw_only=True):
+class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 2: a cross-encoder trained on groups of one positive and hard negatives.
 
     `prompt_template` is null for families whose tokenizer joins query and passage (BERT).
@@ -181,8 +193,13 @@ class FinetuneConfig(_Settings, frozen=True, kw_only=True):
     fsdp: bool = False
     seed: int = 42
 
+    @property
+    def home(self) -> Path:
+        """The folder of the checkpoints' folder."""
+        return Path(self.checkpoint_dir).parent
 
-class EvalConfig(_Settings, frozen=True, kw_only=True):
+
+class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 3: the same first-stage candidates, reranked by every available model.
 
     `onnx_model_path` and `trt_model_path` are artifacts to measure beside the checkpoint; null: the
@@ -223,7 +240,7 @@ class EvalConfig(_Settings, frozen=True, kw_only=True):
     seed: int = 42
 
 
-class ExportConfig(_Settings, frozen=True, kw_only=True):
+class ExportConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 4: the checkpoint as a proven artifact.
 
     `target` and `model_profile` are names that rerank-export takes; null: derived from the other
@@ -258,7 +275,7 @@ class ExportConfig(_Settings, frozen=True, kw_only=True):
     seed: int = 42
 
 
-class DeployConfig(_Settings, frozen=True, kw_only=True):
+class DeployConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 5: a running endpoint; `use_onnx` chooses between `onnx/` and `tensorrt/`.
 
     `launcher` "docker" runs `nim_image` (NVIDIA's, or one of ours), "process" runs rerank-serve on

@@ -16,12 +16,11 @@ from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, OutputRefused
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import EndpointScorer
-from recipe.evaluation.session import Session, read_setting, require_no_drift, sole_session
+from recipe.evaluation.session import add_checked_column, read_setting
 from recipe.launchers import (
     ENDPOINT_FILE,
     PROCESS_FILE,
     DockerLauncher,
-    Endpoint,
     Launcher,
     ProcessLauncher,
     detached_endpoint,
@@ -36,10 +35,6 @@ _SMOKE_QUERY = "what is AI?"
 _SMOKE_PASSAGES = ("AI is artificial intelligence", "The weather is nice today")
 _SMOKE_TIMEOUT_S = 60.0
 _BATCH = 32
-
-
-def _home(settings: DeployConfig) -> Path:
-    return Path(settings.output_dir)
 
 
 def _model_dir(settings: DeployConfig) -> Path:
@@ -64,7 +59,7 @@ def _check(settings: DeployConfig) -> None:
             "needs; run the stage export first, or set model_dir and use_onnx together"
         )
     _refuse_other_artifact(settings, directory)
-    _refuse_foreign_files(_home(settings))
+    _refuse_foreign_files(settings.home)
     _refuse_second(settings)
     _launcher(settings).check()
     asks_key = settings.launcher == "docker" and settings.nim_image.startswith("nvcr.io/")
@@ -74,7 +69,7 @@ def _check(settings: DeployConfig) -> None:
             "set nim_image to one of ours or launcher=process"
         )
     # Check address and key now, before the server starts.
-    _scorer(settings, _url(settings)).close()
+    _scorer(settings, _launcher(settings).url).close()
 
 
 def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:
@@ -113,7 +108,7 @@ def _refuse_foreign_files(home: Path) -> None:
 
 def _refuse_second(settings: DeployConfig) -> None:
     """One folder has one endpoint: a detached one is replaced or kept, never forgotten."""
-    left = detached_endpoint(_home(settings))
+    left = detached_endpoint(settings.home)
     if left is None:
         return
     replaceable = left.launcher == settings.launcher and (
@@ -121,7 +116,7 @@ def _refuse_second(settings: DeployConfig) -> None:
     )
     if not replaceable:
         raise OutputRefused(
-            f"the endpoint of {_home(settings)} runs at {left.url}; stop it with: {left.stop}, or "
+            f"the endpoint of {settings.home} runs at {left.url}; stop it with: {left.stop}, or "
             "set another output_dir"
         )
 
@@ -129,8 +124,8 @@ def _refuse_second(settings: DeployConfig) -> None:
 def _launcher(settings: DeployConfig) -> Launcher:
     make = DockerLauncher if settings.launcher == "docker" else ProcessLauncher
     # Without the file, a running endpoint was left by a run that was killed.
-    replace = settings.replace_existing or not (_home(settings) / ENDPOINT_FILE).exists()
-    log = _home(settings) / _LOG_FILE
+    replace = settings.replace_existing or not (settings.home / ENDPOINT_FILE).exists()
+    log = settings.home / _LOG_FILE
     return make(settings, _model_dir(settings), log, _max_tokens(settings), replace=replace)
 
 
@@ -154,21 +149,21 @@ def _plan(settings: DeployConfig) -> list[str]:
 
 
 def _run(settings: DeployConfig, log: Log) -> None:
-    launcher = _launcher(settings)
-    log(f"run {launcher.command_line()}")
+    endpoint = _launcher(settings)
+    log(f"run {endpoint.command_line()}")
     # A running endpoint now belongs to this run: if it is killed, the next run replaces it.
-    (_home(settings) / ENDPOINT_FILE).unlink(missing_ok=True)
-    endpoint = launcher.start(log)
+    (settings.home / ENDPOINT_FILE).unlink(missing_ok=True)
+    endpoint.start(log)
     kept = False
     try:
         endpoint.wait_until_ready(settings.health_check_timeout, settings.health_check_interval)
         _smoke_test(settings, endpoint)
         log(f"ready and ranking at {endpoint.url}; try it: {_smoke_command(settings)}")
         if settings.eval_dir is not None:
-            with sole_session(Path(settings.eval_dir)) as session:
-                _measure(settings, session, endpoint, log)
+            directory = Path(settings.eval_dir)
+            add_checked_column(directory, "nim", lambda _: _scorer(settings, endpoint.url), log)
         if settings.detach:
-            write_json(_home(settings) / ENDPOINT_FILE, endpoint.record())
+            write_json(settings.home / ENDPOINT_FILE, endpoint.record())
             kept = True
             log(f"the endpoint keeps running; to stop it: {endpoint.stop_command()}")
         else:
@@ -178,7 +173,7 @@ def _run(settings: DeployConfig, log: Log) -> None:
             endpoint.stop()
 
 
-def _wait(endpoint: Endpoint, log: Log) -> None:
+def _wait(endpoint: Launcher, log: Log) -> None:
     """Wait for SIGINT or SIGTERM, which ends a deployment in the foreground."""
     # Handle SIGTERM, which supervisors send: by default it would leave the endpoint running.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -196,7 +191,7 @@ def _bearer(settings: DeployConfig) -> str | None:
     return os.environ.get(settings.ngc_api_key_env)
 
 
-def _smoke_test(settings: DeployConfig, endpoint: Endpoint) -> None:
+def _smoke_test(settings: DeployConfig, endpoint: Launcher) -> None:
     """Send one real ranking. Raises BadInput when the endpoint returns none."""
     surface = nim(settings.served_model, truncate="END")
     key = _bearer(settings)
@@ -212,24 +207,10 @@ def _smoke_test(settings: DeployConfig, endpoint: Endpoint) -> None:
             ) from error
 
 
-def _measure(settings: DeployConfig, session: Session, endpoint: Endpoint, log: Log) -> None:
-    scorer = _scorer(settings, endpoint.url)
-    try:
-        drift = session.add("nim", scorer, log)
-    finally:
-        scorer.close()
-    require_no_drift(drift, session.directory / "drift.md")
-    log(f"no drift past the tolerance; {session.directory / 'drift.md'}")
-
-
 def _scorer(settings: DeployConfig, url: str) -> EndpointScorer:
     """Raises BadConfig for an address or key that cannot be sent in a request."""
     key = _bearer(settings)
     return EndpointScorer(url, settings.served_model, _BATCH, _SMOKE_TIMEOUT_S, api_key=key)
-
-
-def _url(settings: DeployConfig) -> str:
-    return f"http://{settings.bind_address}:{settings.host_port}"
 
 
 def _smoke_command(settings: DeployConfig) -> str:
@@ -242,20 +223,19 @@ def _smoke_command(settings: DeployConfig) -> str:
     name = settings.ngc_api_key_env
     bearer = f'-H "Authorization: Bearer ${name}" ' if _bearer(settings) else ""
     return (
-        f"curl -X POST {_url(settings)}/v1/ranking {bearer}"
+        f"curl -X POST {_launcher(settings).url}/v1/ranking {bearer}"
         f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'"
     )
 
 
 def _outputs(settings: DeployConfig) -> Sequence[Path]:
-    return [_home(settings) / _LOG_FILE]
+    return [settings.home / _LOG_FILE]
 
 
 STAGE = Stage(
     name="deploy",
     about="run the artifact as an endpoint, test it and measure its drift",
     settings=DeployConfig,
-    home=_home,
     inputs=_inputs,
     outputs=_outputs,
     check=_check,

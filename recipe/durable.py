@@ -1,7 +1,8 @@
 """Files that are complete or absent, even if the writing process is killed."""
 
 import os
-from collections.abc import Iterator
+from codecs import BOM_UTF8
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -14,6 +15,26 @@ from runtime.outputs import write_atomic as write_atomic
 from runtime.outputs import write_json as write_json
 
 Entry = TypeVar("Entry", bound=msgspec.Struct)
+Content = TypeVar("Content")
+# What msgspec raises for bytes that are not JSON of the wanted type.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def read_json(
+    file: Path, kind: type[Content], damaged: Callable[[Exception], Exception] | None = None
+) -> Content | None:
+    """The JSON in `file`, which may begin with a byte order mark; None when it is missing.
+
+    For another content, raises what `damaged` makes of the error; without `damaged`, returns None.
+    """
+    try:
+        return msgspec.json.decode(file.read_bytes().removeprefix(BOM_UTF8), type=kind)
+    except FileNotFoundError:
+        return None
+    except UNREADABLE as error:
+        if damaged is None:
+            return None
+        raise damaged(error) from error
 
 
 class Journal(Generic[Entry]):
@@ -58,7 +79,7 @@ class Journal(Generic[Entry]):
             try:
                 entry: Entry = decoder.decode(line)
                 return entry
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except UNREADABLE as error:
                 reason = str(error)
         raise self._damaged(number, reason)
 

@@ -1,6 +1,7 @@
 """Stage 3, eval: the same first-stage candidates, reranked by each available model."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -10,12 +11,11 @@ from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.candidates import (
     CANDIDATES_FILE,
-    Candidates,
     find_candidates,
     read_candidates,
     write_candidates,
 )
-from recipe.evaluation.collection import Collection, read_collection
+from recipe.evaluation.collection import read_collection
 from recipe.evaluation.results import RESULTS_FILE, read_results
 from recipe.evaluation.scorers import (
     ArtifactScorer,
@@ -30,16 +30,12 @@ from recipe.evaluation.session import (
     Setting,
     require_no_drift,
 )
-from recipe.first_stage import FirstStage, embedder_commit, open_first_stage
+from recipe.first_stage import Embedding, FirstStage, embedder_commit
 from recipe.hub import model_commit, pinned
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.job import read_facts
 from runtime.manifest import MANIFEST_FILE, read_manifest
-
-
-def _home(settings: EvalConfig) -> Path:
-    return Path(settings.output_dir)
 
 
 def _inputs(settings: EvalConfig) -> list[Input]:
@@ -73,11 +69,6 @@ def _check(settings: EvalConfig) -> None:
         raise BadConfig(
             f"found top_k = {settings.top_k} and k_values up to {max(settings.k_values)}, wanted "
             "top_k at least as large: metrics cannot be deeper than the reranked list"
-        )
-    if settings.retrieval_pooling != "avg" or not settings.retrieval_normalize:
-        raise BadConfig(
-            "found retrieval_pooling or retrieval_normalize other than avg and true: the embedder "
-            "pools as its checkpoint says and vectors are always normalised; omit both"
         )
     if settings.eval_nim:
         # Check address and key now, before the checkpoints are measured.
@@ -121,20 +112,17 @@ def _plan(settings: EvalConfig) -> list[str]:
     return [
         f"retrieve {settings.top_k} candidates a query with {settings.retrieval_model}",
         f"measure {', '.join(columns) or 'nothing'} at k = {settings.k_values}",
-        f"write {Path(settings.output_dir) / RESULTS_FILE} and drift.md",
+        f"write {settings.home / RESULTS_FILE} and drift.md",
     ]
 
 
 def _run(settings: EvalConfig, log: Log) -> None:
-    directory = Path(settings.output_dir)
+    directory = settings.home
     session = _session(settings, directory, log)
     for name, source in _wanted(settings):
         log(f"measure {name}: {source}")
-        scorer = _scorer(settings, name, source)
-        try:
+        with closing(_scorer(settings, name, source)) as scorer:
             session.add(name, scorer, log)
-        finally:
-            scorer.close()
     for name, column in read_results(directory).items():
         figures = ", ".join(f"{key} {value:.4f}" for key, value in column.NDCG.items())
         log(f"{name}: {figures}")
@@ -193,27 +181,35 @@ def _session(settings: EvalConfig, directory: Path, log: Log) -> Session:
     Columns that were measured on other data or candidates are dropped, and that is logged.
     """
     collection = read_collection(Path(settings.eval_data_path))
-    with open_first_stage(_first_stage(settings), log) as embed:
-        key: dict[str, str | int] = {
-            "eval_beir": collection.digest,
-            "retriever": embed.version,
-            "query_prefix": settings.query_prefix,
-            "passage_prefix": settings.passage_prefix,
-            "max_length": settings.max_length,
-            "top_k": settings.top_k,
-        }
-        candidates = read_candidates(directory / CANDIDATES_FILE, key)
-        if candidates is None:
-            candidates = find_candidates(
-                collection, embed, settings.top_k, settings.corpus_chunk_size, key
-            )
-            write_candidates(directory / CANDIDATES_FILE, candidates)
-        version = embed.version
-    session = _start_session(settings, directory, collection, candidates)
+    embed = Embedding(_first_stage(settings), log)
+    key: dict[str, str | int] = {
+        "eval_beir": collection.digest,
+        "retriever": embed.version,
+        "query_prefix": settings.query_prefix,
+        "passage_prefix": settings.passage_prefix,
+        "max_length": settings.max_length,
+        "top_k": settings.top_k,
+    }
+    file = directory / CANDIDATES_FILE
+    candidates = read_candidates(file, key)
+    if candidates is None:
+        chunk = settings.corpus_chunk_size
+        candidates = find_candidates(collection, embed, settings.top_k, chunk, key)
+        write_candidates(file, candidates)
+    setting = Setting(
+        eval_data_path=settings.eval_data_path,
+        k_values=settings.k_values,
+        max_length=settings.max_length,
+        prompt_template=settings.prompt_template,
+        batch_size=settings.batch_size,
+        key=key,
+    )
+    write_json(directory / SETTING_FILE, setting)
+    session = Session(directory, setting, collection, candidates)
     dropped = session.drop_others()
     if dropped:
         log(f"dropped {', '.join(dropped)}: measured on other data or settings")
-    for sentence in session.add_retrieval(settings.retrieval_model, version):
+    for sentence in session.add_retrieval(settings.retrieval_model, embed.version):
         log(sentence)
     return session
 
@@ -231,31 +227,15 @@ def _first_stage(settings: EvalConfig) -> FirstStage:
     )
 
 
-def _start_session(
-    settings: EvalConfig, directory: Path, collection: Collection, candidates: Candidates
-) -> Session:
-    setting = Setting(
-        eval_data_path=settings.eval_data_path,
-        k_values=settings.k_values,
-        max_length=settings.max_length,
-        prompt_template=settings.prompt_template,
-        batch_size=settings.batch_size,
-        key=candidates.key,
-    )
-    write_json(directory / SETTING_FILE, setting)
-    return Session(directory, setting, collection, candidates)
-
-
 def _outputs(settings: EvalConfig) -> Sequence[Path]:
     names = (RESULTS_FILE, "drift.md", "drift.svg", SETTING_FILE, CANDIDATES_FILE, "scores")
-    return [Path(settings.output_dir) / name for name in names]
+    return [settings.home / name for name in names]
 
 
 STAGE = Stage(
     name="eval",
     about="rerank first-stage candidates with every model and compare",
     settings=EvalConfig,
-    home=_home,
     inputs=_inputs,
     outputs=_outputs,
     check=_check,

@@ -6,12 +6,12 @@ from pathlib import Path
 import msgspec
 
 from recipe.config import ExportConfig
-from recipe.durable import write_json
+from recipe.durable import read_json, write_json
 from recipe.errors import BadConfig, BadInput, OutputRefused
 from recipe.evaluate import open_artifact, refuse_other_template
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import fingerprint
-from recipe.evaluation.session import Session, open_session, require_no_drift, sole_session
+from recipe.evaluation.session import add_checked_column, open_session
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE, Manifest, read_manifest
@@ -27,20 +27,6 @@ _TARGETS = {
     ("fp8", "fp32", True): "tensorrt-fp8",
     ("fp8", "fp16", True): "tensorrt-fp8",
 }
-# Keys of NVIDIA's exporter whose effect is fixed here: (key, the only value, why).
-_FIXED: tuple[tuple[str, object, str], ...] = (
-    ("calibration_batch_size", 64, "calibration takes this project's own texts, one by one"),
-    ("calibration_query", None, "calibration takes many queries, each with passages of its own"),
-    ("override_layernorm_precision_to_fp32", True, "norms are always computed in fp32"),
-    (
-        "override_layers_to_fp32",
-        ["/model/norm/"],
-        "norms, pooling and score head are always fp32, other layers have the target's precision",
-    ),
-    ("profiling_verbosity", "layer_names_only", "no other is built"),
-)
-# NVIDIA's defaults.
-_SHAPES = {"batch": (1, 16, 64), "seq_len": (3, 256, 512)}
 
 
 class Made(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,10 +43,6 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None
 
 
-def _home(settings: ExportConfig) -> Path:
-    return Path(settings.output_dir)
-
-
 def _inputs(settings: ExportConfig) -> list[Input]:
     inputs = [Input(Path(settings.model_path), "fine-tuned checkpoint", "finetune")]
     if settings.eval_dir is not None:
@@ -70,29 +52,12 @@ def _inputs(settings: ExportConfig) -> list[Input]:
 
 def _check(settings: ExportConfig) -> None:
     _target(settings)
-    for key, only, why in _FIXED:
-        found = getattr(settings, key)
-        if found != only:
-            raise BadConfig(f"found {key} = {found!r}, wanted {only!r}: {why}")
     if settings.attn_implementation == "flash_attention_2":
         raise BadConfig(
             "found attn_implementation = flash_attention_2, wanted eager or sdpa: both give the "
             "graph that standard ONNX operators can hold"
         )
     _check_opset(settings)
-    for kind in ("batch", "seq_len"):
-        low, usual, high = (getattr(settings, f"trt_{end}_{kind}") for end in ("min", "opt", "max"))
-        if not low <= usual <= high:
-            raise BadConfig(
-                f"found trt_min_{kind}, trt_opt_{kind}, trt_max_{kind} = {low}, {usual}, {high}; "
-                "wanted them rising"
-            )
-        if (low, usual, high) != _SHAPES[kind]:
-            raise BadConfig(
-                f"found trt_min_{kind}, trt_opt_{kind}, trt_max_{kind} = {low}, {usual}, {high}, "
-                f"wanted {_SHAPES[kind]}: the shapes of a plan are in its target profile; name "
-                "another target"
-            )
     _check_prompt(settings)
     _refuse_unmeasured(settings)
 
@@ -191,21 +156,13 @@ def _run(settings: ExportConfig, log: Log) -> None:
     _export(settings, out, log)
     if settings.eval_dir is None:
         return
-    with sole_session(Path(settings.eval_dir)) as session:
-        add_artifact(session, _column(settings), out, log)
-
-
-def add_artifact(session: Session, column: str, directory: Path, log: Log) -> None:
-    """Measure the artifact over the session's candidates. Raises Drifted past the tolerance."""
-    setting = session.setting
-    scorer = open_artifact(column, directory, setting.prompt_template, setting.max_length)
-    try:
-        drift = session.add(column, scorer, log)
-    finally:
-        scorer.close()
-    report = session.directory / "drift.md"
-    require_no_drift(drift, report)
-    log(f"no drift past the tolerance; {report}")
+    column = _column(settings)
+    add_checked_column(
+        Path(settings.eval_dir),
+        column,
+        lambda setting: open_artifact(column, out, setting.prompt_template, setting.max_length),
+        log,
+    )
 
 
 def _export(settings: ExportConfig, out: Path, log: Log) -> None:
@@ -265,19 +222,18 @@ def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
 
 
 def _made_file(settings: ExportConfig) -> Path:
-    return Path(settings.output_dir) / f"{_column(settings)}.json"
+    return settings.home / f"{_column(settings)}.json"
 
 
 def _read_made(file: Path) -> Made | None:
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Made)
-    except FileNotFoundError:
-        return None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise OutputRefused(
+
+    def damaged(error: Exception) -> OutputRefused:
+        return OutputRefused(
             f"{file} is damaged or not this stage's ({error}); move it away, or start over with "
             "--force"
-        ) from error
+        )
+
+    return read_json(file, Made, damaged)
 
 
 def _outputs(settings: ExportConfig) -> Sequence[Path]:
@@ -289,7 +245,6 @@ STAGE = Stage(
     name="export",
     about="turn the checkpoint into a proven artifact and measure its drift",
     settings=ExportConfig,
-    home=_home,
     inputs=_inputs,
     outputs=_outputs,
     check=_check,

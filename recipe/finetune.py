@@ -16,14 +16,10 @@ from recipe.hub import model_commit, pinned
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_groups
-from recipe.training.job import CONSOLIDATED, Job, accumulated_passes
+from recipe.training.job import CONSOLIDATED, accumulated_passes
 from recipe.training.parent_death import kill_with_parent
 
 _JOB_FILE = "job.json"
-
-
-def _home(settings: FinetuneConfig) -> Path:
-    return Path(settings.checkpoint_dir).parent
 
 
 def _inputs(settings: FinetuneConfig) -> list[Input]:
@@ -40,17 +36,12 @@ def _inputs(settings: FinetuneConfig) -> list[Input]:
 
 
 def _check(settings: FinetuneConfig) -> None:
-    if settings.optimizer_backend != "auto":
-        raise BadConfig(
-            f"found optimizer_backend = {settings.optimizer_backend}, wanted auto: training uses "
-            "PyTorch's AdamW; Transformer Engine's and flashoptim's optimizers are not supported"
-        )
     if settings.attn_implementation == "flash_attention_2":
         raise BadConfig(
             "found attn_implementation = flash_attention_2, which is not supported; wanted sdpa, "
             "eager or null"
         )
-    accumulated_passes(_job(settings), settings.processes)
+    accumulated_passes(settings, settings.processes)
     for name in (settings.train_data_path, settings.val_data_path):
         if name is not None:
             read_groups(Path(name), settings.train_n_passages)
@@ -97,11 +88,11 @@ def _run(settings: FinetuneConfig, log: Log) -> None:
     if settings.processes == 1:
         from recipe.training.loop import train  # late: torch and transformers
 
-        train(_job(settings), log)
+        train(settings, log)
         return
     if importlib.util.find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
-    write_json(_home(settings) / _JOB_FILE, _job(settings))
+    write_json(settings.home / _JOB_FILE, settings)
     parent = os.getpid()
     running = subprocess.Popen(_torchrun(settings), preexec_fn=lambda: kill_with_parent(parent))
     try:
@@ -125,25 +116,18 @@ def _torchrun(settings: FinetuneConfig) -> list[str]:
         f"--nproc-per-node={settings.processes}",
         "-m",
         "recipe.training",
-        str(_home(settings) / _JOB_FILE),
+        str(settings.home / _JOB_FILE),
     ]
 
 
-def _job(settings: FinetuneConfig) -> Job:
-    given = msgspec.structs.asdict(settings)
-    facts = {name: given[name] for name in Job.__struct_fields__ if name in given}
-    return Job(**facts, directory=settings.checkpoint_dir, template=settings.prompt_template)
-
-
 def _outputs(settings: FinetuneConfig) -> Sequence[Path]:
-    return [Path(settings.checkpoint_dir), _home(settings) / _JOB_FILE]
+    return [Path(settings.checkpoint_dir), settings.home / _JOB_FILE]
 
 
 STAGE = Stage(
     name="finetune",
     about="train a cross-encoder on mined groups",
     settings=FinetuneConfig,
-    home=_home,
     inputs=_inputs,
     outputs=_outputs,
     check=_check,

@@ -7,22 +7,24 @@ run continues after its last block, and runs with other settings share equal blo
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from recipe.durable import write_atomic, write_json
+from recipe.durable import read_json, write_atomic, write_json
 from recipe.errors import BadConfig
 from recipe.hub import is_commit, model_commit, unpinned
 from recipe.progress import Log, Progress
+from recipe.ray_workers import map_in_order
 from recipe.stage import hash_of
+from runtime.embedder import Embedder
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from runtime.opening import open_embedder
 from runtime.outputs import locked_work_folder
 from runtime.postprocess import Floats, InputType
+from runtime.requests import EmbedRequest
 
 # Texts in one file of vectors.
 BLOCK_TEXTS = 256
@@ -106,11 +108,7 @@ def _refuse_other_commit(wanted: FirstStage, directory: Path) -> None:
 
 def _exported_commit(directory: Path) -> dict[str, str] | None:
     """The recorded commit of an exported embedder; None when it was exported by hand."""
-    try:
-        content = _commit_file(directory).read_bytes()
-        return msgspec.json.decode(content, type=dict[str, str])
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    return read_json(_commit_file(directory), dict[str, str])
 
 
 def _commit_file(directory: Path) -> Path:
@@ -121,19 +119,12 @@ class Embedding:
     """Embeds texts block by block, in this process or on Ray; `version` is the artifact's."""
 
     def __init__(
-        self,
-        wanted: FirstStage,
-        directory: Path,
-        log: Log,
-        workers: int = 1,
-        ray_address: str | None = None,
+        self, wanted: FirstStage, log: Log, workers: int = 1, ray_address: str | None = None
     ) -> None:
-        self._wanted = wanted
-        self._directory = directory
-        self._log = log
-        self._workers = workers
-        self._ray_address = ray_address
-        self._local: BlockEmbedder | None = None
+        """`workers` above 1 embed on Ray. Raises like `ensure_artifact`."""
+        directory = ensure_artifact(wanted, log)
+        self._wanted, self._directory, self._log = wanted, directory, log
+        self._workers, self._ray_address = workers, ray_address
         self._cache = Path(wanted.folder) / "vectors"
         self.version = (
             read_manifest(directory).version
@@ -150,7 +141,13 @@ class Embedding:
         missing = [place for place, vectors in enumerate(kept) if vectors is None]
         done = len(texts) - sum(len(blocks[place][0]) for place in missing)
         progress = Progress(f"embed {input_type} texts", len(texts), self._log, done)
-        computed = self._compute(blocks[place] for place in missing)
+        computed = map_in_order(
+            BlockEmbedder,
+            (self._wanted, self._directory),
+            (blocks[place] for place in missing),
+            self._workers,
+            self._ray_address,
+        )
         for place, vectors in zip(missing, computed, strict=True):
             held = io.BytesIO()
             np.save(held, vectors, allow_pickle=False)
@@ -158,24 +155,6 @@ class Embedding:
             kept[place] = vectors
             progress.step(len(blocks[place][0]))
         return np.concatenate([vectors for vectors in kept if vectors is not None])
-
-    def close(self) -> None:
-        """Stop the engine of this process."""
-        if self._local is not None:
-            self._local.close()
-
-    def _compute(self, blocks: Iterator[Block]) -> Iterator[Floats]:
-        if self._workers > 1 or self._ray_address is not None:
-            from recipe.ray_workers import map_in_order  # late: an extra of its own
-
-            arguments = (self._wanted, self._directory)
-            yield from map_in_order(
-                BlockEmbedder, arguments, blocks, self._workers, self._ray_address
-            )
-            return
-        for block in blocks:
-            self._local = self._local or BlockEmbedder(self._wanted, self._directory)
-            yield self._local(block)
 
     def _file(self, texts: Sequence[str], input_type: InputType) -> Path:
         facts = [self.version, input_type, *map(str, _prefix_and_length(self._wanted, input_type))]
@@ -193,43 +172,29 @@ def _cached(file: Path) -> Floats | None:
 
 
 class BlockEmbedder:
-    """The engine of an Embedding; may be in its own process."""
+    """The engine of an Embedding, opened for its first block; may be in its own process."""
 
     def __init__(self, wanted: FirstStage, directory: Path) -> None:
-        self._wanted = wanted
-        self._models = {
-            length: open_embedder(directory, max_tokens=length, max_rows=wanted.batch_rows)
-            for length in {wanted.query_max_length, wanted.passage_max_length}
-        }
+        self._wanted, self._directory = wanted, directory
+        self._models: dict[int, Embedder] = {}
 
     def __call__(self, block: Block) -> Floats:
         """The vectors of one block, float32 [texts, dimensions]."""
         texts, input_type = block
         prefix, length = _prefix_and_length(self._wanted, input_type)
+        if length not in self._models:
+            rows = self._wanted.batch_rows
+            self._models[length] = open_embedder(self._directory, max_tokens=length, max_rows=rows)
         model = self._models[length]
         # An embedder with its own prefixes adds them itself (see `_check`).
         if prefix and not model.info.asymmetric:
             texts = [f"{prefix} {text}" for text in texts]
-        return model.embed(texts, input_type=input_type, truncate="END").vectors
+        return model.embed(EmbedRequest(texts, input_type, truncate="END")).vectors
 
     def close(self) -> None:
         """Stop the engine."""
         for model in self._models.values():
             model.close()
-
-
-@contextmanager
-def open_first_stage(
-    wanted: FirstStage, log: Log, workers: int = 1, ray_address: str | None = None
-) -> Iterator[Embedding]:
-    """The embedder, exported first if necessary; `workers` above 1 embed on Ray.
-
-    Raises like `ensure_artifact`, and EngineError.
-    """
-    with closing(
-        Embedding(wanted, ensure_artifact(wanted, log), log, workers, ray_address)
-    ) as embedding:
-        yield embedding
 
 
 def _prefix_and_length(wanted: FirstStage, input_type: InputType) -> tuple[str, int]:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import msgspec
 
 from recipe.config import DeployConfig
+from recipe.durable import read_json
 from recipe.errors import BadConfig, OutputRefused, StageFailed
 from recipe.processes import Started, read_started, write_started
 from recipe.progress import Log
@@ -43,9 +44,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 def detached_endpoint(folder: Path) -> Record | None:
     """The endpoint that a detached run in `folder` left running; None when none runs."""
-    try:
-        record = msgspec.json.decode((folder / ENDPOINT_FILE).read_bytes(), type=Record)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    record = read_json(folder / ENDPOINT_FILE, Record)
+    if record is None:
         return None
     if record.launcher == "process":
         left = read_started(folder / PROCESS_FILE)
@@ -53,11 +53,40 @@ def detached_endpoint(folder: Path) -> Record | None:
     return record if shutil.which("docker") and _is_running(record.handle) else None
 
 
-@dataclass
-class Endpoint(ABC):
-    """A server that answers, or will answer, at `url`."""
+class Launcher(ABC):
+    """Starts, watches and stops one endpoint for one artifact.
 
-    url: str
+    `max_tokens` limits a pair (None: the artifact's own limit). With `replace`, an endpoint that an
+    earlier run left is stopped first.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(
+        self,
+        settings: DeployConfig,
+        model_dir: Path,
+        log_file: Path,
+        max_tokens: int | None,
+        *,
+        replace: bool,
+    ) -> None:
+        self._settings, self._model_dir, self._log_file = settings, model_dir, log_file
+        self._replace = replace
+        self._bounds = {} if max_tokens is None else {"NIM_TRITON_MAX_SEQ_LENGTH": str(max_tokens)}
+        self.url = f"http://{settings.bind_address}:{settings.host_port}"
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise BadConfig or OutputRefused for problems that would make `start` fail."""
+
+    @abstractmethod
+    def command_line(self) -> str:
+        """The command line that `start` runs, without secrets."""
+
+    @abstractmethod
+    def start(self, log: Log) -> None:
+        """Start it, after stopping an earlier one of this recipe. Raises StageFailed."""
 
     @abstractmethod
     def is_alive(self) -> bool:
@@ -76,12 +105,18 @@ class Endpoint(ABC):
         """Stop it and wait until it has ended; does nothing when it has ended."""
 
     @abstractmethod
+    def handle(self) -> str:
+        """The process id or the container's name."""
+
+    @abstractmethod
     def stop_command(self) -> str:
         """The shell command that stops it."""
 
-    @abstractmethod
     def record(self) -> Record:
         """For endpoint.json."""
+        return Record(
+            url=self.url, launcher=self.name, handle=self.handle(), stop=self.stop_command()
+        )
 
     def wait_until_ready(self, timeout_s: float, interval_s: float) -> None:
         """Poll its health until it is ready. Raises StageFailed when it ends or on timeout."""
@@ -107,78 +142,34 @@ class Endpoint(ABC):
             return False
 
 
-class Launcher(ABC):
-    """Starts an endpoint for one artifact."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raise BadConfig or OutputRefused for problems that would make `start` fail."""
-
-    @abstractmethod
-    def command_line(self) -> str:
-        """The command line that `start` runs, without secrets."""
-
-    @abstractmethod
-    def start(self, log: Log) -> Endpoint:
-        """Start it, after stopping an earlier one of this recipe. Raises StageFailed."""
-
-
 class DockerLauncher(Launcher):
     """`docker run` of an image that takes NIM_CUSTOM_MODEL."""
 
-    def __init__(
-        self,
-        settings: DeployConfig,
-        model_dir: Path,
-        log_file: Path,
-        max_tokens: int | None,
-        *,
-        replace: bool,
-    ) -> None:
-        self._settings = settings
-        self._model_dir = model_dir
-        self._log_file = log_file
-        self._replace = replace
-        self._bounds = {} if max_tokens is None else {"NIM_TRITON_MAX_SEQ_LENGTH": str(max_tokens)}
+    name = "docker"
 
     def arguments(self) -> list[str]:
         """The whole command line. The key is passed by its variable's name only."""
         settings = self._settings
         port = f"{settings.bind_address}:{settings.host_port}:{settings.container_port}"
-        return [
-            "docker",
-            "run",
-            "--detach",
-            "--name",
-            settings.container_name,
-            "--label",
-            f"{_RECIPE}={_NAME}",
-            "--label",
-            f"{_OWNER}={self._owner()}",
-            *(["--gpus", settings.gpus] if settings.gpus else []),
-            "--shm-size",
-            settings.shm_size,
-            "--publish",
-            port,
-            "--volume",
-            f"{self._model_dir.resolve()}:{settings.container_model_path}:ro",
-            "--env",
+        given = [
             f"NIM_CUSTOM_MODEL={settings.container_model_path}",
-            "--env",
             f"NIM_HTTP_API_PORT={settings.container_port}",
-            "--env",
             f"NIM_CACHE_PATH={settings.container_cache_path}",
-            # Our images send no telemetry; this is NVIDIA's variable for that.
-            "--env",
-            "NIM_TELEMETRY_MODE=0",
-            *(part for item in self._bounds.items() for part in ("--env", "=".join(item))),
-            "--env",
+            "NIM_TELEMETRY_MODE=0",  # our images send none; this is NVIDIA's variable for that
+            *map("=".join, self._bounds.items()),
             settings.ngc_api_key_env,
+        ]
+        return [
+            *("docker", "run", "--detach", "--name", settings.container_name),
+            *("--label", f"{_RECIPE}={_NAME}", "--label", f"{_OWNER}={self._owner()}"),
+            *(("--gpus", settings.gpus) if settings.gpus else ()),
+            *("--shm-size", settings.shm_size, "--publish", port, "--volume"),
+            f"{self._model_dir.resolve()}:{settings.container_model_path}:ro",
+            *(part for one in given for part in ("--env", one)),
             settings.nim_image,
         ]
 
     def check(self) -> None:
-        """See Launcher."""
         if shutil.which("docker") is None:
             raise BadConfig(
                 "found no docker command, wanted Docker for launcher = docker; install it, or "
@@ -187,15 +178,15 @@ class DockerLauncher(Launcher):
         found = self._existing()
         if found is None:
             return
-        name = self._settings.container_name
-        if found.recipe != _NAME:
+        name, (recipe, owner) = self._settings.container_name, found
+        if recipe != _NAME:
             raise OutputRefused(
                 f"the container {name} was not made by this recipe and is not replaced; remove it "
                 "yourself, or set another container_name"
             )
-        if found.owner != self._owner():
+        if owner != self._owner():
             raise OutputRefused(
-                f"the container {name} belongs to the deployment in {found.owner or 'no folder'}, "
+                f"the container {name} belongs to the deployment in {owner or 'no folder'}, "
                 f"this one is in {self._owner()}; set another container_name, or remove it "
                 f"yourself: docker rm --force {name}"
             )
@@ -206,11 +197,9 @@ class DockerLauncher(Launcher):
             )
 
     def command_line(self) -> str:
-        """See Launcher."""
         return shlex.join(self.arguments())
 
-    def start(self, log: Log) -> Endpoint:
-        """See Launcher."""
+    def start(self, log: Log) -> None:
         name = self._settings.container_name
         if self._existing():
             log(f"replace the container {name}")
@@ -219,77 +208,49 @@ class DockerLauncher(Launcher):
         done = subprocess.run(self.arguments(), capture_output=True, text=True, check=False)
         if done.returncode:
             raise StageFailed(f"docker run failed: {done.stderr.strip()}")
-        url = f"http://{self._settings.bind_address}:{self._settings.host_port}"
-        return _Container(url, name, remove=self._settings.remove_on_exit)
+
+    def is_alive(self) -> bool:
+        return _is_running(self.handle())
+
+    def last_lines(self) -> str:
+        return _docker("logs", "--tail", str(_LOG_LINES), self.handle())
+
+    def wait(self) -> None:
+        code = _docker("wait", self.handle())
+        raise StageFailed(f"the container {self.handle()} ended by itself with code {code}")
+
+    def stop(self) -> None:
+        _docker("stop", self.handle())
+        if self._settings.remove_on_exit:
+            _docker("rm", "--force", self.handle())
+
+    def handle(self) -> str:
+        return self._settings.container_name
+
+    def stop_command(self) -> str:
+        return f"docker {'rm --force' if self._settings.remove_on_exit else 'stop'} {self.handle()}"
 
     def _owner(self) -> str:
         """The folder of this deployment, which distinguishes it from others."""
         return str(self._log_file.parent.resolve())
 
-    def _existing(self) -> "_ContainerLabels | None":
-        """A container with this name, running or not."""
+    def _existing(self) -> tuple[str, str] | None:
+        """The labels of a container with this name, running or not: the recipe that made it, and
+        the folder ("" without one)."""
         name = self._settings.container_name
         shape = "\t".join(["{{.Names}}", *(f'{{{{.Label "{key}"}}}}' for key in (_RECIPE, _OWNER))])
         found = _docker("ps", "--all", "--filter", f"name=^/{name}$", "--format", shape)
         _, recipe, owner, *_ = [*found.split("\t"), "", ""]
-        return _ContainerLabels(recipe, owner) if found else None
-
-
-@dataclass(frozen=True)
-class _ContainerLabels:
-    """The labels of a container: the recipe that made it, and the folder ("" without one)."""
-
-    recipe: str
-    owner: str
-
-
-@dataclass
-class _Container(Endpoint):
-    name: str
-    remove: bool
-
-    def is_alive(self) -> bool:
-        return _is_running(self.name)
-
-    def last_lines(self) -> str:
-        return _docker("logs", "--tail", str(_LOG_LINES), self.name)
-
-    def wait(self) -> None:
-        code = _docker("wait", self.name)
-        raise StageFailed(f"the container {self.name} ended by itself with code {code}")
-
-    def stop(self) -> None:
-        _docker("stop", self.name)
-        if self.remove:
-            _docker("rm", "--force", self.name)
-
-    def stop_command(self) -> str:
-        return f"docker {'rm --force' if self.remove else 'stop'} {self.name}"
-
-    def record(self) -> Record:
-        return Record(url=self.url, launcher="docker", handle=self.name, stop=self.stop_command())
+        return (recipe, owner) if found else None
 
 
 class ProcessLauncher(Launcher):
     """rerank-serve of this environment, in a session of its own."""
 
-    def __init__(
-        self,
-        settings: DeployConfig,
-        model_dir: Path,
-        log_file: Path,
-        max_tokens: int | None,
-        *,
-        replace: bool,
-    ) -> None:
-        self._settings = settings
-        self._model_dir = model_dir
-        self._log_file = log_file
-        self._replace = replace
-        self._bounds = {} if max_tokens is None else {"NIM_TRITON_MAX_SEQ_LENGTH": str(max_tokens)}
+    name = "process"
+    running: "subprocess.Popen[bytes]"  # after `start`
 
     def check(self) -> None:
-        """See Launcher."""
         if not self._program().is_file():
             raise BadConfig(
                 f"found no {self._program()}; install the extra serve-cpu into this environment"
@@ -302,12 +263,10 @@ class ProcessLauncher(Launcher):
             )
 
     def command_line(self) -> str:
-        """See Launcher."""
         given = [f"{name}={value}" for name, value in self._environment().items()]
         return shlex.join(["env", *given, *self._arguments()])
 
-    def start(self, log: Log) -> Endpoint:
-        """See Launcher."""
+    def start(self, log: Log) -> None:
         previous = self._previous()
         if previous is not None:
             log(f"replace the process {previous.pid}")
@@ -315,7 +274,7 @@ class ProcessLauncher(Launcher):
         _require_free(self._settings)
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         with self._log_file.open("wb") as log_file:
-            running = subprocess.Popen(
+            self.running = subprocess.Popen(
                 self._arguments(),
                 env={**os.environ, **self._environment()},
                 stdin=subprocess.DEVNULL,
@@ -324,9 +283,36 @@ class ProcessLauncher(Launcher):
                 # Ctrl-C on the terminal goes to the stage, which then stops the server.
                 start_new_session=True,
             )
-        write_started(self._process_file, running.pid)
-        url = f"http://{self._settings.bind_address}:{self._settings.host_port}"
-        return _Process(url, running, self._log_file, self._process_file)
+        write_started(self._process_file, self.running.pid)
+
+    def is_alive(self) -> bool:
+        return self.running.poll() is None
+
+    def last_lines(self) -> str:
+        lines = self._log_file.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:])
+
+    def wait(self) -> None:
+        code = self.running.wait()
+        raise StageFailed(
+            f"the server ended by itself with code {code}; its last lines:\n{self.last_lines()}"
+        )
+
+    def stop(self) -> None:
+        if self.running.poll() is None:
+            self.running.terminate()
+            try:
+                self.running.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self.running.kill()
+                self.running.wait()
+        self._process_file.unlink(missing_ok=True)
+
+    def handle(self) -> str:
+        return str(self.running.pid)
+
+    def stop_command(self) -> str:
+        return f"kill {self.handle()}"
 
     def _arguments(self) -> list[str]:
         return [str(self._program()), "--rank", str(self._model_dir.resolve())]
@@ -352,47 +338,6 @@ class ProcessLauncher(Launcher):
     def _previous(self) -> Started | None:
         """The running server of an earlier run of this stage, or None."""
         return read_started(self._process_file)
-
-
-@dataclass
-class _Process(Endpoint):
-    running: "subprocess.Popen[bytes]"
-    log_file: Path
-    process_file: Path
-
-    def is_alive(self) -> bool:
-        return self.running.poll() is None
-
-    def last_lines(self) -> str:
-        lines = self.log_file.read_text(errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_LINES:])
-
-    def wait(self) -> None:
-        code = self.running.wait()
-        raise StageFailed(
-            f"the server ended by itself with code {code}; its last lines:\n{self.last_lines()}"
-        )
-
-    def stop(self) -> None:
-        if self.running.poll() is None:
-            self.running.terminate()
-            try:
-                self.running.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self.running.kill()
-                self.running.wait()
-        self.process_file.unlink(missing_ok=True)
-
-    def stop_command(self) -> str:
-        return f"kill {self.running.pid}"
-
-    def record(self) -> Record:
-        return Record(
-            url=self.url,
-            launcher="process",
-            handle=str(self.running.pid),
-            stop=self.stop_command(),
-        )
 
 
 def _is_running(container: str) -> bool:

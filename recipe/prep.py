@@ -6,7 +6,7 @@ import msgspec
 
 from recipe.config import PrepConfig
 from recipe.errors import BadConfig, BadInput, StageFailed
-from recipe.first_stage import FirstStage, artifact_directory, embedder_commit, open_first_stage
+from recipe.first_stage import Embedding, FirstStage, artifact_directory, embedder_commit
 from recipe.generation.record import RESULT_FILE
 from recipe.hub import pinned
 from recipe.preparation.files import (
@@ -31,10 +31,6 @@ _FEW_QUERIES, _FEW_EXAMPLES = 50, 100
 _SUM_TOLERANCE = 1e-6
 
 
-def _home(settings: PrepConfig) -> Path:
-    return Path(settings.output_dir)
-
-
 def _inputs(settings: PrepConfig) -> list[Input]:
     given = Path(settings.sdg_input_path)
     inputs = [Input(given, "generated questions", "sdg")]
@@ -49,7 +45,7 @@ def _inputs(settings: PrepConfig) -> list[Input]:
 
 
 def _outputs(settings: PrepConfig) -> list[Path]:
-    folder = _home(settings)
+    folder = settings.home
     names = ["train.json", "val.json", CORPUS_FOLDER, EVAL_FOLDER]
     for split in ("train", "val"):
         names += [f"{split}_mined.automodel.json", f"{split}_mined.automodel_unrolled.json"]
@@ -81,7 +77,7 @@ def _plan(settings: PrepConfig) -> list[str]:
         f"mine {settings.hard_negatives_to_mine} negatives a question with {artifact}"
         + (f" on {settings.workers} Ray workers" if settings.workers > 1 else "")
     )
-    return [*lines, f"write {_home(settings)}"]
+    return [*lines, f"write {settings.home}"]
 
 
 def _run(settings: PrepConfig, log: Log) -> None:
@@ -94,7 +90,7 @@ def _run(settings: PrepConfig, log: Log) -> None:
         log(f"warning: with under {_FEW_QUERIES} test questions, figures are mostly noise")
     if len(material.train) < _FEW_EXAMPLES:
         log(f"warning: with under {_FEW_EXAMPLES} training questions, training has little effect")
-    folder, name = _home(settings), settings.corpus_id
+    folder, name = settings.home, settings.corpus_id
     write_corpus(folder, material.corpus, name)
     write_beir(folder, material.corpus, material.test)
     splits = {"train": material.train, "val": material.val}
@@ -116,11 +112,9 @@ def _material(settings: PrepConfig, log: Log) -> Material:
 
 def _mine(settings: PrepConfig, material: Material, log: Log) -> list[Mined]:
     questions: list[Question] = [*material.train, *material.val]
-    with open_first_stage(
-        _first_stage(settings), log, settings.workers, settings.ray_address
-    ) as embed:
-        asked = unit(embed([one.text for one in questions], "query"))
-        passages = unit(embed(list(material.corpus.values()), "passage"))
+    embed = Embedding(_first_stage(settings), log, settings.workers, settings.ray_address)
+    asked = unit(embed([one.text for one in questions], "query"))
+    passages = unit(embed(list(material.corpus.values()), "passage"))
     how = (
         list(material.corpus),
         passages,
@@ -162,7 +156,6 @@ STAGE = Stage(
     name="prep",
     about="training groups with hard negatives, and an evaluation set",
     settings=PrepConfig,
-    home=_home,
     inputs=_inputs,
     outputs=_outputs,
     check=_check,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from recipe.durable import write_json
+from recipe.durable import read_json, write_json
 
 _PROC = Path("/proc")
 _BOOT_ID = _PROC / "sys/kernel/random/boot_id"
@@ -75,11 +75,8 @@ def write_started(file: Path, pid: int) -> None:
 
 def read_started(file: Path) -> Started | None:
     """The process in `file`, if it is still running."""
-    try:
-        process = msgspec.json.decode(file.read_bytes(), type=Started)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return process if process.runs() else None
+    process = read_json(file, Started)
+    return process if process is not None and process.runs() else None
 
 
 def _end(handle: int, within_s: float) -> None:

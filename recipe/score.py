@@ -15,13 +15,14 @@ from typing import Any
 
 import msgspec
 
-from recipe.durable import Journal
+from recipe.durable import Journal, read_json
 from recipe.errors import BadInput, OutputRefused
 from recipe.progress import Log, Progress, stage_log
 from recipe.ray_workers import map_in_order
 from recipe.score_input import Input, decoded
 from runtime.opening import open_ranker
 from runtime.outputs import atomic_file, file_place, locked_work_folder, refuse_inputs, work_folder
+from runtime.requests import RankRequest
 
 ABOUT = "score a large file of queries and passages offline"
 # Lines per chunk of work: at most these are lost when a run is killed.
@@ -179,13 +180,13 @@ def _begin(folder: Path, head: Head) -> None:
         with atomic_file(folder, file) as new:
             new.write(msgspec.json.encode(head))
         return
-    try:
-        found = msgspec.json.decode(file.read_bytes(), type=Head)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise OutputRefused(
+
+    def damaged(error: Exception) -> OutputRefused:
+        return OutputRefused(
             f"{file} is damaged ({error}), so an earlier run's input is unknown; {_START_OVER}"
-        ) from error
-    if found != head:
+        )
+
+    if read_json(file, Head, damaged) != head:
         raise OutputRefused(
             f"{file} is of an earlier run with other lines, another artifact or another "
             f"length; {_START_OVER}"
@@ -208,7 +209,9 @@ class _Scorer:
 
     def _scored(self, number: int, line: bytes) -> dict[str, Any]:
         asked = decoded(number, line)
-        logits = self._ranker.rank(asked.query, asked.passages, truncate="END").logits.tolist()
+        logits = self._ranker.rank(
+            RankRequest(asked.query, asked.passages, truncate="END")
+        ).logits.tolist()
         named = {} if asked.id is None else {"id": asked.id}
         answer = {**named, "scores": logits}
         return {"check": _check(number, line, msgspec.json.encode(answer)), "answer": answer}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from recipe.durable import UNREADABLE
 from recipe.errors import BadInput
 from runtime.model_files import open_file
 
@@ -80,7 +81,7 @@ def decoded(number: int, line: bytes) -> InputLine:
     """A line that passed `scan`. Raises BadInput when it has changed since."""
     try:
         return _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise BadInput(
             f"line {number} of the input has changed since it was checked; wait until no process "
             "writes to it, and start over with --force"
@@ -90,7 +91,7 @@ def decoded(number: int, line: bytes) -> InputLine:
 def _is_scorable(line: bytes) -> bool:
     try:
         asked = _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
     texts = [asked.query, *asked.passages]
     return len(texts) > 1 and not any(not t or t.isspace() or "\0" in t for t in texts)

@@ -11,6 +11,7 @@ import msgspec
 from recipe.config import SdgConfig
 from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput
+from recipe.fixed import WITHOUT_EFFECT
 from recipe.generation import extractive, llm
 from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, pinned, read_corpus
 from recipe.generation.endpoint import Endpoint
@@ -22,30 +23,6 @@ from recipe.stage import Input, Stage
 # (each is stored under the hash of its request). Remove the files to get new ones.
 _ANSWERS_FILE, _VECTORS_FILE = "answers.jsonl", "vectors.jsonl"
 _PREVIEWED = 2
-_ROLES = ("artifact_extraction", "qa_generation", "quality_judge", "embed")
-# Keys of NVIDIA's generator whose effect is fixed here: (key, the only value, why).
-_FIXED: tuple[tuple[str, object, str], ...] = (
-    ("buffer_size", 200, "every answer is written at once, nothing is buffered"),
-    (
-        "resume",
-        "if_possible",
-        "a stopped run always continues, and --force starts over",
-    ),
-    *(
-        (
-            f"{role}_provider",
-            "nvidia",
-            "name any OpenAI-compatible endpoint by its URL in endpoint (embed_endpoint for "
-            "embeddings), and the variable of its key in api_key_env",
-        )
-        for role in _ROLES
-    ),
-)
-
-
-def _home(settings: SdgConfig) -> Path:
-    output = Path(settings.output_dir)
-    return output / "preview" if settings.preview else output
 
 
 def _inputs(settings: SdgConfig) -> list[Input]:
@@ -55,7 +32,7 @@ def _inputs(settings: SdgConfig) -> list[Input]:
 
 
 def _outputs(settings: SdgConfig) -> list[Path]:
-    return [_home(settings) / name for name in (RESULT_FILE, _records_name(settings))]
+    return [settings.home / name for name in (RESULT_FILE, _records_name(settings))]
 
 
 def _records_name(settings: SdgConfig) -> str:
@@ -81,10 +58,6 @@ def _check(settings: SdgConfig) -> None:
     if "/" in name or "\0" in name or name.startswith(".") or not name.strip():
         key = "dataset_name" if settings.dataset_name else "corpus_id"
         raise BadConfig(f"found {key} = {name!r}, wanted a plain file name")
-    for key, only, why in _FIXED:
-        found = getattr(settings, key)
-        if found != only:
-            raise BadConfig(f"found {key} = {found!r}, wanted {only!r}: {why}")
     if settings.generator == "llm" and not os.environ.get(settings.api_key_env):
         raise BadInput(
             f"found no key in the environment variable {settings.api_key_env}, which "
@@ -115,7 +88,7 @@ def _plan(settings: SdgConfig) -> list[str]:
             f"{settings.max_parallel_requests_for_gen} requests at a time"
         )
     only = f"only {_PREVIEWED} documents of " if settings.preview else ""
-    return [f"read {only}{settings.corpus_dir}", how, f"write {_home(settings)}"]
+    return [f"read {only}{settings.corpus_dir}", how, f"write {settings.home}"]
 
 
 def _run(settings: SdgConfig, log: Log) -> None:
@@ -139,7 +112,7 @@ def _run(settings: SdgConfig, log: Log) -> None:
 
 def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], log: Log) -> list[Record]:
     key = os.environ[settings.api_key_env]
-    home = _home(settings)
+    home = settings.home
 
     def endpoint(url: str, journal: str) -> Endpoint:
         return Endpoint(
@@ -167,7 +140,7 @@ def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], log: Log) -
 
 
 def _write(settings: SdgConfig, records: Sequence[Record]) -> None:
-    home, name = _home(settings), _records_name(settings)
+    home, name = settings.home, _records_name(settings)
     write_atomic(home / name, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
     dataset = _dataset(settings)
     result = Result(schema_version=RESULT_SCHEMA, dataset_name=dataset, output_path=name)
@@ -178,7 +151,6 @@ STAGE = Stage(
     name="sdg",
     about="questions, answers and scores from a corpus",
     settings=SdgConfig,
-    home=_home,
     inputs=_inputs,
     outputs=_outputs,
     check=_check,
@@ -190,6 +162,6 @@ STAGE = Stage(
     ),
     free=frozenset(
         {"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}
-        | {key for key, _, _ in _FIXED}
+        | set(WITHOUT_EFFECT[SdgConfig])
     ),
 )

@@ -35,15 +35,15 @@ from typing import Any, Generic, Literal, TypeVar
 import msgspec
 
 from recipe.clearing import clear
-from recipe.durable import write_json
+from recipe.durable import read_json, write_json
 from recipe.errors import BadInput, OutputRefused
+from recipe.fixed import refuse_other_values
 from recipe.hub import UNKNOWN, is_commit
 from recipe.progress import Log
 from runtime.outputs import locked_directory, refuse_inputs
 
 STARTED_FILE, DONE_FILE = "started.json", "done.json"
 _SCHEMA = 1
-_CHUNK_BYTES = 8 << 20
 # Packages whose versions may change a result.
 _PACKAGES = (
     "open-rerank",
@@ -73,21 +73,21 @@ class Input:
 class Stage(Generic[Settings]):
     """One step of the recipe; the functions take the stage's settings.
 
-    `home` is the folder of the two marks. `outputs` are the files and folders that the stage writes
-    and that `--force` removes; caches that runs with other settings may share are not among them.
-    `check` raises BadInput or BadConfig before any expensive work. `plan` describes, line by line,
-    what would run. `free` names the settings that change no result, so that a run may continue with
-    other values. `sources` identifies the inputs that are not local paths, by name; it may call the
-    hub. `pin` puts these commits into the settings that `check` and `run` get. `again` says when a
-    finished stage runs again without force: never, when its settings or inputs changed (its run
-    adds to the existing output), or always: to restore outputs that other stages dropped (keeps its
-    provenance unless settings or inputs changed), or to redo everything.
+    The settings' `home` is the folder of the two marks. `outputs` are the files and folders
+    that the stage writes and that `--force` removes; caches that runs with other settings may
+    share are not among them. `check` raises BadInput or BadConfig before any expensive work.
+    `plan` describes, line by line, what would run. `free` names the settings that change no
+    result, so that a run may continue with other values. `sources` identifies the inputs that
+    are not local paths, by name; it may call the hub. `pin` puts these commits into the
+    settings that `check` and `run` get. `again` says when a finished stage runs again without
+    force: never, when its settings or inputs changed (its run adds to the existing output), or
+    always: to restore outputs that other stages dropped (keeps its provenance unless settings
+    or inputs changed), or to redo everything.
     """
 
     name: str
     about: str
     settings: type[Settings]
-    home: Callable[[Settings], Path]
     inputs: Callable[[Settings], Sequence[Input]]
     outputs: Callable[[Settings], Sequence[Path]]
     check: Callable[[Settings], None]
@@ -122,7 +122,7 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, log: Log) -> bool:
 
     Raises RecipeError; errors of the stage itself pass through.
     """
-    home = stage.home(settings)
+    home = settings.home
     require_inputs(stage, settings)
     refuse_read(stage, settings, [one.path for one in stage.inputs(settings)])
     home.mkdir(parents=True, exist_ok=True)
@@ -131,6 +131,7 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, log: Log) -> bool:
         _refuse_other_stage(stage, home)
         sources = _sources(stage, settings, {} if force else _recorded(home), log)
         pinned = stage.pin(settings, sources)
+        refuse_other_values(pinned)
         stage.check(pinned)
         made = {name for mark in _marks(home) for name in mark.outputs}
         outputs = _outputs(stage, settings)
@@ -175,14 +176,14 @@ def require_inputs(
 
 def refuse_read(stage: Stage[Any], settings: Any, read: Sequence[Path]) -> None:
     """Raise OutputRefused when an output of the stage is, or contains, a path in `read`."""
-    home = stage.home(settings)
+    home = settings.home
     for path in (home / DONE_FILE, home / STARTED_FILE, *stage.outputs(settings)):
         refuse_inputs(path, *read)
 
 
-def state(stage: Stage[Any], settings: Any) -> str:
-    """The state of the stage: "finished", "begun" or "not begun"."""
-    home = stage.home(settings)
+def state(settings: Any) -> str:
+    """The state of the stage with these settings: "finished", "begun" or "not begun"."""
+    home = settings.home
     if (home / STARTED_FILE).exists():  # beside done.json when a finished stage was started again
         return "begun"
     return "finished" if (home / DONE_FILE).exists() else "not begun"
@@ -190,20 +191,19 @@ def state(stage: Stage[Any], settings: Any) -> str:
 
 def read_mark(path: Path) -> Provenance | None:
     """A started.json or done.json; None when it is missing. Raises OutputRefused."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Provenance)
-    except FileNotFoundError:
-        return None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise OutputRefused(
+
+    def damaged(error: Exception) -> OutputRefused:
+        return OutputRefused(
             f"{path} cannot be read ({error}), so the origin of the files beside it is unknown; "
             "--force starts over"
-        ) from error
+        )
+
+    return read_json(path, Provenance, damaged)
 
 
 def _provenance_to_continue(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance | None:
     """The provenance to continue with; None when everything is finished."""
-    home = stage.home(settings)
+    home = settings.home
     done, begun = read_mark(home / DONE_FILE), read_mark(home / STARTED_FILE)
     if stage.again == "repair" and done is not None and not _difference(stage, done, now):
         return msgspec.structs.replace(done, finished_at=None)
@@ -302,23 +302,13 @@ def _provenance(stage: Stage[Any], settings: Any, sources: Mapping[str, str]) ->
 
 def hash_of(path: Path) -> str:
     """sha256 of a file, or of the names and contents of all files in a directory."""
-    whole = hashlib.sha256()
     if path.is_file():
-        _update_digest(whole, path)
-        return whole.hexdigest()
-    marks = {STARTED_FILE, DONE_FILE}
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and p.name not in marks):
-        name = file.relative_to(path).as_posix()
-        one = hashlib.sha256()
-        _update_digest(one, file)
-        whole.update(f"{name}\0{one.hexdigest()}\n".encode())
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    whole, marks = hashlib.sha256(), {STARTED_FILE, DONE_FILE}
+    for one in sorted(p for p in path.rglob("*") if p.is_file() and p.name not in marks):
+        whole.update(f"{one.relative_to(path).as_posix()}\0{hash_of(one)}\n".encode())
     return whole.hexdigest()
-
-
-def _update_digest(digest: Any, path: Path) -> None:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
 
 
 def _refuse_other_stage(stage: Stage[Any], home: Path) -> None:
@@ -341,7 +331,7 @@ def _marks(home: Path) -> list[Provenance]:
 
 def _outputs(stage: Stage[Any], settings: Any) -> dict[Path, str]:
     """Each output with its path relative to `home`."""
-    home = stage.home(settings)
+    home = settings.home
     return {path: os.path.relpath(path, home) for path in stage.outputs(settings)}
 
 

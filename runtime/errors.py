@@ -2,17 +2,18 @@
 
     ServingError
     ├── InputRejected            the caller's texts cannot be scored; sending them again won't help
-    │   ├── BlankInput           a text without a visible character
-    │   ├── ForbiddenText        half of a surrogate pair
-    │   ├── NoTokens             a text without tokens
+    │   ├── TextRejected         one of them; carries its place
+    │   │   ├── BlankInput       a text without a visible character
+    │   │   ├── ForbiddenText    half of a surrogate pair
+    │   │   ├── NoTokens         a text without tokens
+    │   │   ├── ImageNotAllowed  an image where the model, or the place, takes none
+    │   │   ├── InvalidImage     a file that cannot be decoded
+    │   │   └── ImageTooLarge    an image of too many bytes or pixels
     │   ├── TokenizerFailed      a text on which the tokenizer's patterns backtrack too much
     │   ├── NoPassages           nothing to rank
     │   ├── NoInputs             nothing to embed
     │   ├── InputTypeRequired    the model embeds queries and passages differently
     │   ├── TextTooLarge         more characters than are tokenised
-    │   ├── ImageNotAllowed      an image where the model, or the place, takes none
-    │   ├── InvalidImage         a file that cannot be decoded
-    │   ├── ImageTooLarge        an image of too many bytes or pixels
     │   ├── TooManyTiles         a request whose images have too many tiles
     │   └── InputTooLong         more tokens than the engine takes, and truncation is off
     ├── Unavailable              the same request may succeed later; carries `retry_after_s`
@@ -35,63 +36,138 @@
         └── NonFiniteScore       the engine produced NaN or infinity
 
 Messages say what was found, what was wanted and what to do next, and never contain request text.
+
+What an error means to whoever serves the model stands on its class and is inherited, also by the
+errors that a server adds:
+
+    http_status   the HTTP status; 500 also hides the message, which is for the log
+    grpc_code     the name of the status in grpc.StatusCode
+    refusal       why the caller is asked to retry: the `reason` of the metric rerank_refusals;
+                  None for errors that ask nothing
+    blame         whose fault it was: "caller"; "disconnect", a caller that has gone; "admission",
+                  nothing of the request was computed as there was no room or time; "engine";
+                  "server", everything else
 """
+
+from typing import ClassVar, Literal, NamedTuple
+
+Blame = Literal["caller", "disconnect", "admission", "engine", "server"]
+
+
+class TextPlace(NamedTuple):
+    """A text of a request: `number` of the argument `field`, or the only one (None). `part` is what
+    is meant of it, if not the text."""
+
+    field: str
+    number: int | None = None
+    part: str = ""
+
+    def __str__(self) -> str:
+        """As in "query", "passages[3]" and "passages[3].image"."""
+        number = "" if self.number is None else f"[{self.number}]"
+        return f"{self.field}{number}{self.part and f'.{self.part}'}"
 
 
 class ServingError(Exception):
-    """Root of the tree above."""
+    """Root of the tree above; its attributes are those of an unexpected failure.
+
+    `message` is the text of classes that always say the same.
+    """
+
+    http_status: ClassVar[int] = 500
+    grpc_code: ClassVar[str] = "INTERNAL"
+    refusal: ClassVar[str | None] = None
+    blame: ClassVar[Blame] = "server"
+    message: ClassVar[str] = ""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(self.message if message is None else message)
 
 
 class InputRejected(ServingError):
     """The request's texts cannot be scored as they are."""
 
-
-class BlankInput(InputRejected):
-    """`what` ("query" or "passages[3]") has no visible character."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(f"{what} is blank; send text with at least one visible character")
+    http_status = 400
+    grpc_code = "INVALID_ARGUMENT"
+    blame = "caller"
 
 
-class ForbiddenText(InputRejected):
-    """`what` contains a character that no tokenizer accepts."""
+class TextRejected(InputRejected):
+    """One text, or its image, cannot be scored: number `index` of `field`, or the only one (None).
+    `complaint` is the message without the place."""
 
-    def __init__(self, what: str, character: str) -> None:
-        self.what = what
-        super().__init__(f"{what} contains {character}; remove it and send the text again")
+    def __init__(self, place: TextPlace, complaint: str) -> None:
+        self.field = place.field
+        self.index = place.number
+        self.complaint = complaint
+        super().__init__(f"{place} {complaint}")
 
 
-class NoTokens(InputRejected):
-    """The model's tokenizer produces no token for `what`."""
+class BlankInput(TextRejected):
+    """The text has no visible character."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
-        super().__init__(f"{what} has no tokens; send text that the model's tokenizer knows")
+    def __init__(self, place: TextPlace) -> None:
+        super().__init__(place, "is blank; send text with at least one visible character")
+
+
+class ForbiddenText(TextRejected):
+    """The text contains a character that no tokenizer accepts."""
+
+    def __init__(self, place: TextPlace, character: str) -> None:
+        super().__init__(place, f"contains {character}; remove it and send the text again")
+
+
+class NoTokens(TextRejected):
+    """The model's tokenizer produces no token for the text."""
+
+    def __init__(self, place: TextPlace) -> None:
+        super().__init__(place, "has no tokens; send text that the model's tokenizer knows")
+
+
+class ImageNotAllowed(TextRejected):
+    """An image where there can be none."""
+
+    def __init__(self, place: TextPlace, why: str) -> None:
+        super().__init__(place, f"is an image, but {why}; send text")
+
+
+class InvalidImage(TextRejected):
+    """No image that can be decoded; `reason` says why."""
+
+    def __init__(self, place: TextPlace, reason: str) -> None:
+        super().__init__(
+            place,
+            f"cannot be read as an image ({reason}); send a whole file in PNG, JPEG, WebP, GIF, "
+            "BMP or TIFF",
+        )
+
+
+class ImageTooLarge(TextRejected):
+    """An image that is larger than images are looked at."""
+
+    def __init__(self, place: TextPlace, found: str, most: str) -> None:
+        super().__init__(place, f"has {found}, wanted at most {most}; send a smaller image")
 
 
 class TokenizerFailed(InputRejected):
     """A pattern of the tokenizer exceeded the library's limit of retries, at which it panics."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the model's tokenizer gave up on a text, on which its patterns backtrack too much; "
-            "send a shorter or a more ordinary text"
-        )
+    message = (
+        "the model's tokenizer gave up on a text, on which its patterns backtrack too much; "
+        "send a shorter or a more ordinary text"
+    )
 
 
 class NoPassages(InputRejected):
     """An empty list of passages."""
 
-    def __init__(self) -> None:
-        super().__init__("found 0 passages, wanted at least 1")
+    message = "found 0 passages, wanted at least 1"
 
 
 class NoInputs(InputRejected):
     """An empty list of texts."""
 
-    def __init__(self) -> None:
-        super().__init__("found 0 inputs, wanted at least 1")
+    message = "found 0 inputs, wanted at least 1"
 
 
 class InputTypeRequired(InputRejected):
@@ -100,8 +176,7 @@ class InputTypeRequired(InputRejected):
     The message is the NIM's own: clients match on it.
     """
 
-    def __init__(self) -> None:
-        super().__init__("'input_type' parameter is required for asymmetric models")
+    message = "'input_type' parameter is required for asymmetric models"
 
 
 class InputTooLong(InputRejected):
@@ -109,6 +184,8 @@ class InputTooLong(InputRejected):
 
     The message is the NIM's own: langchain's tests and Elasticsearch match on it.
     """
+
+    http_status = 422
 
     def __init__(self, found_tokens: int, max_tokens: int) -> None:
         self.found_tokens = found_tokens
@@ -128,33 +205,6 @@ class TextTooLarge(InputRejected):
         )
 
 
-class ImageNotAllowed(InputRejected):
-    """`what` is an image where there can be none."""
-
-    def __init__(self, what: str, why: str) -> None:
-        self.what = what
-        super().__init__(f"{what} is an image, but {why}; send text")
-
-
-class InvalidImage(InputRejected):
-    """`what` is no image that can be decoded; `reason` says why."""
-
-    def __init__(self, what: str, reason: str) -> None:
-        self.what = what
-        super().__init__(
-            f"{what} cannot be read as an image ({reason}); send a whole file in PNG, JPEG, WebP, "
-            "GIF, BMP or TIFF"
-        )
-
-
-class ImageTooLarge(InputRejected):
-    """`what` is larger than images are looked at."""
-
-    def __init__(self, what: str, found: str, most: str) -> None:
-        self.what = what
-        super().__init__(f"{what} has {found}, wanted at most {most}; send a smaller image")
-
-
 class TooManyTiles(InputRejected):
     """The images of one request have more tiles than it may have."""
 
@@ -168,7 +218,11 @@ class TooManyTiles(InputRejected):
 class Unavailable(ServingError):
     """Not now; `retry_after_s` is the runtime's estimate, in seconds, of when to retry."""
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+    http_status = 503
+    grpc_code = "UNAVAILABLE"
+    refusal = "other"
+
+    def __init__(self, message: str | None = None, retry_after_s: float = 1.0) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(message)
 
@@ -176,48 +230,60 @@ class Unavailable(ServingError):
 class Overloaded(Unavailable):
     """Refused at admission: nothing of the request was computed."""
 
+    refusal = "full"
+    blame = "admission"
+
 
 class TooLate(Overloaded):
     """Refused at admission: even alone, the request is predicted to miss its deadline."""
+
+    grpc_code = "RESOURCE_EXHAUSTED"  # a retry would be late as well
+    refusal = "deadline"
 
 
 class DeadlineExceeded(Unavailable):
     """The deadline passed before all rows were scored; the remaining rows are dropped."""
 
-    def __init__(self) -> None:
-        super().__init__("the request's deadline passed before it was scored; send fewer passages")
+    http_status = 504
+    grpc_code = "DEADLINE_EXCEEDED"
+    refusal = "expired"
+    message = "the request's deadline passed before it was scored; send fewer passages"
 
 
 class ModelClosed(Unavailable):
     """The model was closed while the request waited."""
 
-    def __init__(self) -> None:
-        super().__init__("the model is shutting down")
+    refusal = "shutting_down"
+    blame = "admission"
+    message = "the model is shutting down"
 
 
 class OutOfMemory(Unavailable):
     """The device has no memory for an engine call; a smaller one may find room."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the device has no memory for this request; send shorter texts, or lower "
-            "NIM_TRITON_MAX_SEQ_LENGTH on the server"
-        )
+    refusal = "out_of_memory"
+    blame = "engine"
+    message = (
+        "the device has no memory for this request; send shorter texts, or lower "
+        "NIM_TRITON_MAX_SEQ_LENGTH on the server"
+    )
 
 
 class DeviceLost(Unavailable):
     """The device failed for good: every later call fails until the process restarts."""
 
-    def __init__(self) -> None:
-        super().__init__("the device failed and the server needs a new process; retry later")
+    refusal = "device_lost"
+    blame = "engine"
+    message = "the device failed and the server needs a new process; retry later"
 
 
 class EngineUnreachable(Unavailable):
     """A remote engine cannot be reached; it may be back soon."""
 
-    def __init__(self) -> None:
-        # Addresses belong in the log, not in an answer.
-        super().__init__("the engine cannot be reached; send the request again")
+    refusal = "engine_away"
+    blame = "engine"
+    # Addresses belong in the log, not in an answer.
+    message = "the engine cannot be reached; send the request again"
 
 
 class ArtifactError(ServingError):
@@ -254,6 +320,8 @@ class OutputRefused(ServingError):
 class EngineError(ServingError):
     """The engine failed, or gave an invalid output."""
 
+    blame = "engine"
+
 
 class EngineUnavailable(EngineError):
     """The requested engine cannot run here."""
@@ -262,8 +330,7 @@ class EngineUnavailable(EngineError):
 class EngineThreadEnded(EngineError):
     """The thread that calls the engine has ended; only a new process helps."""
 
-    def __init__(self) -> None:
-        super().__init__("the thread that calls the engine has ended; restart the process")
+    message = "the thread that calls the engine has ended; restart the process"
 
 
 class NonFiniteScore(EngineError):

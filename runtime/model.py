@@ -8,29 +8,34 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from runtime.artifact import OpenArtifact
-from runtime.batch import INPUT_NAMES, BatchLimits, assemble
+from runtime.batch import BatchLimits
 from runtime.errors import (
     DeadlineExceeded,
     EngineError,
     GoldenMismatch,
+    ImageNotAllowed,
     OutOfMemory,
 )
-from runtime.postprocess import EngineCall, Floats, Ints, Timing
-from runtime.profile import Kind
-from runtime.scheduling.admission import QueueLimits
+from runtime.forward import Forward
+from runtime.manifest import ImageGolden
+from runtime.model_info import ModelInfo
+from runtime.postprocess import Floats, Ints, Timing
+from runtime.requests import AnyRequest, EmbedRequest, images_of, time_left_s
+from runtime.scheduling.admission import QueueLimits, Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
-from runtime.scheduling.stats import SchedulerStats
-from runtime.shapes import Shape
-from runtime.text import NO_LIMITS, Encoding, Encodings, TokenLimits
-from runtime.tokenizing import Encoded, TokenizerPool, Work, lengths
+from runtime.text import Encoding, Encodings
+from runtime.tokenizing import Encoded, Encoder, TokenizerPool
 from runtime.tokens import Token, tokens_of
-from runtime.vision.cache import CacheStats
+
+if TYPE_CHECKING:  # which needs Pillow
+    from runtime.vision.tower import Tower
 
 T = TypeVar("T")
 
@@ -38,41 +43,6 @@ _log = logging.getLogger(__name__)
 
 # The most tokens that one request may list: as many as a mebibyte of real text has.
 _MOST_LISTED_TOKENS = 1 << 18
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Facts about a served model.
-
-    `max_tokens` bounds one pair or text; `max_rows` and `token_budget` (rows × longest row) bound
-    one engine call. `version` is the artifact's content hash, `engine_version` the version of the
-    engine's library. `proven` says whether an export proved these scores against `witness`, an
-    independent loader; `witness` is "not witnessed" and the reason where there was none.
-
-    Embedders: `dimensions` is the size of a vector; `asymmetric` models embed queries and passages
-    differently. `images` says whether passages may be images.
-    """
-
-    kind: Kind
-    model_id: str
-    version: str
-    profile: str
-    target: str
-    engine: str
-    engine_version: str
-    device: str
-    precision: str
-    pooling: str
-    max_tokens: int
-    max_rows: int
-    token_budget: int
-    template: str | None
-    mock: bool
-    proven: bool
-    witness: str
-    dimensions: int | None = None
-    asymmetric: bool = False
-    images: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,31 +59,49 @@ class Computed:
         return np.asarray([len(row) for row in self.encodings.rows], dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Known:
+    """A request of one row whose ids and outputs an export has recorded."""
+
+    request: AnyRequest
+    token_ids: list[int]
+    outputs: Sequence[float]
+
+
 class Model(ABC):
-    """A model behind its scheduler; every method may be called from any thread."""
+    """A model behind its `scheduler`; every method may be called from any thread.
+
+    `encoder` makes rows of a request's texts, `forward` computes rows, and the vision `tower` of a
+    model that takes images embeds those first. The scheduler's threads start last, so that a model
+    that cannot be made leaves none.
+    """
 
     def __init__(
         self,
         opened: OpenArtifact,
         info: ModelInfo,
+        encoder: Encoder,
+        forward: Forward,
         limits: BatchLimits,
         queue: QueueLimits,
         window_s: float,
+        tower: "Tower | None" = None,
     ) -> None:
         self.info = info
+        self.encoder = encoder
+        self.tower = tower
         self._manifest = opened.manifest
         self._engine = opened.engine
         self._tokenizer = opened.tokenizer
-        # While `warm_up` checks padding: a longer row that joins calls of one row.
-        self._padding_row: Encoding | None = None
+        self._forward = forward
         self._limits = limits
-        self._scheduler = Scheduler(
-            self._compute, limits, queue, window_s, lanes=opened.engine.lanes
-        )
-        self._tokenizer_pool = TokenizerPool()
+        self._tokenizer_pool = TokenizerPool(encoder, info.max_tokens)
         self._lock = threading.Lock()
         self._users = 0
-        self._engine_closed = False
+        engine = opened.engine
+        self.scheduler = Scheduler(
+            forward, limits, queue, window_s, lanes=engine.lanes, free=engine.close
+        )
 
     def warm_up(self) -> None:
         """Run real inferences and reproduce the manifest's goldens, the shortest one padded too.
@@ -122,12 +110,79 @@ class Model(ABC):
         from the recorded ones, EngineError when the engine fails, and DeviceLost when its device is
         lost.
         """
+        if self.tower is not None:
+            self.tower.reserve_memory()
         if self._engine.device.startswith("cuda"):
             self._reserve_gpu_memory()
-        checks = self._checks()
-        for _, check in checks:
-            check()
-        row, check = min(checks, key=lambda one: len(one[0]))
+        most = self.info.max_tokens
+        known = [one for one in self._goldens() if len(one.token_ids) <= most]
+        checks: list[Callable[[], Encoding]] = [partial(self._check, one) for one in known]
+        if not checks:
+            checks = [partial(self._run_one, request) for request in self._samples()]
+        rows = [check() for check in checks]
+        row, check = min(zip(rows, checks, strict=True), key=lambda one: len(one[0]))
+        self._check_padded(row, check)
+        for golden in self._manifest.image_goldens:
+            if len(golden.token_ids) <= most:
+                self._check_image(golden)
+
+    @abstractmethod
+    def _goldens(self) -> Sequence[Known]:
+        """The manifest's goldens of texts."""
+
+    @abstractmethod
+    def _samples(self) -> Sequence[AnyRequest]:
+        """What a model without goldens warms up with: requests of one row."""
+
+    @abstractmethod
+    def _of_image(self, golden: ImageGolden) -> AnyRequest:
+        """The request of a golden image."""
+
+    @abstractmethod
+    def _mismatch(self, found: Floats, recorded: Sequence[float], far: float) -> str:
+        """Says that outputs for a golden text differ by `far` from the recorded ones."""
+
+    def _run_one(self, request: AnyRequest) -> Encoding:
+        return self._run(request).encodings.rows[0]
+
+    def _check(self, known: Known) -> Encoding:
+        """Compare a golden text's ids and outputs; returns its row."""
+        computed, far = self._distance(known)
+        if far > self._manifest.golden_tolerance:
+            raise GoldenMismatch(
+                f"{self._mismatch(computed.outputs, known.outputs, far)} (tolerance "
+                f"{self._manifest.golden_tolerance}); run `rerank-export verify` on the artifact"
+            )
+        return computed.encodings.rows[0]
+
+    def _check_image(self, golden: ImageGolden) -> None:
+        assert self.tower is not None
+        self.tower.check_pixels(golden, self._manifest.versions.get("pillow"))
+        _, far = self._distance(Known(self._of_image(golden), golden.token_ids, golden.outputs))
+        if far > self._manifest.golden_tolerance:
+            raise GoldenMismatch(
+                f"engine {self.info.engine} differs by {far:.2g} from what the export recorded for "
+                f"a golden image (tolerance {self._manifest.golden_tolerance}); run `rerank-export "
+                "verify` on the artifact"
+            )
+
+    def _distance(self, known: Known) -> tuple[Computed, float]:
+        """Compute a golden; the largest difference from its outputs. Raises GoldenMismatch for
+        other ids."""
+        computed = self._run(known.request)
+        ids = computed.encodings.rows[0].token_ids.tolist()
+        if ids != known.token_ids:
+            raise GoldenMismatch(
+                f"the tokenizer gives {ids[:12]}… for a golden text, the export recorded "
+                f"{known.token_ids[:12]}…; the tokenizer files or library changed"
+            )
+        found, recorded = computed.outputs.reshape(-1), np.asarray(known.outputs, np.float64)
+        if found.shape != recorded.shape:
+            return computed, np.inf
+        return computed, float(np.abs(found - recorded).max())
+
+    def _check_padded(self, row: Encoding, check: Callable[[], object]) -> None:
+        """Repeat the `check` of this row in a call that pads it."""
         padding = f"{self._manifest.padding_side} with token {self._manifest.special_tokens.pad}"
         try:
             with self._padded(row):
@@ -138,11 +193,6 @@ class Model(ABC):
             raise GoldenMismatch(f"in a call that pads on the {padding}: {error}") from error
         except EngineError as error:
             raise EngineError(f"in a call that pads on the {padding}: {error}") from error
-
-    @abstractmethod
-    def _checks(self) -> Sequence[tuple[Encoding, Callable[[], object]]]:
-        """The warm-up checks: pairs of a row and a function that computes it alone. For a golden,
-        the function also compares the result."""
 
     @contextmanager
     def _padded(self, row: Encoding) -> Iterator[None]:
@@ -156,12 +206,12 @@ class Model(ABC):
         longer = next((n for n in lengths if limits.allow(2, tokens + n, n)), None)
         if longer is not None:
             type_ids = None if row.type_ids is None else np.resize(row.type_ids, longer)
-            self._padding_row = Encoding(np.resize(row.token_ids, longer), type_ids)
+            self._forward.padding_row = Encoding(np.resize(row.token_ids, longer), type_ids)
         try:
             with suppress(OutOfMemory):
                 yield
         finally:
-            self._padding_row = None
+            self._forward.padding_row = None
 
     def _reserve_gpu_memory(self) -> None:
         """Compute the largest batch that the limits allow, so that GPU memory is reserved once.
@@ -202,9 +252,9 @@ class Model(ABC):
         Cancelling the task stops the work after the current text. Raises InputTooLong for too many
         tokens, InputRejected, DeadlineExceeded, or Unavailable.
         """
-        estimate = self._estimate(lengths([""] * len(texts), texts))
+        estimate = self._tokenizer_pool.estimate(EmbedRequest(texts))
         # No deadline for admission: this work does not wait for the engine.
-        with self._scheduler.admit(len(texts), estimate, None, caller, for_engine=False) as ticket:
+        with self.scheduler.admit(len(texts), estimate, None, caller, for_engine=False) as ticket:
 
             def work() -> T:
                 ticket.check()
@@ -219,7 +269,7 @@ class Model(ABC):
                 return use(found)
 
             try:
-                async with asyncio.timeout(_left(deadline)):
+                async with asyncio.timeout(time_left_s(deadline)):
                     return await self._tokenizer_pool.list_async(work)
             except TimeoutError as error:
                 raise DeadlineExceeded from error
@@ -239,36 +289,16 @@ class Model(ABC):
 
         Raises Unavailable or EngineError.
         """
-        return self._scheduler.submit(rows, None).result().outputs
-
-    def on_engine_call(self, callback: Callable[[EngineCall], None]) -> None:
-        """Call `callback` after every successful engine call, in the thread that made it."""
-        self._scheduler.on_engine_call(callback)
-
-    def pending(self) -> int:
-        """Requests with rows that wait for an engine call."""
-        return self._scheduler.pending()
-
-    def queue_depth(self) -> tuple[int, int]:
-        """Rows and tokens that wait for an engine call."""
-        return self._scheduler.queue_depth()
-
-    def stats(self) -> SchedulerStats:
-        """Counters of rows and engine calls since the start."""
-        return self._scheduler.stats()
-
-    def cache_stats(self) -> CacheStats | None:
-        """Counters of the cache of image embeddings; None for a model that takes no images."""
-        return None
+        return self.scheduler.submit(rows, None).result().outputs
 
     def set_limits(self, limits: BatchLimits) -> None:
         """Apply `limits` to batches from now on, except its `shapes`, which stay the engine's.
         `rerank-export tune` compares limits."""
-        self._scheduler.set_limits(replace(limits, shapes=self._engine.shapes))
+        self.scheduler.set_limits(replace(limits, shapes=self._engine.shapes))
 
     def reset_limits(self) -> None:
         """Restore the limits that the model was opened with, after memory has become free."""
-        self._scheduler.set_limits(self._limits)
+        self.scheduler.set_limits(self._limits)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -285,17 +315,15 @@ class Model(ABC):
         """Whether the model has no users, and no request is being tokenised, waits or runs."""
         with self._lock:
             used = self._users > 0
-        return not used and self._scheduler.idle()
+        seeing = self.tower is not None and not self.tower.idle()
+        return not used and not seeing and self.scheduler.idle()
 
     def inherit_estimates(self, before: "Model") -> None:
         """Start from the estimates that `before`, the replaced model, has measured."""
         self._tokenizer_pool.inherit_estimates(before._tokenizer_pool)
-        self._scheduler.inherit_estimates(before._scheduler)
-
-    @property
-    def unreachable(self) -> bool:
-        """Whether a remote engine is unreachable."""
-        return self._scheduler.unreachable
+        self.scheduler.inherit_estimates(before.scheduler)
+        if self.tower is not None and before.tower is not None:
+            self.tower.inherit_estimates(before.tower)
 
     def reconnect(self) -> None:
         """Warm up again; on success the remote engine counts as reachable.
@@ -303,7 +331,7 @@ class Model(ABC):
         Raises as `warm_up` does, and Unavailable while the engine is unreachable.
         """
         self.warm_up()
-        self._scheduler.mark_reachable()
+        self.scheduler.unreachable = False
 
     def fault(self, patience_s: float) -> str | None:
         """A fault of the engine that only a new process mends, as a sentence; None without one.
@@ -311,14 +339,14 @@ class Model(ABC):
         Faults are a lost device, a call that runs for more than `patience_s` seconds, and an ended
         thread that calls the engine.
         """
-        if self._scheduler.device_lost:
+        if self.scheduler.device_lost:
             return "the device failed"
-        if not self._scheduler.alive():
+        if not self.scheduler.alive():
             return "the thread that calls the engine has ended"
-        running_s = self._scheduler.running_s()
+        running_s = self.scheduler.running_s()
         if running_s > patience_s:
             return f"an engine call has been running for {running_s:.0f} s"
-        return None
+        return None if self.tower is None else self.tower.fault(patience_s)
 
     def close(self) -> None:
         """Answer every waiting request with ModelClosed and free the engine's memory.
@@ -326,62 +354,62 @@ class Model(ABC):
         A hanging engine keeps its memory: closing it during a call is not safe. May be called again
         and from several threads.
         """
-        if self._scheduler.close():
-            with self._lock:
-                closed, self._engine_closed = self._engine_closed, True
-            if not closed:
-                self._engine.close()
+        if self.tower is not None:
+            self.tower.close()
+        self.scheduler.close()
         self._tokenizer_pool.close()
 
-    @abstractmethod
-    def _compute(self, rows: Sequence[Encoding]) -> Floats:
-        """Compute n encodings: float32 [n] or [n, d]. The scheduler's threads call it."""
-
-    def _lay_out(self, rows: Sequence[Encoding]) -> dict[str, np.ndarray]:
-        """The engine's inputs for these encodings, padded to the shape that it computes, which may
-        have more rows."""
-        padding_row = self._padding_row  # read once: another thread may reset it
-        if padding_row is not None and len(rows) == 1:
-            rows = [*rows, padding_row]
-        pad, side = self._manifest.special_tokens.pad, self._manifest.padding_side
-        names = [name for name in self._engine.input_names if name in INPUT_NAMES]
-        shape = self._engine.shape_for(len(rows), max(map(len, rows)))
-        inputs = dict(assemble(rows, names, pad, side, shape))
-        return inputs | self._image_inputs(rows, shape)
-
-    def _image_inputs(
-        self,
-        rows: Sequence[Encoding],  # noqa: ARG002
-        shape: Shape,  # noqa: ARG002
-    ) -> dict[str, np.ndarray]:
-        """More inputs, for models that take images."""
-        return {}
-
-    def _run(self, work: Work) -> Computed:
-        """Encode and compute, blocking."""
+    def _run(self, request: AnyRequest) -> Computed:
+        """Embed the images, if there are any, encode and compute, blocking."""
+        tower = self._tower_for(request)
+        if tower is None:
+            return self._run_texts(request)
         began = time.monotonic()
-        estimate = self._estimate(work.characters, work.limits)
-        with self._scheduler.admit(work.rows, estimate, work.deadline, work.caller) as ticket:
-            encoded = self._tokenizer_pool.encode(work, ticket.check)
+        with tower.embedded(request, self._text_s) as seen:
+            return _from(began, self._run_texts(seen))
+
+    async def _run_async(self, request: AnyRequest) -> Computed:
+        """`_run` for an event loop: encodes in a thread, and waits without one."""
+        tower = self._tower_for(request)
+        if tower is None:
+            return await self._run_texts_async(request)
+        began = time.monotonic()
+        async with tower.embedded_async(request, self._text_s) as seen:
+            return _from(began, await self._run_texts_async(seen))
+
+    def _tower_for(self, request: AnyRequest) -> "Tower | None":
+        """The tower if the request has images. Raises ImageNotAllowed."""
+        images = images_of(request)
+        if images and self.tower is None:
+            index = next(index for index, image in enumerate(images) if image is not None)
+            raise ImageNotAllowed(request.image_place(index), "this model takes none")
+        return self.tower if images else None
+
+    def _text_s(self, tiles: int) -> float:
+        """Seconds that the text model takes at least for images of so many tiles: tiles are only
+        taken when it has time for their tokens as well."""
+        assert self._manifest.vision is not None
+        return self.scheduler.predicted_s(tiles * self._manifest.vision.tokens)
+
+    def _run_texts(self, request: AnyRequest) -> Computed:
+        began = time.monotonic()
+        with self._admit(request) as ticket:
+            encoded = self._tokenizer_pool.encode(request, ticket.check)
             tokenized = time.monotonic()
             future = ticket.submit(encoded.rows)
         try:
-            scored = future.result(_left(work.deadline))
+            scored = future.result(time_left_s(request.deadline))
         except TimeoutError as error:
             future.cancel()
             raise DeadlineExceeded from error
         return _computed(encoded, scored, began, tokenized)
 
-    async def _run_async(self, work: Work) -> Computed:
-        """`_run` for an event loop: encodes in a thread, and waits without one."""
+    async def _run_texts_async(self, request: AnyRequest) -> Computed:
         began = time.monotonic()
-        estimate = self._estimate(work.characters, work.limits)
         try:
-            async with asyncio.timeout(_left(work.deadline)):
-                with self._scheduler.admit(
-                    work.rows, estimate, work.deadline, work.caller
-                ) as ticket:
-                    encoded = await self._tokenizer_pool.encode_async(work, ticket.check)
+            async with asyncio.timeout(time_left_s(request.deadline)):
+                with self._admit(request) as ticket:
+                    encoded = await self._tokenizer_pool.encode_async(request, ticket.check)
                     tokenized = time.monotonic()
                     future = ticket.submit(encoded.rows)
                 scored = await asyncio.wrap_future(future)
@@ -389,20 +417,9 @@ class Model(ABC):
             raise DeadlineExceeded from error
         return _computed(encoded, scored, began, tokenized)
 
-    def _estimate(self, characters: Ints, limits: TokenLimits = NO_LIMITS) -> int:
-        """An estimate of the tokens of all rows; the arguments are those of Work."""
-        return self._tokenizer_pool.estimate(characters, limits, self.info.max_tokens)
-
-    def _require_ids(self, found: list[int], recorded: list[int]) -> None:
-        if found != recorded:
-            raise GoldenMismatch(
-                f"the tokenizer gives {found[:12]}… for a golden text, the export recorded "
-                f"{recorded[:12]}…; the tokenizer files or library changed"
-            )
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    def _admit(self, request: AnyRequest) -> Ticket:
+        estimate = self._tokenizer_pool.estimate(request)
+        return self.scheduler.admit(len(request.texts), estimate, request.deadline, request.caller)
 
 
 def _computed(encoded: Encoded, scored: Scored, began: float, tokenized: float) -> Computed:
@@ -415,3 +432,12 @@ def _computed(encoded: Encoded, scored: Scored, began: float, tokenized: float) 
         calls=scored.calls,
     )
     return Computed(encoded.encodings, scored.outputs[encoded.places], timing)
+
+
+def _from(began: float, computed: Computed) -> Computed:
+    """The request's time with that of its images, which `began` before its texts."""
+    timing = computed.timing
+    image_ms = (timing.began - began) * 1e3
+    total_ms = timing.total_ms + image_ms
+    timing = replace(timing, began=began, image_ms=image_ms, total_ms=total_ms)
+    return replace(computed, timing=timing)

@@ -2,31 +2,35 @@
 
 ranker = open_ranker(Path("artifacts/rank"))
 ranker.warm_up()
-ranker.rank("What is machine learning?", ["…", "…"]).order
+ranker.rank(RankRequest("What is machine learning?", ["…", "…"])).order
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
 from runtime.artifact import OpenArtifact, closed_on_error, find_directory, open_artifact
 from runtime.batch import BatchLimits
-from runtime.embedder import Embedder
+from runtime.embedder import Embedder, Vectors
 from runtime.engines import BoundedEngine, open_engine
 from runtime.engines.mock import DIMENSIONS, byte_tokenizer
 from runtime.errors import ArtifactError, EngineUnavailable
 from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, unproven_manifest
-from runtime.model import Model, ModelInfo
+from runtime.model import Model
+from runtime.model_info import ModelInfo
 from runtime.profile import Kind, load_target_profile
-from runtime.ranker import Ranker
+from runtime.ranker import Logits, Ranker
 from runtime.scheduling.admission import QueueLimits
 from runtime.selection import EngineOptions, serving_target
 from runtime.shapes import longest
 from runtime.tuning import tuned
+from runtime.vision.encoding import pair_encoder, text_encoder
 from runtime.vision.limits import VisionLimits
 
 if TYPE_CHECKING:
-    from runtime.vision.models import VisionEmbedder, VisionRanker
+    from runtime.vision.tower import Tower
 
 DEFAULT_QUEUE_ROWS = 8192
 # Rows of 512 tokens in all of them.
@@ -175,24 +179,36 @@ def _model(opened: OpenArtifact, model_limits: ModelLimits, directory: Path | No
     if directory is not None:
         limits = tuned(directory, info, limits)
         info = replace(info, token_budget=limits.token_budget)
-    made: type[Ranker | Embedder] = Ranker if manifest.kind == "rank" else Embedder
     queue = QueueLimits(
         rows=model_limits.get("queue_rows", DEFAULT_QUEUE_ROWS),
         tokens=model_limits.get("queue_tokens", DEFAULT_QUEUE_TOKENS),
     )
     window_s = model_limits.get("window_s", 0.0)
-    if manifest.vision is None:
-        return made(opened, info, limits, queue, window_s)
-    vision = model_limits.get("vision", VisionLimits())
-    return _vision_models()[manifest.kind](opened, info, limits, queue, window_s, vision)
+    if manifest.kind == "rank":
+        pairs = pair_encoder(manifest, opened.tokenizer, info.max_tokens)
+        with _tower(opened, model_limits) as tower:
+            return Ranker(opened, info, pairs, Logits(opened), limits, queue, window_s, tower)
+    texts = text_encoder(manifest, opened.tokenizer, info.max_tokens)
+    vectors = Vectors(opened, texts)
+    info = replace(info, dimensions=vectors.dimensions)
+    with _tower(opened, model_limits) as tower:
+        return Embedder(opened, info, texts, vectors, limits, queue, window_s, tower)
 
 
-def _vision_models() -> "dict[Kind, type[VisionRanker | VisionEmbedder]]":
-    # late: only models that take images need Pillow
+@contextmanager
+def _tower(opened: OpenArtifact, model_limits: ModelLimits) -> "Iterator[Tower | None]":
+    """The vision tower of a model that takes images, closed if the block raises."""
+    vision, engine = opened.manifest.vision, opened.tower
+    if vision is None:
+        yield None
+        return
+    assert engine is not None
     try:
-        from runtime.vision.models import VisionEmbedder, VisionRanker
+        from runtime.vision.tower import Tower  # late: only models that take images need Pillow
     except ModuleNotFoundError as error:
         raise EngineUnavailable(
             f"the package {error.name} is missing, which reads images; install the extra `vision`"
         ) from error
-    return {"rank": VisionRanker, "embed": VisionEmbedder}
+    tower = Tower(engine, vision, model_limits.get("vision", VisionLimits()))
+    with closed_on_error(tower):
+        yield tower

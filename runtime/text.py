@@ -4,10 +4,9 @@ The tokenizer is the artifact's own tokenizer.json; nothing here adds a token th
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,23 +16,19 @@ from runtime.errors import (
     ArtifactError,
     InputTooLong,
     InputTypeRequired,
-    NoInputs,
-    NoPassages,
     NoTokens,
     ProfileError,
+    TextPlace,
     TextTooLarge,
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.parts import CHUNK_CHARS, chunks, part
-from runtime.postprocess import InputType
-from runtime.text_checks import check_text
+from runtime.postprocess import Ints
+from runtime.requests import EmbedRequest, Pairs, RankRequest, Request, Truncate
 from runtime.tokens import encoded, pieces, translate_panics
 
-Truncate = Literal["NONE", "END", "START"]
-Ints = npt.NDArray[np.int64]
 # Raises if the caller's work is no longer needed: its deadline has passed, or the client is gone.
 Check = Callable[[], None]
-Pairs = Sequence[tuple[str, str]]
 _Pair = str | tuple[str, str]
 
 # Tokens of real text have about four characters. Longer texts, with more than this many
@@ -49,23 +44,6 @@ _SPARE_TOKENS = 128
 
 def unchecked() -> None:
     """The Check of work without a deadline or a client."""
-
-
-@dataclass(frozen=True)
-class TokenLimits:
-    """Token limits of a caller, 1 or more; None, or more than the engine's limit: the engine's
-    limit.
-
-    `query` and `passage` keep the first tokens of a text by itself. `pair` counts query, passage,
-    template and special tokens; a longer pair is cut as `truncate` says.
-    """
-
-    query: int | None = None
-    passage: int | None = None
-    pair: int | None = None
-
-
-NO_LIMITS = TokenLimits()
 
 
 @dataclass(frozen=True)
@@ -111,61 +89,24 @@ class PairEncoder:
         self._template = None if template is None else _split_template(template)
         self.max_tokens = max_tokens
 
-    def encode(
-        self,
-        query: str,
-        passages: Sequence[str],
-        truncate: Truncate = "NONE",
-        check: Check = unchecked,
-        limits: TokenLimits = NO_LIMITS,
-        *,
-        blanks: bool = False,
-    ) -> Encodings:
-        """Encode the query with every passage; special tokens are counted.
+    def encode(self, request: RankRequest, check: Check = unchecked) -> Encodings:
+        """Encode the pairs of a request; special tokens are counted.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
-        left, from the same side of what comes before it, and then of what comes after it. With
-        `blanks`, texts may be blank. Raises InputTooLong for the first pair over `max_tokens` or
-        `limits.pair` when `truncate` is NONE, InputRejected for texts that cannot be encoded, and
-        what `check` raises, which is called on the way.
+        left, from the same side of what comes before it, and then of what comes after it. Raises
+        InputTooLong for the first pair over `max_tokens` or `limits.pair` when `truncate` is NONE,
+        InputRejected for texts that cannot be encoded, and what `check` raises, which is called on
+        the way to cancel the work.
         """
-        check_texts(query, passages, blanks=blanks)
-        pairs = [(query, passage) for passage in passages]
-        return self.encode_checked(pairs, truncate, check, limits)
+        return self.encode_pairs(request.pairs(), request, check)
 
     def encode_pairs(
-        self,
-        pairs: Pairs,
-        truncate: Truncate = "NONE",
-        check: Check = unchecked,
-        limits: TokenLimits = NO_LIMITS,
-        *,
-        blanks: bool = False,
+        self, pairs: Pairs, request: Request, check: Check, *, called: str = "passages"
     ) -> Encodings:
-        """`encode` for pairs of different queries, in their order. Errors name a query by the first
-        pair that has it, as in queries[3]."""
-        if not pairs:
-            raise NoPassages
-        checked: set[str] = set()
-        for index, (query, passage) in enumerate(pairs):
-            if query not in checked:
-                check_text(f"queries[{index}]", query, blanks=blanks)
-                checked.add(query)
-            check_text(f"passages[{index}]", passage, blanks=blanks)
-        return self.encode_checked(pairs, truncate, check, limits)
-
-    def encode_checked(
-        self,
-        pairs: Pairs,
-        truncate: Truncate,
-        check: Check,
-        limits: TokenLimits = NO_LIMITS,
-        *,
-        called: str = "passages",
-    ) -> Encodings:
-        """`encode` for texts that the caller has checked; `called` names a pair without any token,
-        with its number. Raises NoTokens."""
-        most = self._most(limits.pair)
+        """`encode` for pairs that were checked; `called` names a pair without any token, with its
+        number. Raises NoTokens."""
+        truncate, limits = request.truncate, request.limits
+        most = self.most(limits.pair)
         queries = list(dict.fromkeys(query for query, _ in pairs))
         kept = self._kept(queries, limits.query, truncate, most, check)
         query_of = dict(zip(queries, kept, strict=True))
@@ -190,10 +131,10 @@ class PairEncoder:
             rows += found
         for index, row in enumerate(rows):
             if not len(row):
-                raise NoTokens(f"{called}[{index}]")
+                raise NoTokens(TextPlace(called, index))
         return Encodings(rows, len(cut))
 
-    def _most(self, tokens: int | None) -> int:
+    def most(self, tokens: int | None) -> int:
         """The smaller of `tokens` and the engine's own limit."""
         return self.max_tokens if tokens is None else min(tokens, self.max_tokens)
 
@@ -204,7 +145,7 @@ class PairEncoder:
         contain of the side that is kept."""
         if tokens is not None:
             # Text past the engine's limit is cut without being tokenised.
-            texts = part(self._tokenizer, texts, self._most(tokens), check)
+            texts = part(self._tokenizer, texts, self.most(tokens), check)
         long = most * _LONG_CHARS_PER_TOKEN
         places = [index for index, text in enumerate(texts) if len(text) > long]
         if truncate == "NONE" or not places:
@@ -332,32 +273,17 @@ class TextEncoder:
         self._pairs = PairEncoder(tokenizer, "{query}{passage}", max_tokens)
         self._prefixes = prefixes
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        input_type: InputType | None,
-        truncate: Truncate = "NONE",
-        check: Check = unchecked,
-        most_tokens: int | None = None,
-        *,
-        blanks: bool = False,
-    ) -> Encodings:
-        """Encode every text; special tokens and prefix are counted.
+    def encode(self, request: EmbedRequest, check: Check = unchecked) -> Encodings:
+        """Encode the texts of a request; special tokens and prefix are counted.
 
-        What is longer than `most_tokens` is cut or refused as what is longer than `max_tokens`.
-        With `blanks`, texts may be blank. A model without prefixes takes every `input_type` alike.
-        Raises as PairEncoder.encode does, and InputTypeRequired.
+        A model without prefixes takes every `input_type` alike. Raises as PairEncoder.encode does,
+        and InputTypeRequired.
         """
-        if self._prefixes and input_type is None:
+        if self._prefixes and request.input_type is None:
             raise InputTypeRequired
-        if not texts:
-            raise NoInputs
-        for index, text in enumerate(texts):
-            check_text(f"input[{index}]", text, blanks=blanks)
-        prefix = self._prefixes.get(input_type, "") if input_type else ""
-        pairs = [(prefix, text) for text in texts]
-        limits = TokenLimits(pair=most_tokens)
-        return self._pairs.encode_checked(pairs, truncate, check, limits, called="input")
+        prefix = self._prefixes.get(request.input_type, "") if request.input_type else ""
+        pairs = [(prefix, text) for text in request.checked_texts()]
+        return self._pairs.encode_pairs(pairs, request, check, called="input")
 
 
 def load_tokenizer(path: Path, vocabulary: int | None = None) -> tokenizers.Tokenizer:
@@ -380,15 +306,6 @@ def load_tokenizer(path: Path, vocabulary: int | None = None) -> tokenizers.Toke
             f"cannot read tokenizer/{path.name}: {error}; copy the checkpoint's tokenizer files "
             "into the folder tokenizer/"
         ) from error
-
-
-def check_texts(query: str, passages: Sequence[str], *, blanks: bool) -> None:
-    """Raise InputRejected for texts that no engine can score."""
-    if not passages:
-        raise NoPassages
-    check_text("query", query, blanks=blanks)
-    for index, passage in enumerate(passages):
-        check_text(f"passages[{index}]", passage, blanks=blanks)
 
 
 def _length(texts: tuple[str, str]) -> int:

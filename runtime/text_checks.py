@@ -2,7 +2,7 @@
 
 import re
 
-from runtime.errors import BlankInput, ForbiddenText
+from runtime.errors import BlankInput, ForbiddenText, TextPlace
 
 # A visible character: not white space or a control, not one that renderers may ignore
 # (DerivedCoreProperties.txt, Default_Ignorable_Code_Point: zero widths, direction marks, joiners,
@@ -21,16 +21,16 @@ def is_blank(text: str) -> bool:
     return not any(_VISIBLE.search(text, at, at + _PIECE_CHARS) for at in _pieces(text))
 
 
-def check_text(what: str, text: str, *, blanks: bool = False) -> None:
-    """Raise BlankInput if `text` has no visible character, unless `blanks` are allowed. Raise
-    ForbiddenText for half of a surrogate pair. Both call the text `what`."""
+def check_text(place: TextPlace, text: str, *, blanks: bool = False) -> None:
+    """Raise BlankInput if `text`, which is at `place` in the request, has no visible character,
+    unless `blanks` are allowed. Raise ForbiddenText for half of a surrogate pair."""
     if not blanks and is_blank(text):
-        raise BlankInput(what)
+        raise BlankInput(place)
     try:
         for at in _pieces(text):
             text[at : at + _PIECE_CHARS].encode()
     except UnicodeEncodeError:
-        raise ForbiddenText(what, "half of a surrogate pair") from None
+        raise ForbiddenText(place, "half of a surrogate pair") from None
 
 
 def _pieces(text: str) -> range:

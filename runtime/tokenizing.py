@@ -2,17 +2,18 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from runtime.batch import distinct
 from runtime.errors import EngineError, ModelClosed
 from runtime.postprocess import Ints
-from runtime.text import NO_LIMITS, Check, Encoding, Encodings, TokenLimits
+from runtime.requests import AnyRequest
+from runtime.text import Check, Encoding, Encodings, unchecked
 
 T = TypeVar("T")
 
@@ -20,33 +21,6 @@ T = TypeVar("T")
 _SHARE_OF_LATEST = 0.1
 # The estimate before the first measurement: tokens of real text have about four characters.
 _TOKENS_PER_CHARACTER = 0.25
-
-
-@dataclass(frozen=True)
-class Work:
-    """A request before tokenisation.
-
-    `characters` int64 [rows, 2] are the lengths of each row's query and passage. `encode` turns the
-    texts into encodings and calls its Check on the way. `deadline` is in seconds of
-    time.monotonic(). `caller` is whom fair queueing charges. `limits` bound the tokens.
-    """
-
-    characters: Ints
-    encode: Callable[[Check], Encodings]
-    deadline: float | None
-    caller: str
-    limits: TokenLimits = NO_LIMITS
-
-    @property
-    def rows(self) -> int:
-        """The number of rows."""
-        return len(self.characters)
-
-
-def lengths(queries: Sequence[str], passages: Sequence[str]) -> Ints:
-    """The lengths in characters of n queries and passages, int64 [n, 2]."""
-    columns = [np.fromiter(map(len, texts), np.int64, len(texts)) for texts in (queries, passages)]
-    return np.stack(columns, axis=1)
 
 
 @dataclass(frozen=True)
@@ -59,34 +33,46 @@ class Encoded:
     places: Ints
 
 
-class TokenizerPool:
-    """The tokenizer threads of one model, so that its texts wait for no other work."""
+class Encoder(Protocol):
+    """Turns the texts of requests into encodings, see `runtime.text`."""
 
-    def __init__(self) -> None:
+    def encode(self, request: Any, check: Check = unchecked) -> Encodings:
+        """The encodings, calling `check` on the way to cancel the work. Raises InputRejected."""
+
+
+class TokenizerPool:
+    """The tokenizer threads of one model, so that its texts wait for no other work.
+
+    `encoder` gives at most `max_tokens` tokens a row.
+    """
+
+    def __init__(self, encoder: Encoder, max_tokens: int) -> None:
+        self._encoder = encoder
+        self._max_tokens = max_tokens
         self._threads = ThreadPoolExecutor(thread_name_prefix="tokenizer")
         # Listing makes an object of every token, so only one request at a time may do it.
         self._listing_thread = ThreadPoolExecutor(1, thread_name_prefix="tokenizer-listing")
         # A moving average, so that admission can refuse texts before they are tokenised.
         self._tokens_per_character: float | None = None
 
-    def estimate(self, characters: Ints, limits: TokenLimits, most: int) -> int:
-        """An estimate of the tokens of all rows, each at most `most`; `characters` and `limits` are
-        those of Work."""
+    def estimate(self, request: AnyRequest) -> int:
+        """An estimate of the tokens of all rows."""
+        limits, most = request.limits, self._max_tokens
         bounds = [math.inf if limit is None else limit for limit in (limits.query, limits.passage)]
-        tokens = characters * (self._tokens_per_character or _TOKENS_PER_CHARACTER)
+        tokens = request.characters * (self._tokens_per_character or _TOKENS_PER_CHARACTER)
         row = most if limits.pair is None else min(limits.pair, most)
         return int(np.minimum(np.minimum(tokens, bounds).sum(axis=1), row).sum())
 
-    def encode(self, work: Work, check: Check) -> Encoded:
+    def encode(self, request: AnyRequest, check: Check) -> Encoded:
         """Encode in the calling thread."""
-        encodings = work.encode(check)
+        encodings = self._encoder.encode(request, check)
         encoded = Encoded(encodings, *distinct(encodings.rows))
-        self._update_estimate(work, encodings)
+        self._update_estimate(request, encodings)
         return encoded
 
-    async def encode_async(self, work: Work, check: Check) -> Encoded:
-        """Encode in a thread of the pool. Raises what `work.encode` raises, or ModelClosed."""
-        return await _in_thread(self._threads, lambda: self.encode(work, check))
+    async def encode_async(self, request: AnyRequest, check: Check) -> Encoded:
+        """Encode in a thread of the pool. Raises what the encoder raises, or ModelClosed."""
+        return await _in_thread(self._threads, lambda: self.encode(request, check))
 
     async def list_async(self, work: Callable[[], T]) -> T:
         """Run `work`, which lists tokens, in the listing thread. Raises what `work` raises, or
@@ -102,10 +88,10 @@ class TokenizerPool:
         self._threads.shutdown(wait=False)
         self._listing_thread.shutdown(wait=False)
 
-    def _update_estimate(self, work: Work, encodings: Encodings) -> None:
+    def _update_estimate(self, request: AnyRequest, encodings: Encodings) -> None:
         if encodings.truncated:  # the tokens of the whole texts are not known
             return
-        found = sum(map(len, encodings.rows)) / max(1, int(work.characters.sum()))
+        found = sum(map(len, encodings.rows)) / max(1, int(request.characters.sum()))
         known = self._tokens_per_character or found
         self._tokens_per_character = known + _SHARE_OF_LATEST * (found - known)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tokenizers
 
-from runtime.errors import InputTooLong, TokenizerFailed
+from runtime.errors import InputTooLong, TextPlace, TokenizerFailed
 from runtime.text_checks import check_text
 
 # Characters of a piece: enough for fast tokenising, few enough that the tokens take little memory.
@@ -44,7 +44,7 @@ def tokens_of(
     count = 0
     for index, text in enumerate(texts):
         check()
-        check_text(f"inputs[{index}]", text, blanks=blanks)
+        check_text(TextPlace("inputs", index), text, blanks=blanks)
         if len(text) > _PIECE_CHARS:  # estimate first: the whole text may take much memory
             parts = (encoded(tokenizer, piece, add_special_tokens=False) for piece in pieces(text))
             about = count + sum(map(len, parts))

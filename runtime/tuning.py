@@ -15,8 +15,8 @@ import msgspec
 from runtime import machine
 from runtime.batch import BatchLimits
 from runtime.errors import ArtifactError
-from runtime.model import ModelInfo
 from runtime.model_files import JSON_BYTES, is_there, read_file
+from runtime.model_info import ModelInfo
 from runtime.outputs import write_json
 
 SCHEMA = 1

@@ -17,20 +17,22 @@ from litestar.di import NamedDependency, Provide
 from litestar.types import ASGIApp, ControllerRouterHandler
 
 from server import health, metadata, pages
-from server.auth import AuthMiddleware
+from server.auth import AccessMiddleware
 from server.descriptors import raise_descriptor_limit
-from server.errors import exception_handler
-from server.hosts import AllowedHostsMiddleware
+from server.errors import AnyRequest, exception_handler
+from server.exchange import Exchange
 from server.kserve.grpc_service import GrpcServer
 from server.libraries import prepare_libraries
 from server.listen import SideListener, bind_port
+from server.loading import abort_start, start
 from server.logs import configure_logging, report_startup_error, wants_json_logs
 from server.metrics import CONTENT_TYPE
+from server.nim_error import error_body
 from server.observability import ObservabilityMiddleware
-from server.openapi import document
+from server.openapi import document, operations
 from server.process_limits import LimitExceeded, check_process_limits, find_exceeded_limit
 from server.reloading import reloading_on_signal
-from server.service import Service, abort_start
+from server.service import Service
 from server.settings import Settings, SettingsError, read_settings
 from server.shutdown import Shutdown
 from server.surface import Surface, error_format_chooser
@@ -58,7 +60,7 @@ SURFACES: tuple[Surface, ...] = (
     pages.PAGES,
 )
 # Paths that no surface claims get NIM's error body.
-error_format_of = error_format_chooser(SURFACES, nim.error_body)
+error_format_of = error_format_chooser(SURFACES, error_body)
 
 METRICS_ROUTES: list[ControllerRouterHandler] = [_metrics]
 TRITON_ROUTES = [*health.SURFACE.controllers, *kserve.SURFACE.controllers]
@@ -83,29 +85,19 @@ def create_app(settings: Settings | None = None) -> ASGIApp:
         raise_descriptor_limit()
     service = Service(settings)
     shutdown = Shutdown(service, error_format_of)
-    surfaces = open_surfaces(settings)
-    app = routed(
-        [controller for surface in surfaces for controller in surface.controllers],
-        service,
-        lambda _: _running(service, shutdown),
-        openapi=_describe(surfaces, settings),
-    )
-    return _with_observability(_with_middleware(app, service, shutdown), service)
+    surfaces = (one for one in SURFACES if settings.ui or one is not pages.PAGES)
+    routes = [controller for surface in surfaces for controller in surface.controllers]
+    app = routed(routes, service, lambda _: _running(service, shutdown))
+    app.state[pages.OPENAPI_DOCUMENT] = document(operations(app, error_format_of), settings)
+    return _behind_middleware(app, service, shutdown)
 
 
-def _with_observability(app: ASGIApp, service: Service) -> ASGIApp:
-    """`app` behind the middleware that logs, counts and traces requests."""
+def _behind_middleware(app: ASGIApp, service: Service, shutdown: Shutdown) -> ASGIApp:
+    """`app` behind the middleware that sees every request, also for unknown routes and with wrong
+    methods, which Litestar's own middleware never sees."""
+    app = AccessMiddleware(app, service.settings, error_format_of)
+    app = shutdown.middleware(app)
     return ObservabilityMiddleware(app, service.metrics, service.tracing)
-
-
-def _with_middleware(app: ASGIApp, service: Service, shutdown: Shutdown) -> ASGIApp:
-    """`app` behind the middleware that may answer in its place: shutdown, allowed hosts, keys."""
-    authenticated = AuthMiddleware(
-        service.body_budget.middleware(app), service.settings, error_format_of
-    )
-    return shutdown.middleware(
-        AllowedHostsMiddleware(authenticated, service.settings, error_format_of)
-    )
 
 
 def _refuse_workers() -> None:
@@ -129,43 +121,31 @@ def _refuse(reason: str) -> NoReturn:
     raise SystemExit(1) from None
 
 
-def open_surfaces(settings: Settings) -> list[Surface]:
-    """The surfaces that the settings do not turn off."""
-    return [surface for surface in SURFACES if settings.ui or surface is not pages.PAGES]
-
-
 def routed(
-    routes: list[ControllerRouterHandler],
-    service: Service,
-    *lifespan: Lifespan,
-    openapi: bytes = b"",
+    routes: list[ControllerRouterHandler], service: Service, *lifespan: Lifespan
 ) -> Litestar:
-    """The router alone, without middleware; `openapi` is the document that describes the routes."""
+    """The router, with the middleware that only routed requests need."""
+
+    def exchange(request: AnyRequest) -> Exchange:
+        return Exchange(request, service)
+
     return Litestar(
         route_handlers=routes,
         dependencies={
             "service": Provide(lambda: service, sync_to_thread=False),
-            "openapi_document": Provide(lambda: openapi, sync_to_thread=False),
+            "exchange": Provide(exchange, sync_to_thread=False),
         },
         exception_handlers={
             Exception: exception_handler(
                 error_format_of, service.settings, service.metrics.count_refusal
             )
         },
+        middleware=[service.body_budget.middleware],
         lifespan=lifespan,
         openapi_config=None,
         logging_config=None,
         # server.connection reads bodies and limits their size.
         request_max_body_size=None,
-    )
-
-
-def _describe(surfaces: list[Surface], settings: Settings) -> bytes:
-    return document(
-        [operation for surface in surfaces for operation in surface.operations],
-        title="Open reranker and embedder",
-        version=metadata.version(),
-        keys=bool(settings.keys),
     )
 
 
@@ -175,7 +155,7 @@ async def _running(service: Service, shutdown: Shutdown) -> AsyncIterator[None]:
     with ExitStack() as signals:
         with _ended_by_limits():
             closers = await _open_ports(service, shutdown)
-            service.start()
+            start(service)
             signals.enter_context(shutdown.on_signals())
             signals.enter_context(reloading_on_signal(service))
         yield
@@ -209,9 +189,7 @@ async def _open_ports(service: Service, shutdown: Shutdown) -> list[Callable[[],
         ):
             if port:
                 taken = bind_port(settings.host, port, setting)
-                app = _with_observability(
-                    _with_middleware(routed(routes, service), service, shutdown), service
-                )
+                app = _behind_middleware(routed(routes, service), service, shutdown)
                 closers.append(SideListener(app, taken, settings).close)
         if settings.grpc_port:
             grpc = GrpcServer(service)

@@ -4,29 +4,18 @@ Every surface that scores or embeds goes through here, so that limits, deadlines
 texts are the same in every dialect.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
-from runtime.errors import (
-    BlankInput,
-    DeviceLost,
-    EngineError,
-    EngineUnreachable,
-    ForbiddenText,
-    ModelClosed,
-    NoTokens,
-    OutOfMemory,
-    Overloaded,
-)
-from runtime.postprocess import Embeddings, InputType, Ranking, Timing
+from runtime.errors import Blame, TextRejected
+from runtime.postprocess import Embeddings, Ranking, Timing
 from runtime.profile import Kind
-from runtime.text import NO_LIMITS, TokenLimits, Truncate
+from runtime.requests import EmbedRequest, RankRequest
 from runtime.tokens import Token
-from server.errors import ClientDisconnected, InvalidRequest
+from server.errors import InvalidRequest, blame_of
 from server.observability import slowest
 from server.service import Service
 from server.settings import Settings
@@ -36,8 +25,8 @@ T = TypeVar("T")
 Answer = TypeVar("Answer", Ranking, Embeddings)
 Place = tuple[str | int, ...]
 
-# Errors that count as faults of the engine, whatever status the caller gets.
-_ENGINE_FAULTS = (EngineError, EngineUnreachable, OutOfMemory, DeviceLost)
+# The outcome of a request that ended with an error, by whose fault it was; failed by others.
+_OUTCOMES: dict[Blame, Outcome] = {"admission": "refused", "disconnect": "cancelled"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +41,12 @@ class Field:
     def place(self, index: int) -> Place:
         """The path to text number `index`."""
         return (self.name, *(() if self.alone else (index,)), *self.inside)
+
+
+def listed(name: str, value: str | list[T]) -> tuple[list[str] | list[T], Field]:
+    """The texts of the field `name`, which may be one text, and the field."""
+    alone = isinstance(value, str)
+    return [value] if isinstance(value, str) else value, Field(name, alone=alone)
 
 
 class Limit(NamedTuple):
@@ -88,11 +83,9 @@ def locating_errors(**fields: Field) -> Iterator[None]:
     """
     try:
         yield
-    except (BlankInput, ForbiddenText, NoTokens) as error:
-        name, _, number = error.what.partition("[")  # as in "query" and "passages[3]"
-        index = int(number[:-1]) if number else 0
-        message = f"this text{str(error).removeprefix(error.what)}"
-        raise InvalidRequest("value_error", fields[name].place(index), message) from error
+    except TextRejected as error:
+        place = fields[error.field].place(error.index or 0)
+        raise InvalidRequest("value_error", place, f"this text {error.complaint}") from error
 
 
 class Call:
@@ -112,97 +105,36 @@ class Call:
 
     async def rank(
         self,
-        query: str,
-        passages: Sequence[str],
-        truncate: Truncate = "NONE",
+        request: RankRequest,
         *,
         query_at: Field = Field("query", alone=True),
         passages_at: Field = Field("documents"),
-        limits: TokenLimits = NO_LIMITS,
-        blanks: bool = False,
     ) -> Ranking:
-        """Score the passages for the query. `limits` bound the tokens; with `blanks`, texts may be
-        blank."""
-        self.check_count("rank", len(passages), passages_at)
+        """Score the passages for the query, or for one query each."""
+        self.check_count("rank", len(request.texts), passages_at)
+        request = replace(request, deadline=self.deadline, caller=self.caller)
         ranker = self.service.ranker
         with (
             ranker.in_use(),
             self._counted("rank"),
-            locating_errors(query=query_at, passages=passages_at),
+            locating_errors(query=query_at, queries=query_at, passages=passages_at),
         ):
-            return await self._answer(
-                ranker.rank_async(
-                    query,
-                    passages,
-                    truncate=truncate,
-                    deadline=self.deadline,
-                    caller=self.caller,
-                    limits=limits,
-                    blanks=blanks,
-                )
-            )
+            return await self._answer(ranker.rank_async(request))
 
-    async def rank_pairs(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        truncate: Truncate,
-        *,
-        queries_at: Field,
-        passages_at: Field,
-        limits: TokenLimits = NO_LIMITS,
-        blanks: bool = False,
-    ) -> Ranking:
-        """Score (query, passage) pairs; otherwise as `rank`."""
-        self.check_count("rank", len(pairs), passages_at)
-        ranker = self.service.ranker
-        with (
-            ranker.in_use(),
-            self._counted("rank"),
-            locating_errors(queries=queries_at, passages=passages_at),
-        ):
-            return await self._answer(
-                ranker.rank_pairs_async(
-                    pairs,
-                    truncate=truncate,
-                    deadline=self.deadline,
-                    limits=limits,
-                    blanks=blanks,
-                    caller=self.caller,
-                )
-            )
-
-    async def embed(
-        self,
-        texts: Sequence[str],
-        input_type: InputType | None,
-        truncate: Truncate = "NONE",
-        dimensions: int | None = None,
-        *,
-        input_at: Field,
-        most_tokens: int | None = None,
-        blanks: bool = False,
-    ) -> Embeddings:
-        """Embed the texts. `most_tokens` bounds the tokens of each; with `blanks`, texts may be
-        blank. `input_type` None means EMBED_DEFAULT_INPUT_TYPE."""
-        self.check_count("embed", len(texts), input_at)
+    async def embed(self, request: EmbedRequest, *, input_at: Field) -> Embeddings:
+        """Embed the texts. `input_type` None means EMBED_DEFAULT_INPUT_TYPE."""
+        self.check_count("embed", len(request.texts), input_at)
+        input_type = request.input_type or self.service.settings.default_input_type
+        request = replace(
+            request, input_type=input_type, deadline=self.deadline, caller=self.caller
+        )
         embedder = self.service.embedder
         with (
             embedder.in_use(),
             self._counted("embed"),
             locating_errors(input=input_at),
         ):
-            return await self._answer(
-                embedder.embed_async(
-                    texts,
-                    input_type=input_type or self.service.settings.default_input_type,
-                    truncate=truncate,
-                    dimensions=dimensions,
-                    most_tokens=most_tokens,
-                    blanks=blanks,
-                    deadline=self.deadline,
-                    caller=self.caller,
-                )
-            )
+            return await self._answer(embedder.embed_async(request))
 
     async def tokens(
         self,
@@ -264,9 +196,12 @@ class Call:
         try:
             yield
         except BaseException as error:
-            seconds = time.monotonic() - began
-            engine_fault = isinstance(error, _ENGINE_FAULTS)
-            tally.count_failure(seconds, _outcome(error), engine_fault=engine_fault)
+            blame = blame_of(error)
+            tally.count_failure(
+                time.monotonic() - began,
+                _OUTCOMES.get(blame, "failed"),
+                engine_fault=blame == "engine",
+            )
             raise
         answer = self.answers[-1]
         tally.count_success(time.monotonic() - began, answer)
@@ -281,12 +216,3 @@ class Call:
         answer = await self._wait(work)
         self.answers.append(answer)
         return answer
-
-
-def _outcome(error: BaseException) -> Outcome:
-    """The outcome of a request that ended with `error`."""
-    if isinstance(error, Overloaded | ModelClosed):
-        return "refused"
-    if isinstance(error, ClientDisconnected | asyncio.CancelledError):
-        return "cancelled"
-    return "failed"

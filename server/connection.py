@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from runtime.errors import Overloaded
@@ -57,25 +56,19 @@ class BodyBudget:
         """Middleware: release a body's reservation when its request to `app` ends."""
 
         async def middleware_app(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != ScopeType.HTTP:
+            with self.reservation() as scope["state"][_RESERVATION]:
                 await app(scope, receive, send)
-                return
-            reservation = scope["state"][_RESERVATION] = _Reservation(self)
-            try:
-                await app(scope, receive, send)
-            finally:
-                self._end(reservation.size)
 
         return middleware_app
 
     @contextmanager
-    def reserving(self, size: int) -> Iterator[None]:
-        """Reserve `size` bytes for the block, for a body that arrived whole. Raises Overloaded."""
-        self.reserve(size, size)
+    def reservation(self) -> "Iterator[Reservation]":
+        """A request's part of the budget, empty at first and released after the block."""
+        reservation = Reservation(self)
         try:
-            yield
+            yield reservation
         finally:
-            self._end(size)
+            self._end(reservation.size)
 
     def _end(self, size: int) -> None:
         """Release `size` bytes of an answered request."""
@@ -97,7 +90,7 @@ class BodyBudget:
         self._held_bytes += count
 
 
-class _Reservation:
+class Reservation:
     """One request's part of the budget, `size` bytes."""
 
     def __init__(self, body_budget: BodyBudget) -> None:
@@ -132,7 +125,7 @@ async def read_body(request: AnyRequest, limit_bytes: int, timeout_s: float) -> 
 def reserve_beside_body(request: AnyRequest, size: int) -> None:
     """Reserve `size` bytes that the request needs beside its body, if positive, until it is
     answered. Raises Overloaded."""
-    reservation: _Reservation = request.scope["state"][_RESERVATION]
+    reservation: Reservation = request.scope["state"][_RESERVATION]
     reservation.add(max(0, size))
 
 
@@ -171,7 +164,7 @@ def check_json(request: AnyRequest) -> None:
 
 
 async def _read(request: AnyRequest, coding: str | None, limit_bytes: int) -> bytes:
-    reservation: _Reservation = request.scope["state"][_RESERVATION]
+    reservation: Reservation = request.scope["state"][_RESERVATION]
     body = bytearray()  # takes less memory than a list of many small pieces
 
     def take(part: bytes) -> None:

@@ -1,14 +1,16 @@
-"""Classify errors: the table of error types and statuses, and what a caller may learn of an error.
+"""The server's own errors, and what a caller may learn of an error.
 
-`classify_error` makes a `Failure`, from which each surface makes its own error body. Messages never
-contain request text. Messages of unexpected errors go to the log only.
+An error's class carries its statuses (runtime.errors). `classify_error` makes a `Failure`, from
+which each surface makes its own error body. Messages never contain request text. Messages of
+unexpected errors go to the log only.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from litestar import Request, Response
 from litestar.datastructures import State
@@ -16,10 +18,12 @@ from litestar.exceptions import HTTPException
 from litestar.types import Scope
 
 from runtime.errors import (
+    Blame,
     DeadlineExceeded,
     EngineError,
     InputRejected,
     InputTooLong,
+    NoPassages,
     Overloaded,
     ServingError,
     Unavailable,
@@ -32,7 +36,13 @@ AnyRequest = Request[object, object, State]
 
 
 class RequestRefused(ServingError):
-    """The request cannot be served as it is; raised by the server, not by the model."""
+    """The request cannot be served as it is; raised by the server, not by the model. `headers` go
+    with the HTTP answer."""
+
+    http_status = 400
+    grpc_code = "INVALID_ARGUMENT"
+    blame: ClassVar[Blame] = "caller"
+    headers: Mapping[str, str] = {}
 
 
 class InvalidRequest(RequestRefused):
@@ -50,12 +60,17 @@ class InvalidRequest(RequestRefused):
 class AuthenticationRequired(RequestRefused):
     """No bearer, or not an accepted one."""
 
-    def __init__(self) -> None:
-        super().__init__("found no accepted key, wanted the header Authorization: Bearer <key>")
+    http_status = 401
+    grpc_code = "UNAUTHENTICATED"
+    headers: Mapping[str, str] = {"www-authenticate": "Bearer"}
+    message = "found no accepted key, wanted the header Authorization: Bearer <key>"
 
 
 class KindNotServed(RequestRefused):
     """A request for a kind of model that this process does not serve."""
+
+    http_status = 404
+    grpc_code = "NOT_FOUND"
 
     def __init__(self, what: str, option: str) -> None:
         super().__init__(
@@ -65,6 +80,9 @@ class KindNotServed(RequestRefused):
 
 class UnknownModel(RequestRefused):
     """A model name that is not served here."""
+
+    http_status = 404
+    grpc_code = "NOT_FOUND"
 
     def __init__(self, served_name: str) -> None:
         super().__init__(
@@ -76,6 +94,9 @@ class UnknownModel(RequestRefused):
 class BodyTooLarge(RequestRefused):
     """More bytes than NIM_HTTP_BODY_LIMIT_BYTES."""
 
+    http_status = 413
+    headers: Mapping[str, str] = {"connection": "close"}
+
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(
             f"found a body of more than {limit_bytes} bytes, which is the most that this server "
@@ -86,6 +107,10 @@ class BodyTooLarge(RequestRefused):
 class BodyTooSlow(RequestRefused):
     """The body did not arrive in time."""
 
+    http_status = 408
+    grpc_code = "DEADLINE_EXCEEDED"
+    headers: Mapping[str, str] = {"connection": "close"}
+
     def __init__(self, timeout_s: float) -> None:
         super().__init__(f"the request's body did not arrive within {timeout_s:g} seconds")
 
@@ -93,61 +118,65 @@ class BodyTooSlow(RequestRefused):
 class WrongContentType(RequestRefused):
     """A body that is not JSON in UTF-8."""
 
+    http_status = 415
+
 
 class UnknownCoding(RequestRefused):
     """A body that is compressed with another coding than those `taken`."""
 
+    http_status = 415
+
     def __init__(self, taken: tuple[str, ...]) -> None:
-        self.taken = taken
+        codings = ", ".join(taken)
+        self.headers = {"accept-encoding": codings}  # as RFC 9110 12.5.3 asks
         super().__init__(
-            "found a body with another Content-Encoding, wanted one of "
-            f"{', '.join(taken)}, once, or none"
+            f"found a body with another Content-Encoding, wanted one of {codings}, once, or none"
         )
 
 
 class ClientDisconnected(RequestRefused):
     """The client disconnected; nobody reads the answer."""
 
-    def __init__(self) -> None:
-        super().__init__("the client closed the connection")
+    http_status = 499  # as nginx logs it; never sent
+    grpc_code = "CANCELLED"
+    blame = "disconnect"
+    message = "the client closed the connection"
 
 
 class NotReady(Unavailable):
     """The model is not loaded yet."""
 
-    def __init__(self) -> None:
-        super().__init__("the model is not ready yet; GET /v1/health/ready says when it is")
+    refusal = "not_ready"
+    message = "the model is not ready yet; GET /v1/health/ready says when it is"
 
 
 class ReloadInProgress(Unavailable):
     """Another reload is running."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "a model is being reloaded, and one reload runs at a time; send the request again"
-        )
+    refusal = "reloading"
+    message = "a model is being reloaded, and one reload runs at a time; send the request again"
 
 
-# The first class in an error's method resolution order that has a row decides.
-STATUSES: Mapping[type[BaseException], int] = {
-    RequestRefused: 400,
-    InvalidRequest: 400,
-    InputRejected: 400,
-    AuthenticationRequired: 401,
-    KindNotServed: 404,
-    UnknownModel: 404,
-    BodyTooSlow: 408,
-    BodyTooLarge: 413,
-    WrongContentType: 415,
-    UnknownCoding: 415,
-    InputTooLong: 422,  # RERANK_TOO_LONG_STATUS
-    ClientDisconnected: 499,  # as nginx logs it; never sent
-    EngineError: 500,
-    Overloaded: 503,  # RERANK_OVERLOAD_STATUS
-    Unavailable: 503,
-    DeadlineExceeded: 504,
-    Exception: 500,
-}
+# For the documentation: what reading and decoding a body may raise, and what asking a model may.
+BODY_ERRORS = (
+    InvalidRequest,
+    BodyTooSlow,
+    BodyTooLarge,
+    WrongContentType,
+    UnknownCoding,
+    Overloaded,
+    Unavailable,
+)
+MODEL_ERRORS = (
+    NoPassages,
+    InputTooLong,
+    KindNotServed,
+    UnknownModel,
+    Unavailable,
+    DeadlineExceeded,
+    EngineError,
+    ServingError,
+)
 
 _HINTS = {
     404: "there is no such route here",
@@ -164,7 +193,7 @@ class Failure:
     message: str
     problem: str | None = None
     location: tuple[str | int, ...] = ()
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
     kind: type[Exception] = Exception
 
 
@@ -178,32 +207,35 @@ class ErrorBody(NamedTuple):
 ErrorFormat = Callable[[Failure], ErrorBody]
 
 
+def class_of(error: BaseException) -> type[ServingError]:
+    """The class whose attributes say what `error` means: its own, or the root's for an unexpected
+    one."""
+    return type(error) if isinstance(error, ServingError) else ServingError
+
+
+def blame_of(error: BaseException) -> Blame:
+    """Whose fault `error` was; a cancelled task's client has gone."""
+    return "disconnect" if isinstance(error, asyncio.CancelledError) else class_of(error).blame
+
+
 def classify_error(error: Exception, settings: Settings) -> Failure:
     """Classify `error`: its status, message and headers for the caller."""
-    failure = _classify_error(error, settings)
-    return replace(failure, kind=type(error))
-
-
-def _classify_error(error: Exception, settings: Settings) -> Failure:
     if isinstance(error, HTTPException):
         return _routing_failure(error)
-    status = _status(error, settings)
+    status = status_of(type(error), settings)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Failure(status, "the server failed to answer; its log says why", kind=type(error))
+    failure = Failure(status, str(error), kind=type(error))
     if isinstance(error, InvalidRequest):
-        return Failure(status, str(error), error.problem, error.location)
+        return replace(failure, problem=error.problem, location=error.location)
     if isinstance(error, InputRejected) and not isinstance(error, InputTooLong):
-        return Failure(status, str(error), "value_error")
+        return replace(failure, problem="value_error")
     if isinstance(error, Unavailable):
         wait_s = max(1, round(error.retry_after_s))
-        return Failure(status, str(error), headers={"retry-after": str(wait_s)})
-    if isinstance(error, BodyTooLarge | BodyTooSlow):
-        return Failure(status, str(error), headers={"connection": "close"})
-    if isinstance(error, UnknownCoding):  # as RFC 9110 12.5.3 asks
-        return Failure(status, str(error), headers={"accept-encoding": ", ".join(error.taken)})
-    if isinstance(error, AuthenticationRequired):
-        return Failure(status, str(error), headers={"www-authenticate": "Bearer"})
-    if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Failure(status, str(error))
-    return Failure(status, "the server failed to answer; its log says why")
+        return replace(failure, headers={"retry-after": str(wait_s)})
+    if isinstance(error, RequestRefused):
+        return replace(failure, headers=error.headers)
+    return failure
 
 
 def exception_handler(
@@ -244,20 +276,22 @@ def log_failure(error: Exception, settings: Settings) -> None:
         return
     if isinstance(error, EngineError):
         _log.error("%s: %s", type(error).__name__, error)
-    elif _status(error, settings) == HTTPStatus.INTERNAL_SERVER_ERROR:
+    elif status_of(type(error), settings) == HTTPStatus.INTERNAL_SERVER_ERROR:
         _log.error("unexpected %s", type(error).__name__, exc_info=error)
 
 
-def _status(error: Exception, settings: Settings) -> int:
-    table = {
-        **STATUSES,
-        InputTooLong: settings.too_long_status,
-        Overloaded: settings.overload_status,
-    }
-    return next(table[kind] for kind in type(error).__mro__ if kind in table)
+def status_of(kind: type[Exception], settings: Settings) -> int:
+    """The HTTP status of errors of class `kind`: its own, or what a setting says."""
+    if issubclass(kind, HTTPException):
+        return kind.status_code
+    if issubclass(kind, InputTooLong):
+        return settings.too_long_status
+    if issubclass(kind, Overloaded):
+        return settings.overload_status
+    return kind.http_status if issubclass(kind, ServingError) else ServingError.http_status
 
 
 def _routing_failure(error: HTTPException) -> Failure:
     status = error.status_code
     message = _HINTS.get(status, HTTPStatus(status).phrase.lower())
-    return Failure(status, message, headers=dict(error.headers or {}))
+    return Failure(status, message, headers=dict(error.headers or {}), kind=type(error))

@@ -15,8 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.errors import Failure
 from server.lingering import LingeringTransport
+from server.nim_error import error_body
 from server.parser import Parser
-from server.surfaces import nim
 from server.time_slices import time_slices_of
 
 _CLOSE = (b"connection", b"close")
@@ -103,7 +103,7 @@ class FramedProtocol(H11Protocol):
             self.transport.close()
             return
         self._closing_early = True
-        body = nim.error_body(Failure(status, message)).body
+        body = error_body(Failure(status, message)).body
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),

@@ -1,7 +1,7 @@
 """Hardware metrics: processors and memory from /proc, GPUs from NVIDIA's NVML."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,23 @@ _PERCENT = 1e-2
 
 @dataclass(frozen=True)
 class Gpu:
-    """The state of one GPU: watts, joules since the driver was loaded, bytes, and `utilization`
-    from 0 to 1. None for values that the card does not report."""
+    """The state of one GPU. `facts`: watts, joules since the driver was loaded, bytes, and
+    `utilization` from 0 to 1, without those that the card does not report."""
 
     device_id: str
     gpu_uuid: str
-    power_usage_watts: float | None
-    power_limit_watts: float | None
-    total_energy_joules: float | None
-    utilization: float | None
-    memory_total_bytes: float | None
-    memory_used_bytes: float | None
+    facts: Mapping[str, float]
+
+
+# Facts of a GPU: NVML's query, the attribute of its answer if that is not a number, and the scale.
+_FACTS = {
+    "power_usage_watts": ("nvmlDeviceGetPowerUsage", "", _MILLI),
+    "power_limit_watts": ("nvmlDeviceGetEnforcedPowerLimit", "", _MILLI),
+    "total_energy_joules": ("nvmlDeviceGetTotalEnergyConsumption", "", _MILLI),
+    "utilization": ("nvmlDeviceGetUtilizationRates", "gpu", _PERCENT),
+    "memory_total_bytes": ("nvmlDeviceGetMemoryInfo", "total", 1.0),
+    "memory_used_bytes": ("nvmlDeviceGetMemoryInfo", "used", 1.0),
+}
 
 
 class Processors:
@@ -84,26 +90,12 @@ def _open_nvml() -> Any:
 def _gpu(nvml: Any, device_id: str) -> Gpu:
     handle = nvml.nvmlDeviceGetHandleByIndex(int(device_id))
 
-    def ask(name: str, scale: float = 1.0) -> float | None:
+    facts = {}
+    for name, (query, attribute, scale) in _FACTS.items():
         with _unsupported(nvml):
-            return float(getattr(nvml, name)(handle)) * scale
-        return None
-
-    memory = busy = None
-    with _unsupported(nvml):
-        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-    with _unsupported(nvml):
-        busy = float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu) * _PERCENT
-    return Gpu(
-        device_id=device_id,
-        gpu_uuid=str(nvml.nvmlDeviceGetUUID(handle)),
-        power_usage_watts=ask("nvmlDeviceGetPowerUsage", _MILLI),
-        power_limit_watts=ask("nvmlDeviceGetEnforcedPowerLimit", _MILLI),
-        total_energy_joules=ask("nvmlDeviceGetTotalEnergyConsumption", _MILLI),
-        utilization=busy,
-        memory_total_bytes=None if memory is None else float(memory.total),
-        memory_used_bytes=None if memory is None else float(memory.used),
-    )
+            found = getattr(nvml, query)(handle)
+            facts[name] = float(getattr(found, attribute) if attribute else found) * scale
+    return Gpu(device_id, str(nvml.nvmlDeviceGetUUID(handle)), facts)
 
 
 @contextmanager

@@ -6,13 +6,13 @@ import msgspec
 from litestar import Controller, HttpMethod, Response, route
 from litestar.di import NamedDependency
 
-from server.openapi import Operation
+from server.nim_error import error_body
 from server.service import Service
 from server.surface import Surface
-from server.surfaces import nim
 
 _PROBE = [HttpMethod.GET, HttpMethod.HEAD]
 _UNAVAILABLE = 503
+_ANSWERS = (200, _UNAVAILABLE)
 
 
 class HealthReply(msgspec.Struct):
@@ -60,32 +60,36 @@ def _reply(service: Service, name: str, ok: bool) -> Response[HealthReply]:
 class Health(Controller):
     """Open without a key (server.auth). nv-ingest reads 200 as ready and 503 as not yet."""
 
-    @route("/v1/health/live", http_method=_PROBE)
+    tags = ("Health",)
+
+    @route("/v1/health/live", http_method=_PROBE, answers=_ANSWERS)
     async def live(self, service: NamedDependency[Service]) -> Response[HealthReply]:
-        """Liveness: the process answers, no engine hangs and no device is lost. 503 asks for a
-        restart."""
+        """The process answers.
+
+        No engine hangs and no device is lost; 503 asks for a restart.
+        """
         return _reply(service, "live", service.live)
 
-    @route("/v1/health/ready", http_method=_PROBE)
+    @route("/v1/health/ready", http_method=_PROBE, answers=_ANSWERS)
     async def ready(self, service: NamedDependency[Service]) -> Response[HealthReply]:
-        """Readiness: the model answers."""
+        """The model answers."""
         return _reply(service, "ready", service.ready)
 
-    @route("/v2/health/live", http_method=_PROBE)
+    @route("/v2/health/live", http_method=_PROBE, answers=_ANSWERS)
     async def kserve_live(self, service: NamedDependency[Service]) -> Response[ServerLive]:
-        """KServe v2."""
+        """KServe v2: the process answers."""
         live = service.live
         return Response(ServerLive(live), status_code=_status(live))
 
-    @route("/v2/health/ready", http_method=_PROBE)
+    @route("/v2/health/ready", http_method=_PROBE, answers=_ANSWERS)
     async def kserve_ready(self, service: NamedDependency[Service]) -> Response[ServerReady]:
-        """KServe v2."""
+        """KServe v2: the model answers."""
         ready = service.ready
         return Response(ServerReady(ready), status_code=_status(ready))
 
-    @route("/health", http_method=_PROBE)
+    @route("/health", http_method=_PROBE, answers=_ANSWERS)
     async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:
-        """Status, whether the model is loaded, and where it runs."""
+        """Status and device."""
         found = service.health_state()
         status: Literal["ok", "loading", "stopping", "failed"]
         status = "stopping" if found.loaded else "loading"
@@ -100,38 +104,4 @@ class Health(Controller):
         )
 
 
-def _probe(path: str, summary: str, reply: object, example: object, error: object) -> Operation:
-    return Operation(
-        method="GET",
-        path=path,
-        tag="Health",
-        summary=summary,
-        reply=reply,
-        reply_example=example,
-        error=error,
-        statuses=(_UNAVAILABLE,),
-        open=True,
-    )
-
-
-_READY = {"object": "health.response", "message": "Service is ready."}
-_V2_LIVE = {"live": True}
-_V2_READY = {"ready": True}
-_PLAIN = {"status": "ok", "model_loaded": True, "device": "cpu"}
-
-SURFACE = Surface(
-    controllers=(Health,),
-    operations=(
-        _probe("/v1/health/live", "The process answers", HealthReply, _READY, HealthReply),
-        _probe("/v1/health/ready", "The model answers", HealthReply, _READY, HealthReply),
-        _probe(
-            "/v2/health/live", "KServe v2: the process answers", ServerLive, _V2_LIVE, ServerLive
-        ),
-        _probe(
-            "/v2/health/ready", "KServe v2: the model answers", ServerReady, _V2_READY, ServerReady
-        ),
-        _probe("/health", "Status and device", PlainHealth, _PLAIN, PlainHealth),
-    ),
-    error_format=nim.error_body,
-    paths=("/health", "/v1/health/"),
-)
+SURFACE = Surface(controllers=(Health,), error_format=error_body, paths=("/health", "/v1/health/"))

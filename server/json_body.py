@@ -1,11 +1,13 @@
 """Decode a JSON body into a struct. An InvalidRequest names the place that does not fit."""
 
 import re
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import msgspec
 
 from server.errors import InvalidRequest
+from server.lax import read_lax
 
 T = TypeVar("T")
 
@@ -35,6 +37,15 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
         raise InvalidRequest("json_invalid", (), "found bytes that are not UTF-8") from None
     except RecursionError:
         raise InvalidRequest("json_invalid", (), "found JSON that is nested too deeply") from None
+
+
+def converted(value: Mapping[str, Any], kind: type[T]) -> T:
+    """The struct `kind`, whose fields may be Flag and Whole, of a body that is decoded. Raises
+    InvalidRequest as `decode` does."""
+    try:
+        return msgspec.convert(value, kind, dec_hook=read_lax)
+    except msgspec.ValidationError as error:
+        raise _schema_error(str(error)) from None
 
 
 def _why(message: str, body: bytes) -> str:

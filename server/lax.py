@@ -49,7 +49,7 @@ StrictPositive = Annotated[int, _LEAST_ONE]
 
 def lax_decoder(kind: type[T]) -> "msgspec.json.Decoder[T]":
     """A decoder of `kind`, whose fields may be Flag and Whole."""
-    return msgspec.json.Decoder(kind, dec_hook=_read)
+    return msgspec.json.Decoder(kind, dec_hook=read_lax)
 
 
 def flag(value: object) -> bool:
@@ -74,5 +74,6 @@ def whole(value: object) -> int:
     raise ValueError("wanted a whole number")
 
 
-def _read(kind: Any, value: object) -> bool | int:
+def read_lax(kind: Any, value: object) -> bool | int:
+    """msgspec's `dec_hook` for Flag and Whole. Raises ValueError."""
     return whole(value) if issubclass(int, kind) else flag(value)

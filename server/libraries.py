@@ -14,8 +14,6 @@ _SETTINGS = {
     # NumPy only computes norms of vectors here, and each BLAS thread takes memory.
     "OPENBLAS_NUM_THREADS": "1",
 }
-# gRPC's own log lines are not JSON; failures raise exceptions anyway.
-_SILENCE = {"GRPC_VERBOSITY": "NONE"}
 
 
 def prepare_libraries() -> None:
@@ -23,5 +21,5 @@ def prepare_libraries() -> None:
     GRPC_VERBOSITY that is set is kept."""
     disable_telemetry()
     os.environ.update(_SETTINGS)
-    for name, value in _SILENCE.items():
-        os.environ.setdefault(name, value)
+    # gRPC's own log lines are not JSON; failures raise exceptions anyway.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -6,7 +6,8 @@ ones. The models' own counters are read when metrics are collected.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, get_args
+from itertools import product
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -26,25 +27,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from runtime.errors import (
-    DeadlineExceeded,
-    DeviceLost,
-    EngineUnreachable,
-    ModelClosed,
-    OutOfMemory,
-    Overloaded,
-    TooLate,
-    Unavailable,
-)
+from runtime.errors import ServingError
 from runtime.postprocess import EngineCall, Timing
 from runtime.profile import Kind
-from server.errors import NotReady, ReloadInProgress
+from server.errors import class_of
 from server.hardware import Gpu, Gpus, Processors, memory_bytes
 from server.names import TRITON_VERSION, triton_name
+from server.served import Served
 from server.tally import OUTCOMES
-
-if TYPE_CHECKING:
-    from server.service import Served
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER_ROUTE = "other"
@@ -60,12 +50,53 @@ _TRITON = {
     "compute_output_duration_us": "Requests' time behind the engine; not measured, hence 0",
     "pending_request_count": "Requests that wait for an engine call",
 }
+# How a metric of a model is read; None for a model that does not have it.
+_Read = Callable[[Served], float | None]
+# Our own of each model, by kind. Received = the sum over outcomes + in flight, at any moment.
+_COUNTERS: Mapping[str, tuple[str, _Read]] = {
+    "rerank_requests_received": ("Requests that reached a model", lambda one: one.tally.received),
+    "rerank_texts": ("Texts of answered requests", lambda one: one.tally.rows),
+    "rerank_truncated_texts": (
+        "Texts of answered requests that were cut",
+        lambda one: one.tally.truncated,
+    ),
+    "rerank_tokens": (
+        "Tokens of answered requests, repeated rows counted",
+        lambda one: one.tally.tokens,
+    ),
+    "rerank_image_cache_hits": (
+        "Images whose embeddings were in the cache",
+        lambda one: _cached(one, "hits"),
+    ),
+    "rerank_image_cache_misses": (
+        "Images that the vision model had to compute",
+        lambda one: _cached(one, "misses"),
+    ),
+}
+_GAUGES: Mapping[str, tuple[str, _Read]] = {
+    "rerank_requests_in_flight": (
+        "Requests that reached a model and have not left it",
+        lambda one: one.tally.in_flight,
+    ),
+    "rerank_queue_rows": (
+        "Rows that wait for an engine call",
+        lambda one: one.model.scheduler.queue_depth()[0],
+    ),
+    "rerank_queue_tokens": (
+        "Tokens that wait for an engine call",
+        lambda one: one.model.scheduler.queue_depth()[1],
+    ),
+    "rerank_image_cache_bytes": (
+        "Bytes of image embeddings in the cache",
+        lambda one: _cached(one, "bytes"),
+    ),
+}
 _CPU = {
     "nv_cpu_utilization": "Busy share of the processors, 0 to 1",
     "nv_cpu_memory_total_bytes": "Memory of the machine",
     "nv_cpu_memory_used_bytes": "Memory in use",
 }
-# Gauges of the GPUs: NIM's name, Triton's, and the field of Gpu.
+# Gauges of the GPUs: NIM's name, Triton's, and the fact of Gpu.
 GPU_METRICS = (
     ("gpu_power_usage_watts", "nv_gpu_power_usage", "power_usage_watts"),
     ("gpu_power_limit_watts", "nv_gpu_power_limit", "power_limit_watts"),
@@ -74,20 +105,6 @@ GPU_METRICS = (
     ("gpu_memory_total_bytes", "nv_gpu_memory_total_bytes", "memory_total_bytes"),
     ("gpu_memory_used_bytes", "nv_gpu_memory_used_bytes", "memory_used_bytes"),
 )
-# The `reason` label of refusals. The first class in an error's method resolution order that has a
-# row decides.
-REFUSALS: Mapping[type[BaseException], str] = {
-    NotReady: "not_ready",
-    ReloadInProgress: "reloading",
-    TooLate: "deadline",
-    Overloaded: "full",
-    DeadlineExceeded: "expired",
-    ModelClosed: "shutting_down",
-    OutOfMemory: "out_of_memory",
-    DeviceLost: "device_lost",
-    EngineUnreachable: "engine_away",
-    Unavailable: "other",
-}
 # Statuses of the server's own faults; 503 and 504 are what a busy server answers.
 _FIRST_FAULT, _NO_FAULTS, _GRPC_FAULT = 500, (503, 504), "INTERNAL"
 _LATENCY_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -100,15 +117,13 @@ _SHARE_BUCKETS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 class Metrics:
     """The counters of one server process; `served` gives the loaded models."""
 
-    def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
+    def __init__(self, served: Callable[[], Iterable[Served]]) -> None:
         # No *_created gauges, because NIM has none.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         for collector in (GCCollector, PlatformCollector, ProcessCollector):
             collector(registry=self._registry)
-        self._requests = Counter(
-            "request_count", "App Request Count", ["route", "status"], registry=self._registry
-        )
+        self._requests = self._counter("request_count", "App Request Count", route=(), status=())
         self._latency = self._histogram(
             "request_latency_seconds",
             "Seconds from a request's arrival to the end of its answer",
@@ -137,37 +152,28 @@ class Metrics:
             _SHARE_BUCKETS,
             "kind",
         )
-        self._computed = Counter(
+        self._computed = self._counter(
             "rerank_engine_tokens",
             "Tokens that the engine computed, real ones and padding",
-            ["kind", "padding"],
-            registry=self._registry,
+            kind=(),
+            padding=(),
         )
-        self._refusals = Counter(
+        self._refusals = self._counter(
             "rerank_refusals",
             "Requests told to come again (503, 429, 504), over HTTP and gRPC, by what kept them",
-            ["reason"],
-            registry=self._registry,
+            reason=sorted(refusals()),
         )
-        for reason in REFUSALS.values():  # so that a rate sees the first one
-            self._refusals.labels(reason)
-        self._reloads = Counter(
+        self._reloads = self._counter(
             "rerank_reloads",
             "Models opened anew while the server runs: swapped in, or kept as they were",
-            ["kind", "result"],
-            registry=self._registry,
+            kind=get_args(Kind),
+            result=("done", "failed"),
         )
-        for kind in get_args(Kind):
-            for result in ("done", "failed"):
-                self._reloads.labels(kind, result)
-        self._faults = Counter(
+        self._faults = self._counter(
             "rerank_server_faults",
             "Requests answered with a fault of the server: HTTP's 5xx but 503 and 504, INTERNAL",
-            ["protocol"],
-            registry=self._registry,
+            protocol=("http", "grpc"),
         )
-        for protocol in ("http", "grpc"):
-            self._faults.labels(protocol)
         self._registry.register(_Models(served))
         self._registry.register(_Machine())
 
@@ -183,9 +189,8 @@ class Metrics:
 
     def count_refusal(self, error: Exception) -> None:
         """Count an error that asks the caller to retry; ignore others."""
-        found = [REFUSALS[kind] for kind in type(error).__mro__ if kind in REFUSALS]
-        if found:
-            self._refusals.labels(found[0]).inc()
+        if reason := class_of(error).refusal:
+            self._refusals.labels(reason).inc()
 
     @contextmanager
     def counting_reload(self, kind: Kind) -> Iterator[None]:
@@ -199,12 +204,8 @@ class Metrics:
 
     def observe_stages(self, kind: Kind, timing: Timing) -> None:
         """Record the stages of an answered request."""
-        for stage, spent_ms in (
-            ("tokenize", timing.tokenize_ms),
-            ("queue", timing.queue_ms),
-            ("engine", timing.engine_ms),
-        ):
-            self._stages.labels(kind, stage).observe(spent_ms / 1e3)
+        for stage in ("tokenize", "queue", "engine"):
+            self._stages.labels(kind, stage).observe(getattr(timing, f"{stage}_ms") / 1e3)
 
     def observe_call(self, kind: Kind, call: EngineCall) -> None:
         """Record an engine call; the callback of models, from any thread."""
@@ -220,10 +221,24 @@ class Metrics:
         """Everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
+    def _counter(self, name: str, text: str, **labels: Iterable[str]) -> Counter:
+        """A counter with these labels; it begins at 0 for all values of theirs that are known here,
+        so that a rate sees the first one."""
+        counter = Counter(name, text, labels, registry=self._registry)
+        for values in product(*labels.values()):
+            counter.labels(*values)
+        return counter
+
     def _histogram(
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
         return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+
+
+def refusals(kind: type[ServingError] = ServingError) -> set[str]:
+    """The label `reason` of refusals: those of `kind` and of the classes below it."""
+    own = {kind.refusal} if kind.refusal else set()
+    return own.union(*map(refusals, kind.__subclasses__()))
 
 
 def families() -> list[Metric]:
@@ -232,7 +247,7 @@ def families() -> list[Metric]:
     gpus = [
         UntypedMetricFamily(name, _of_gpu(fact)) for *names, fact in GPU_METRICS for name in names
     ]
-    models = (*_triton([]), *_requests([]), *_waiting([]), *_images([]))
+    models = (*_triton([]), *_ours([]))
     every = (*Metrics(lambda: ())._registry.collect(), *models, *machine, *gpus)
     return list({family.name: family for family in every}.values())
 
@@ -243,7 +258,7 @@ class _Models(Collector):
     Triton's are untyped because the client library would append _total to a counter's name.
     """
 
-    def __init__(self, served: "Callable[[], Iterable[Served]]") -> None:
+    def __init__(self, served: Callable[[], Iterable[Served]]) -> None:
         self._served = served
 
     def collect(self) -> Iterator[Metric]:
@@ -251,13 +266,10 @@ class _Models(Collector):
         if not served:
             return
         yield from _triton(served)
-        yield from _requests(served)
-        yield from _waiting(served)
-        if images := [one for one in served if one.model.info.images]:
-            yield from _images(images)
+        yield from (family for family in _ours(served) if family.samples)
 
 
-def _triton(served: "list[Served]") -> Iterator[Metric]:
+def _triton(served: list[Served]) -> Iterator[Metric]:
     labels = ["model", "version"]
     families = {
         name: UntypedMetricFamily(f"nv_inference_{name}", text, labels=labels)
@@ -279,7 +291,7 @@ def _triton(served: "list[Served]") -> Iterator[Metric]:
             "compute_input_duration_us": tally.tokenize_s * 1e6,
             "compute_infer_duration_us": tally.engine_s * 1e6,
             "compute_output_duration_us": 0.0,
-            "pending_request_count": one.model.pending(),
+            "pending_request_count": one.model.scheduler.pending(),
         }
         for name, value in values.items():
             families[name].add_metric(known, float(value))
@@ -295,72 +307,29 @@ def _triton(served: "list[Served]") -> Iterator[Metric]:
     yield failures
 
 
-def _requests(served: "list[Served]") -> Iterator[Metric]:
-    """The counters of requests; received = the sum over outcomes + in flight, at any moment."""
-    received = CounterMetricFamily(
-        "rerank_requests_received", "Requests that reached a model", labels=["kind"]
-    )
+def _ours(served: list[Served]) -> Iterator[Metric]:
     outcomes = CounterMetricFamily(
         "rerank_requests",
         "Requests that left a model; accepted are those that were not refused",
         labels=["kind", "outcome"],
     )
-    flying = GaugeMetricFamily(
-        "rerank_requests_in_flight",
-        "Requests that reached a model and have not left it",
-        labels=["kind"],
-    )
-    rows = CounterMetricFamily("rerank_texts", "Texts of answered requests", labels=["kind"])
-    truncated = CounterMetricFamily(
-        "rerank_truncated_texts", "Texts of answered requests that were cut", labels=["kind"]
-    )
-    tokens = CounterMetricFamily(
-        "rerank_tokens", "Tokens of answered requests, repeated rows counted", labels=["kind"]
-    )
     for one in served:
-        kind, tally = one.model.info.kind, one.tally
-        received.add_metric([kind], tally.received)
         for outcome in OUTCOMES:
-            outcomes.add_metric([kind, outcome], tally.outcomes[outcome])
-        flying.add_metric([kind], tally.in_flight)
-        rows.add_metric([kind], tally.rows)
-        truncated.add_metric([kind], tally.truncated)
-        tokens.add_metric([kind], tally.tokens)
-    yield from (received, outcomes, flying, rows, truncated, tokens)
+            outcomes.add_metric([one.model.info.kind, outcome], one.tally.outcomes[outcome])
+    yield outcomes
+    for family_of, metrics in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+        for name, (text, read) in metrics.items():
+            family = family_of(name, text, labels=["kind"])
+            for one in served:
+                if (value := read(one)) is not None:
+                    family.add_metric([one.model.info.kind], value)
+            yield family
 
 
-def _images(served: "list[Served]") -> Iterator[Metric]:
-    labels = ["kind"]
-    hits = CounterMetricFamily(
-        "rerank_image_cache_hits", "Images whose embeddings were in the cache", labels=labels
-    )
-    misses = CounterMetricFamily(
-        "rerank_image_cache_misses", "Images that the vision model had to compute", labels=labels
-    )
-    kept = GaugeMetricFamily(
-        "rerank_image_cache_bytes", "Bytes of image embeddings in the cache", labels=labels
-    )
-    for one in served:
-        if (stats := one.model.cache_stats()) is not None:
-            kind = [one.model.info.kind]
-            hits.add_metric(kind, stats.hits)
-            misses.add_metric(kind, stats.misses)
-            kept.add_metric(kind, stats.bytes)
-    yield from (hits, misses, kept)
-
-
-def _waiting(served: "list[Served]") -> Iterator[Metric]:
-    rows = GaugeMetricFamily(
-        "rerank_queue_rows", "Rows that wait for an engine call", labels=["kind"]
-    )
-    tokens = GaugeMetricFamily(
-        "rerank_queue_tokens", "Tokens that wait for an engine call", labels=["kind"]
-    )
-    for one in served:
-        waiting_rows, waiting_tokens = one.model.queue_depth()
-        rows.add_metric([one.model.info.kind], waiting_rows)
-        tokens.add_metric([one.model.info.kind], waiting_tokens)
-    yield from (rows, tokens)
+def _cached(one: Served, name: str) -> float | None:
+    """A figure of the cache of images; None without images."""
+    tower = one.model.tower
+    return None if tower is None else getattr(tower.cache.stats(), name)
 
 
 class _Machine(Collector):
@@ -389,8 +358,7 @@ class _Machine(Collector):
 def _of_gpus(gpus: list[Gpu], name: str, label: str, fact: str) -> Iterator[Metric]:
     family = UntypedMetricFamily(name, _of_gpu(fact), labels=[label])
     for gpu in gpus:
-        value = getattr(gpu, fact)
-        if value is not None:
+        if (value := gpu.facts.get(fact)) is not None:
             family.add_metric([getattr(gpu, label)], value)
     if family.samples:
         yield family

@@ -9,13 +9,12 @@ from importlib import resources
 from typing import Any
 
 from litestar import Controller, Response, get
-from litestar.di import NamedDependency
+from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
 from litestar.params import FromPath
 
-from server.openapi import Operation
+from server.nim_error import error_body
 from server.surface import Surface
-from server.surfaces import nim
 
 _HEADERS = {
     "content-security-policy": (
@@ -31,23 +30,28 @@ _MEDIA_TYPES = {
     "css": "text/css; charset=utf-8",
     "js": "text/javascript; charset=utf-8",
 }
-_HTML = _MEDIA_TYPES["html"]
+
+
+# The key in the application's state of what `server.openapi` wrote.
+OPENAPI_DOCUMENT = "openapi_document"
 
 
 class Pages(Controller):
     """The pages, which RERANK_UI=false turns off."""
 
-    @get("/")
+    tags = ("Pages",)
+
+    @get("/", media_type=_MEDIA_TYPES["html"])
     async def try_it(self) -> Response[bytes]:
         """The page to try a ranking."""
         return _page("index.html")
 
-    @get("/docs")
+    @get("/docs", media_type=_MEDIA_TYPES["html"])
     async def docs(self) -> Response[bytes]:
-        """The documentation of all routes."""
+        """This documentation as a page."""
         return _page("docs.html")
 
-    @get("/page/{name:str}")
+    @get("/page/{name:str}", media_type=_MEDIA_TYPES["css"], errors=(NotFoundException,))
     async def asset(self, name: FromPath[str]) -> Response[bytes]:
         """A script or style sheet of the pages."""
         return _page(name)
@@ -56,10 +60,12 @@ class Pages(Controller):
 class OpenApi(Controller):
     """The document that describes every route."""
 
+    tags = ("Pages",)
+
     @get("/openapi.json")
-    async def openapi(self, openapi_document: NamedDependency[bytes]) -> Response[bytes]:
-        """OpenAPI 3.1."""
-        return Response(openapi_document, media_type="application/json")
+    async def openapi(self, state: State) -> Response[dict[str, Any]]:
+        """This document."""
+        return Response(state[OPENAPI_DOCUMENT])
 
 
 @cache
@@ -77,46 +83,5 @@ def _page(name: str) -> Response[bytes]:
     return Response(content, media_type=media_type, headers=_HEADERS)
 
 
-def _operation(path: str, summary: str, media_type: str, **more: Any) -> Operation:
-    return Operation(
-        method="GET",
-        path=path,
-        tag="Pages",
-        summary=summary,
-        media_type=media_type,
-        **more,
-    )
-
-
-OPENAPI = Surface(
-    controllers=(OpenApi,),
-    operations=(
-        _operation(
-            "/openapi.json",
-            "This document",
-            "application/json",
-            reply=dict,
-            reply_example={"openapi": "3.1.0"},
-        ),
-    ),
-    error_format=nim.error_body,
-    paths=(),
-)
-PAGES = Surface(
-    controllers=(Pages,),
-    operations=(
-        _operation("/", "The page to try a ranking", _HTML, reply=str),
-        _operation("/docs", "This documentation as a page", _HTML, reply=str),
-        _operation(
-            "/page/{name}",
-            "A script or style sheet of the pages",
-            "text/css; charset=utf-8",
-            reply=str,
-            error=nim.NimError,
-            statuses=(404,),
-            parameters={"name": "page.css"},
-        ),
-    ),
-    error_format=nim.error_body,
-    paths=(),
-)
+OPENAPI = Surface(controllers=(OpenApi,), error_format=error_body, paths=())
+PAGES = Surface(controllers=(Pages,), error_format=error_body, paths=())

@@ -17,8 +17,8 @@ from server.auth import OPEN_PATHS
 from server.descriptors import API_SHARE, most_connections
 from server.errors import Failure
 from server.framing import FramedProtocol
+from server.nim_error import error_body
 from server.surface import send_failure
-from server.surfaces import nim
 
 _HEADER_TIMEOUT_S = 20
 # A client that reads nothing of its answer for this long is disconnected.
@@ -191,7 +191,7 @@ class BoundedProtocol(FramedProtocol):
                 self._probing_since = None
                 await app(scope, receive, send)
             else:
-                await send_failure(_FULL, nim.error_body, send)
+                await send_failure(_FULL, error_body, send)
 
         return answer
 

@@ -4,17 +4,21 @@ An invalid value stops the start; the message names the variable, what was found
 An empty value counts as not set, because compose files write `${NAME:-}`.
 """
 
+import json
 import os
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from runtime.errors import ServingError
 from runtime.postprocess import InputType
 from runtime.profile import Kind
 from server.variables import (
+    BY_TYPE,
+    KEYS,
     NVIDIA_ONNX_PROFILES,
     OPTIONS,
     OTHER_LEVELS,
@@ -30,7 +34,9 @@ from server.variables import (
 MAX_BATCH_SIZES: Mapping[Kind, int] = {"rank": 64, "embed": 30}
 # The key in NVIDIA's compose file that stands for no key.
 _DUMMY_KEY = "ngcapikey"
-_MAX_QUOTED_CHARACTERS = 80
+_MOST_QUOTED = 80
+# Python's stand-ins for bytes of the environment that are not UTF-8.
+_NOT_UTF_8 = re.compile("[\ud800-\udfff]")
 # The only file in an image's RERANK_MODEL_DIR before a model is put there.
 NO_MODEL = ".no-model"
 # Settings that decide how a model is opened; the error about a model that cannot be opened lists
@@ -47,7 +53,6 @@ _OTEL_VALUES: Mapping[str, tuple[str, ...]] = {
     "OTEL_EXPORTER_OTLP_PROTOCOL": _OTLP,
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": _OTLP,
 }
-_KEY_FIELDS = ("ngc_key", "nvidia_key", "nim_key")
 
 
 class SettingsError(ServingError):
@@ -126,6 +131,19 @@ class _Choice(NamedTuple):
     value: object
 
 
+_HINTS = get_type_hints(Settings)
+
+
+def _value(chosen: Mapping[str, _Choice], name: str) -> object:
+    """The chosen value of a field; None if no variable sets it."""
+    return chosen[name].value if name in chosen else None
+
+
+def _type_of(name: str) -> object:
+    """The type of a field of Settings, which may also be None."""
+    return next(iter(get_args(_HINTS[name])), _HINTS[name])
+
+
 def read_settings(
     environ: Mapping[str, str], options: Mapping[str, str] = MappingProxyType({})
 ) -> Settings:
@@ -134,7 +152,7 @@ def read_settings(
     Raises SettingsError.
     """
     for name, value in environ.items():
-        if _knows(name) and not _is_text(value):
+        if _NOT_UTF_8.search(value) and _row(name):
             raise SettingsError(name, "bytes that are not UTF-8", "text")
     given = {name: value.strip() for name, value in environ.items() if value.strip()}
     given |= options
@@ -142,13 +160,13 @@ def read_settings(
     chosen = _choose(_without_other_models(_without_unfilled_place(given)))
     _check_model_dirs(chosen)
     _check_triton(chosen)
-    keys = _accepted_keys(chosen)
+    keys = _accepted_keys(given, chosen)
     _check_tls(chosen)
-    args = [f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS]
-    return _assemble(
-        {name: choice.value for name, choice in chosen.items()},
+    args = (f"{c.row.name}={c.value}" for f, c in chosen.items() if f in _MODEL_FIELDS)
+    return Settings(
+        **_values(chosen, keys),
         keys=keys,
-        otel=_otel(given) if "tracing" in chosen and chosen["tracing"].value else {},
+        otel=_otel(given) if _value(chosen, "tracing") else {},
         notices=tuple(_notices(given, chosen, keys)),
         model_args=tuple(args),
     )
@@ -157,22 +175,19 @@ def read_settings(
 def environment_table() -> str:
     """The table of all variables in Markdown, for docs/environment.md."""
     lines = ["| variable | status | default | effect |", "|---|---|---|---|"]
+    defaults = {field.name: field.default for field in fields(Settings)}
     for row in VARIABLES:
-        default = f"`{row.default}`" if row.default.isalnum() else row.default
+        # A field's first row has its default, the synonyms have none.
+        own = defaults.pop(row.field or "", None)
+        default = row.default or (json.dumps(own).strip('"') if own not in (None, ()) else "")
+        default = f"`{default}`" if default.isalnum() else default
         lines.append(f"| `{row.name}` | {row.fate} | {default} | {row.effect} |")
     return "\n".join(lines) + "\n"
 
 
-def _knows(name: str) -> bool:
-    return any(row.matches(name) for row in VARIABLES)
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _row(name: str) -> Variable | None:
+    """The row that speaks about the variable called `name`."""
+    return next((row for row in VARIABLES if row.matches(name)), None)
 
 
 def _refuse(given: Mapping[str, str]) -> None:
@@ -186,10 +201,11 @@ def _choose(given: Mapping[str, str]) -> dict[str, _Choice]:
     """The row and value for each field; of synonyms, the first one that is set."""
     chosen: dict[str, _Choice] = {}
     for row in (*OPTIONS, *VARIABLES):
-        if row.field is None or row.read is None or row.name not in given or row.field in chosen:
+        if row.field is None or row.name not in given or row.field in chosen:
             continue
         try:
-            chosen[row.field] = _Choice(row, row.read(given[row.name]))
+            read = row.read or BY_TYPE[_type_of(row.field)]
+            chosen[row.field] = _Choice(row, read(given[row.name]))
         except InvalidValue as error:
             raise SettingsError(row.name, _quoted(given[row.name]), str(error)) from None
     return chosen
@@ -220,20 +236,18 @@ def _without_other_models(given: Mapping[str, str]) -> dict[str, str]:
 
     Images set RERANK_MODEL_DIR; a user who mounts a model wants only that model.
     """
-    rows = [row for row in (*OPTIONS, *VARIABLES) if row.field in _DIR_FIELDS]
-    sources = (
-        [row.name for row in OPTIONS if row.field in _DIR_FIELDS],
-        ["NIM_CUSTOM_MODEL"],
+    options, variables = (
+        {row.name for row in rows if row.field in _DIR_FIELDS} for rows in (OPTIONS, VARIABLES)
     )
-    for source in sources:
-        if any(name in given for name in source):
-            others = {row.name for row in rows} - set(source)
+    for source in (options, {"NIM_CUSTOM_MODEL"}):
+        if source & given.keys():
+            others = (options | variables) - source
             return {name: value for name, value in given.items() if name not in others}
     return dict(given)
 
 
 def _check_model_dirs(chosen: Mapping[str, _Choice]) -> None:
-    if "mock" in chosen and chosen["mock"].value:
+    if _value(chosen, "mock"):
         return
     found = [chosen[name] for name in _DIR_FIELDS if name in chosen]
     if not found:
@@ -249,8 +263,7 @@ def _check_model_dirs(chosen: Mapping[str, _Choice]) -> None:
 
 
 def _check_triton(chosen: Mapping[str, _Choice]) -> None:
-    wanted = "target" in chosen and chosen["target"].value == TRITON
-    if wanted and "triton_engine" not in chosen:
+    if _value(chosen, "target") == TRITON and "triton_engine" not in chosen:
         raise SettingsError(
             chosen["target"].row.name,
             "triton without an address",
@@ -273,24 +286,23 @@ def _otel(given: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _accepted_keys(chosen: Mapping[str, _Choice]) -> tuple[str, ...]:
+def _accepted_keys(given: Mapping[str, str], chosen: Mapping[str, _Choice]) -> tuple[str, ...]:
     """The accepted bearers; none without NIM_REQUIRE_AUTH."""
-    if "require_auth" not in chosen or not chosen["require_auth"].value:
+    if not _value(chosen, "require_auth"):
         return ()
-    found = [str(chosen[name].value) for name in _KEY_FIELDS if name in chosen]
+    found = [given[name] for name in KEYS if name in given]
     if not found:
-        raise SettingsError(
-            "NIM_REQUIRE_AUTH",
-            "true without a key",
-            "one of NGC_API_KEY, NVIDIA_API_KEY, NIM_NGC_API_KEY as well",
-        )
+        wanted = f"one of {', '.join(KEYS)} as well"
+        raise SettingsError("NIM_REQUIRE_AUTH", "true without a key", wanted)
     return tuple(dict.fromkeys(found))
 
 
 def _check_tls(chosen: Mapping[str, _Choice]) -> None:
-    for name, partner in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+    for name, partner, wanted in (
+        ("tls_cert", "tls_key", "NIM_TLS_KEY_PATH"),
+        ("tls_key", "tls_cert", "NIM_TLS_CERT_PATH"),
+    ):
         if name in chosen and partner not in chosen:
-            wanted = "NIM_TLS_KEY_PATH" if partner == "tls_key" else "NIM_TLS_CERT_PATH"
             raise SettingsError(chosen[name].row.name, "it alone", f"{wanted} as well")
 
 
@@ -298,14 +310,16 @@ def _notices(
     given: Mapping[str, str], chosen: Mapping[str, _Choice], keys: tuple[str, ...]
 ) -> Iterator[str]:
     for name in sorted(given):
-        row = next((v for v in VARIABLES if v.matches(name)), None)
-        if row is not None and row.fate == "tolerated":
+        row = _row(name)
+        if row is None:
+            continue
+        if row.fate == "tolerated":
             yield f"{name} has no effect: {row.effect}"
-        elif row is not None and row.field is not None and row.field in chosen:
+        elif row.field is not None and row.field in chosen:
             winner = chosen[row.field].row.name
             if winner != name and given[winner] != given[name]:
                 yield f"{name} has no effect: {winner} is set as well"
-        elif row is not None and row.field in _DIR_FIELDS:
+        elif row.field in _DIR_FIELDS:
             yield f"{name} has no effect: another model was named to be served"
     level = chosen.get("log_level")
     if level is not None and given[level.row.name].upper() in OTHER_LEVELS:
@@ -319,37 +333,20 @@ def _notices(
         yield "NIM_REQUIRE_AUTH accepts the key of NVIDIA's examples; choose another one"
 
 
-def _assemble(
-    values: dict[str, object],
-    keys: tuple[str, ...],
-    otel: Mapping[str, str],
-    notices: tuple[str, ...],
-    model_args: tuple[str, ...],
-) -> Settings:
-    """Build the Settings; fields that depend on each other get their defaults here."""
-    for name in (*_KEY_FIELDS, "require_auth"):
-        values.pop(name, None)
-    bind = values.pop("bind", None)
-    if isinstance(bind, tuple):
+def _values(chosen: Mapping[str, _Choice], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The values of the chosen fields; those that depend on another get their defaults here."""
+    values: dict[str, Any] = {name: choice.value for name, choice in chosen.items()}
+    values.pop("require_auth", None)
+    if bind := values.pop("bind", None):
         values = {"host": bind[0], "port": bind[1], **values}
-    rows = values.get("max_rows")
-    if isinstance(rows, int):
+    if rows := values.get("max_rows"):
         values.setdefault("max_passages", min(MAX_BATCH_SIZES["rank"], rows))
         values.setdefault("embed_max_inputs", rows)
-    timeout_s = values.get("request_timeout_s")
-    if isinstance(timeout_s, int):
+    if timeout_s := values.get("request_timeout_s"):
         values.setdefault("engine_patience_s", 2 * timeout_s)
     values.setdefault("model_control", bool(keys))
-    return Settings(
-        **values,  # type: ignore[arg-type]  # the table's readers give the fields' types
-        keys=keys,
-        otel=otel,
-        notices=notices,
-        model_args=model_args,
-    )
+    return values
 
 
 def _quoted(value: str) -> str:
-    return repr(
-        value if len(value) <= _MAX_QUOTED_CHARACTERS else value[:_MAX_QUOTED_CHARACTERS] + "…"
-    )
+    return repr(value if len(value) <= _MOST_QUOTED else value[:_MOST_QUOTED] + "…")

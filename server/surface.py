@@ -1,4 +1,4 @@
-"""A surface: one public HTTP contract with its routes, error format and documentation."""
+"""A surface: one public HTTP contract with its routes and its error format."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from litestar.types import ControllerRouterHandler, Scope, Send
 
 from server.errors import ErrorFormat, Failure
-from server.openapi import Operation
 
 # The key in the scope's state of a request's own error format, which replaces its path's.
 ERROR_FORMAT = "error_format"
@@ -19,7 +18,6 @@ class Surface:
     A path that ends in "/" stands for every path that begins with it."""
 
     controllers: tuple[ControllerRouterHandler, ...]
-    operations: tuple[Operation, ...]
     error_format: ErrorFormat
     paths: tuple[str, ...]
 

@@ -2,6 +2,8 @@
 
 import ast
 import functools
+import graphlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ ALLOWED = {
     # A distribution of its own, for other people's environments.
     "rerank_client": set(),
     # Never shipped; only `tools` may look at the server, to write what docs/ says of it.
-    "embedded": {"checks", "exporter", "runtime"},
+    "embedded": {"recipe", "runtime"},
     # check-zoo exports the checkpoints that the tests read.
     "checks": {"exporter", "recipe", "runtime", "tests"},
     "benchmarks": {"checks", "exporter", "recipe", "runtime"},
@@ -28,6 +30,22 @@ ALLOWED = {
     "tools": {"checks", "server", "runtime"},
 }
 ROOMS = {*ALLOWED, "tests"}
+# The floors inside a room, lowest first, by modules and folders. A module may import its own floor
+# and those below. What no floor names is a foundation, below them all.
+FLOORS = {
+    "runtime": (
+        ["scheduling"],
+        ["model", "vision.tower"],
+        ["ranker", "embedder", "tuning"],
+        ["opening"],
+    ),
+    "server": (
+        ["service", "loading", "reloading", "shutdown"],
+        ["call", "exchange"],
+        ["surfaces", "kserve", "health", "metadata", "pages"],
+        ["app", "command", "cli"],
+    ),
+}
 HEAVY = {
     "huggingface_hub",
     "onnx",
@@ -63,6 +81,50 @@ def test_a_room_imports_only_what_its_arrows_allow(room: str) -> None:
         if (forbidden := (names & ROOMS) - {room} - ALLOWED[room])
     }
     assert not wrong
+
+
+def modules(room: str) -> dict[str, set[str]]:
+    """Module of the room → the modules of the room that it imports."""
+    paths = {str(path.relative_to(ROOT)): path for path in (ROOT / room).rglob("*.py")}
+    names = {name.removesuffix(".py").replace("/", "."): path for name, path in paths.items()}
+    found = {}
+    for name, path in names.items():
+        imported = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        found[name] = imported & names.keys()
+    return found
+
+
+def floor(module: str) -> int:
+    room, _, name = module.partition(".")
+    floors = enumerate(FLOORS[room], start=1)
+    of = {part: number for number, parts in floors for part in parts}
+    steps = name.split(".")
+    return max(of.get(".".join(steps[:end]), 0) for end in range(1, len(steps) + 1))
+
+
+@pytest.mark.parametrize("room", sorted(FLOORS))
+def test_no_import_goes_upwards_or_round(room: str) -> None:
+    graph = modules(room)
+    upwards = {
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in others
+        if floor(other) > floor(module)
+    }
+    assert not upwards
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("room", sorted(FLOORS))
+def test_the_floors_name_what_there_is(room: str) -> None:
+    found = {name.partition(".")[2] for name in modules(room)}
+    for part in itertools.chain(*FLOORS[room]):
+        assert any(name == part or name.startswith(f"{part}.") for name in found), part
 
 
 @pytest.mark.parametrize("room", ["runtime", "server"])

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from exporter.architectures import BODIES, CROSS_ENCODERS
+from exporter.architectures.config import Config
 
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 SENTENCES = (
@@ -136,7 +137,7 @@ def random_weights(config: dict[str, Any], seed: int) -> dict[str, torch.Tensor]
     """Weights for `config`: norms near one, everything else spread so that scores differ."""
     generator = torch.Generator().manual_seed(seed)
     (name,) = config["architectures"]
-    model = (CROSS_ENCODERS | BODIES)[name](config)
+    model = (CROSS_ENCODERS | BODIES)[name](Config(config))
     weights = {}
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)

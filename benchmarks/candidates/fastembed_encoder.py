@@ -6,7 +6,7 @@ from pathlib import Path
 from fastembed.common.model_description import ModelSource
 from fastembed.rerank.cross_encoder import TextCrossEncoder
 
-from benchmarks.protocol import Score, Setting, answer_lines
+from benchmarks.protocol import Score, Setting, answer
 
 _NAME = "bench/model"
 
@@ -37,4 +37,4 @@ def _folder(setting: Setting) -> Path:
 
 
 if __name__ == "__main__":
-    answer_lines(load)
+    answer(load)

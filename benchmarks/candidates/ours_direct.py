@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from benchmarks.protocol import Score, Setting, answer_lines
+from benchmarks.protocol import Score, Setting, answer
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 
 
 def load(setting: Setting) -> Score:
@@ -12,10 +13,12 @@ def load(setting: Setting) -> Score:
     ranker.warm_up()
 
     def score(query: str, passages: list[str]) -> list[float]:
-        return [float(one) for one in ranker.rank(query, passages, truncate="END").logits]
+        return [
+            float(one) for one in ranker.rank(RankRequest(query, passages, truncate="END")).logits
+        ]
 
     return score
 
 
 if __name__ == "__main__":
-    answer_lines(load)
+    answer(load)

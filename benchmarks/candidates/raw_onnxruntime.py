@@ -4,8 +4,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from benchmarks.candidates.pairs import Pairs, arrays, calls
-from benchmarks.protocol import Score, Setting, answer_lines
+from benchmarks.candidates.pairs import scored
+from benchmarks.protocol import Score, Setting, answer
 
 
 def load(setting: Setting) -> Score:
@@ -16,19 +16,8 @@ def load(setting: Setting) -> Score:
         str(Path(setting.graph) / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
     names = [one.name for one in session.get_inputs()]
-    pairs = Pairs(setting)
-
-    def score(query: str, passages: list[str]) -> list[float]:
-        rows = pairs.encode(query, passages)
-        found = [0.0] * len(rows)
-        for call in calls(rows, grouped=setting.options["grouped"]):
-            logits = session.run(None, arrays([rows[i] for i in call], names))[0]
-            for index, logit in zip(call, logits.reshape(-1), strict=True):
-                found[index] = float(logit)
-        return found
-
-    return score
+    return scored(setting, names, lambda inputs: session.run(None, inputs)[0])
 
 
 if __name__ == "__main__":
-    answer_lines(load)
+    answer(load)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from benchmarks.candidates.pairs import Pairs, arrays, calls
-from benchmarks.protocol import Score, Setting, answer_lines
+from benchmarks.candidates.pairs import scored
+from benchmarks.protocol import Score, Setting, answer
 from runtime.telemetry import import_without_telemetry
 
 
@@ -21,19 +21,8 @@ def load(setting: Setting) -> Score:
         },
     )
     names = [one.any_name for one in model.inputs]
-    pairs = Pairs(setting)
-
-    def score(query: str, passages: list[str]) -> list[float]:
-        rows = pairs.encode(query, passages)
-        found = [0.0] * len(rows)
-        for call in calls(rows, grouped=setting.options["grouped"]):
-            logits = model(arrays([rows[i] for i in call], names))[0]
-            for index, logit in zip(call, logits.reshape(-1), strict=True):
-                found[index] = float(logit)
-        return found
-
-    return score
+    return scored(setting, names, lambda inputs: model(inputs)[0])
 
 
 if __name__ == "__main__":
-    answer_lines(load)
+    answer(load)

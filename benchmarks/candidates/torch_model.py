@@ -1,4 +1,7 @@
-"""PyTorch and transformers, as candidates use them."""
+"""PyTorch and transformers, as candidates use them.
+
+As a candidate without a server, one unpadded row a call: in float32 the reference for fidelity.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.protocol import Setting, templated
+from benchmarks.protocol import Score, Setting, answer, templated
 
 
 class TorchModel:
@@ -45,3 +48,13 @@ class TorchModel:
             )
         texts = [templated(template, query, passage) for passage in passages]
         return self._tokenizer(texts, truncation=True, **shape)
+
+
+def load(setting: Setting) -> Score:
+    """Scores row by row."""
+    model = TorchModel(setting)
+    return lambda query, passages: [model.score(query, [passage])[0] for passage in passages]
+
+
+if __name__ == "__main__":
+    answer(load)

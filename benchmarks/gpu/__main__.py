@@ -5,13 +5,11 @@ a whole request, from rows in the caller's memory to logits there.
 """
 
 import argparse
-import json
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +17,8 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from benchmarks.folder import REPORT_FILE, RESULTS_FILE, results_folder
+from benchmarks.ceiling import gpu_ceilings
+from benchmarks.folder import results_folder, save
 from benchmarks.gpu.candidates import (
     Candidate,
     CannotRun,
@@ -29,16 +28,16 @@ from benchmarks.gpu.candidates import (
     pytorch,
     wanted_logits,
 )
-from benchmarks.gpu.ceiling import measure_ceilings
 from benchmarks.gpu.loads import Load, make_loads
 from benchmarks.models import flops, matrix_shapes
+from benchmarks.progress import print_line
 from benchmarks.tables import number, table
-from checks.gpu.bundled import use_bundled
-from checks.gpu.models import CONFIGS, Exported, adapted, export
+from checks.gpu.bundled import use_bundled, versions
+from checks.gpu.models import CONFIGS, adapted, export
 from checks.gpu.plans import build_plan
 from runtime.errors import EngineUnavailable
 from runtime.gpu import find_gpu
-from runtime.outputs import exit_on_refusal, write_atomic
+from runtime.outputs import exit_on_refusal
 from runtime.telemetry import disable_telemetry
 
 RESULTS = Path(__file__).parents[1] / "results" / "gpu"
@@ -46,6 +45,7 @@ _BATCHES = (16, 32, 64, 100)
 _BUDGETS = (4096, 8192, 16384, 32768)
 _CEILING_ROWS = 64 * 512
 _WARM_RUNS = 3
+_HEAD = ("candidate", "pairs/s", "× best PyTorch", "p50 ms", "p99 ms", "of ceiling", "max |Δ|")
 
 
 @dataclass
@@ -60,6 +60,11 @@ class Measured:
     seconds: list[float] = field(default_factory=list)
     max_delta: float | None = None
     failure: str = ""
+
+    @property
+    def mean_s(self) -> float:
+        """Mean seconds of a request."""
+        return fmean(self.seconds)
 
 
 @dataclass
@@ -83,33 +88,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "no GPU found: PyTorch sees no CUDA device; wanted one NVIDIA GPU with its driver\n"
         )
         return 1
-    sizes = Sizes(passages=6, seconds=0.0, turns=1, batches=(4,), budgets=(256,))
-    sizes = sizes if args.quick else Sizes()
+    quick = Sizes(passages=6, seconds=0.0, turns=1, batches=(4,), budgets=(256,))
+    sizes = quick if args.quick else Sizes()
     config = CONFIGS[args.model]
     loads = make_loads(sizes.passages, config["vocab_size"])
-    ceilings = measure_ceilings(
+    ceilings = gpu_ceilings(
         matrix_shapes(config), _CEILING_ROWS if args.device == "cuda" else 64, args.device
     )
     facts = _facts(args.device, args.model)
     found: list[Measured] = []
-
-    def save() -> str:
-        """After every turn, so that an interrupted run keeps its results."""
-        text = report(facts, loads, found, ceilings, config)
-        content = {"machine": facts, "ceilings": ceilings, "measured": [asdict(m) for m in found]}
-        write_atomic(args.out / RESULTS_FILE, json.dumps(content, indent=1).encode())
-        write_atomic(args.out / REPORT_FILE, text.encode())
-        return text
-
+    text = ""
     with results_folder(args.out), tempfile.TemporaryDirectory() as work:
         candidates = _candidates(args.model, args.device, sizes, Path(work))
         wanted = {load.name: wanted_logits(args.model, load.rows, args.device) for load in loads}
         for turn in range(sizes.turns):
             for candidate in candidates if turn % 2 == 0 else reversed(candidates):
                 _take_turn(candidate, loads, wanted, sizes, found)
-                save()
-        sys.stdout.write(save())
-    return 0 if any(m.seconds for m in found) else 1
+                text = report(facts, loads, found, ceilings, config)
+                measured = [asdict(one) for one in found]
+                save(args.out, {"machine": facts, "ceilings": ceilings, "measured": measured}, text)
+        sys.stdout.write(text)
+    return 0 if any(one.seconds for one in found) else 1
 
 
 def _candidates(model: str, device: str, sizes: Sizes, work: Path) -> list[Candidate]:
@@ -131,7 +130,11 @@ def _candidates(model: str, device: str, sizes: Sizes, work: Path) -> list[Candi
     ]
     found.append(ours(ort, f"{title} fp16, ONNX's operators", plain, sizes.budgets[-1], 0))
     if on_gpu:
-        _build(plain)
+        try:
+            build_plan(plain)
+        except EngineUnavailable as error:
+            # The candidates of plans say the same.
+            print_line(f"no plan: {error}")
         found += [
             ours(engine, name, plain, budget, 0)
             for engine, name in (
@@ -143,14 +146,6 @@ def _candidates(model: str, device: str, sizes: Sizes, work: Path) -> list[Candi
     return found
 
 
-def _build(exported: Exported) -> None:
-    """Compile a plan if TensorRT is installed; otherwise its candidates say what is missing."""
-    try:
-        build_plan(exported)
-    except EngineUnavailable as error:
-        _print_line(f"no plan: {error}")
-
-
 def _take_turn(
     candidate: Candidate,
     loads: Sequence[Load],
@@ -160,32 +155,26 @@ def _take_turn(
 ) -> None:
     """Open the candidate, measure all loads, close it; a failure is noted once."""
     began = time.monotonic()
-    with ExitStack() as stack:
-        try:
-            score: Score = stack.enter_context(candidate.opened())
-            for load in loads:
-                entry = _entry(candidate, load, found)
+    entries = [one for one in found if one.candidate == candidate.name]
+    if not entries:
+        entries = [
+            Measured(candidate.name, candidate.precision, candidate.ours, load.name)
+            for load in loads
+        ]
+        found += entries
+    try:
+        with candidate.opened() as score:
+            for load, entry in zip(loads, entries, strict=True):
                 if not entry.failure:
                     _measure(score, load, wanted[load.name], sizes, entry)
-        except Exception as error:
-            # Any error is this candidate's result; the others run.
-            for load in loads:
-                entry = _entry(candidate, load, found)
-                entry.failure = entry.failure or failure_of(error)
-            missing = isinstance(error, CannotRun)
-            _print_line(
-                f"{candidate.name}: {'not here' if missing else 'failed'}: {failure_of(error)}"
-            )
-            return
-    _print_line(f"{candidate.name}: {time.monotonic() - began:.0f} s")
-
-
-def _entry(candidate: Candidate, load: Load, found: list[Measured]) -> Measured:
-    for entry in found:
-        if (entry.candidate, entry.load) == (candidate.name, load.name):
-            return entry
-    found.append(Measured(candidate.name, candidate.precision, candidate.ours, load.name))
-    return found[-1]
+    except Exception as error:
+        # Any error is this candidate's result; the others run.
+        for entry in entries:
+            entry.failure = entry.failure or failure_of(error)
+        word = "not here" if isinstance(error, CannotRun) else "failed"
+        print_line(f"{candidate.name}: {word}: {failure_of(error)}")
+    else:
+        print_line(f"{candidate.name}: {time.monotonic() - began:.0f} s")
 
 
 def _measure(score: Score, load: Load, wanted: np.ndarray, sizes: Sizes, entry: Measured) -> None:
@@ -216,67 +205,43 @@ def report(
     for load in loads:
         operations = sum(flops(config, len(row)) for row in load.rows)
         entries = [entry for entry in found if entry.load == load.name]
-        best = max((_pairs(e, load) for e in entries if e.seconds and not e.ours), default=0.0)
-        rows = [_row(entry, load, operations, ceilings, best) for entry in entries]
-        head = [
-            "candidate",
-            "pairs/s",
-            "× best PyTorch",
-            "p50 ms",
-            "p99 ms",
-            "of ceiling",
-            "max |Δ|",
-        ]
-        lines += [f"## {load.name}, {load.tokens} tokens", "", table(head, rows), ""]
+        best_s = min((e.mean_s for e in entries if e.seconds and not e.ours), default=None)
+        rows = [_row(entry, load, operations, ceilings, best_s) for entry in entries]
+        lines += [f"## {load.name}, {load.tokens} tokens", "", table(_HEAD, rows), ""]
     return "\n".join(lines)
 
 
 def _row(
-    entry: Measured, load: Load, operations: float, ceilings: dict[str, float], best: float
+    entry: Measured,
+    load: Load,
+    operations: float,
+    ceilings: dict[str, float],
+    best_s: float | None,
 ) -> list[str]:
     if not entry.seconds:
-        return [entry.candidate, entry.failure, "", "", "", "", ""]
-    pairs = _pairs(entry, load)
+        return [entry.candidate, entry.failure, *[""] * (len(_HEAD) - 2)]
     ceiling = ceilings.get(entry.precision)
-    share = operations / fmean(entry.seconds) / ceiling if ceiling else 0.0
     p50, p99 = np.percentile(entry.seconds, [50, 99]) * 1e3
     return [
         entry.candidate,
-        number(pairs),
-        number(pairs / best) if best else "",
+        number(len(load.rows) / entry.mean_s),
+        number(best_s / entry.mean_s) if best_s else "",
         number(float(p50)),
         number(float(p99)),
-        f"{100 * share:.0f} %" if ceiling else "",
+        f"{100 * operations / entry.mean_s / ceiling:.0f} %" if ceiling else "",
         f"{entry.max_delta:.2g}" if entry.max_delta is not None else "",
     ]
 
 
-def _pairs(entry: Measured, load: Load) -> float:
-    return len(load.rows) / fmean(entry.seconds)
-
-
 def _facts(device: str, model: str) -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    def known(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "missing"
-
     gpu = find_gpu() if device == "cuda" else None
     packages = ("torch", "transformers", "onnxruntime-gpu", "tensorrt")
     return {
         "model": f"{model} (random weights)",
         "device": f"{gpu.name} (driver {gpu.driver})" if gpu else "CPU",
         "Python": platform.python_version(),
-        **{package: known(package) for package in packages},
+        **{name: version or "missing" for name, version in versions(packages).items()},
     }
-
-
-def _print_line(line: str) -> None:
-    sys.stderr.write(f"bench-gpu {time.strftime('%H:%M:%S')}  {line}\n")
-    sys.stderr.flush()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.attention import usual_attention
-from checks.gpu.models import CONFIGS, Exported, make_model
+from checks.gpu.models import CONFIGS, PRECISIONS, Exported, make_model
 from recipe.training.llama_bidirec import (
     LlamaBidirectionalConfig,
     LlamaBidirectionalForSequenceClassification,
@@ -25,6 +25,7 @@ from runtime.text import Encoding
 
 Score = Callable[[Sequence[Encoding]], np.ndarray]
 
+FLASH = "flash_attention_2"
 # As in the targets.
 MAX_ROWS = 64
 _WASTE = 0.25
@@ -66,8 +67,9 @@ def pytorch(model: str, dtype: torch.dtype, batch: int, device: str) -> Candidat
 
         yield score
 
-    name = f"PyTorch {_short(dtype)} {usual_attention(device, dtype)}, {batch} rows"
-    return Candidate(name, _short(dtype), ours=False, opened=opened)
+    precision = PRECISIONS[str(dtype).removeprefix("torch.")]
+    name = f"PyTorch {precision} {usual_attention(device, dtype)}, {batch} rows"
+    return Candidate(name, precision, ours=False, opened=opened)
 
 
 def ours(engine: str, title: str, exported: Exported, budget: int, graph_tokens: int) -> Candidate:
@@ -108,10 +110,15 @@ def ours(engine: str, title: str, exported: Exported, budget: int, graph_tokens:
 
 def wanted_logits(model: str, rows: Sequence[Encoding], device: str) -> np.ndarray:
     """PyTorch in float32, one unpadded row a call."""
-    candidate = pytorch(model, torch.float32, 1, device)
-    with candidate.opened() as score:
+    with pytorch(model, torch.float32, 1, device).opened() as score:
         found: np.ndarray = score(rows)
     return found
+
+
+def usual_attention(device: str, dtype: torch.dtype) -> str:
+    """Flash attention in half precision on a GPU where its package is installed, else sdpa."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    return FLASH if device.startswith("cuda") and half and find_spec("flash_attn") else "sdpa"
 
 
 def failure_of(error: Exception) -> str:
@@ -131,6 +138,7 @@ def _network(model: str, dtype: torch.dtype, device: str) -> torch.nn.Module:
     rotary = network.model.rotary_emb
     network.model.rotary_emb = type(rotary)(config=config)
     network = network.to(device)
+    # Buffers, such as the frequencies of the rotary embedding, stay in float32.
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
     return network.eval()
@@ -148,7 +156,3 @@ def _tensors(rows: Sequence[Encoding], device: str) -> dict[str, torch.Tensor]:
         name: torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
         for name, array in arrays.items()
     }
-
-
-def _short(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]

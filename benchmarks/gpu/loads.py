@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.texts import QUERY, TextMaker, mixed_lengths
+from runtime.requests import RankRequest
 from runtime.text import Encoding, PairEncoder, load_tokenizer
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -31,18 +32,14 @@ def make_loads(passages: int, vocabulary: int) -> list[Load]:
 
     Token ids are taken modulo `vocabulary`, for models smaller than the tokenizer's.
     """
-    lengths = {
-        f"{passages} mixed": mixed_lengths(passages),
-        f"{passages} × 256": [256] * passages,
-        f"{min(64, passages)} × 512": [512] * min(64, passages),
-        f"{min(8, passages)} × 128": [128] * min(8, passages),
-        "1 × 128": [128],
-    }
+    even = ((passages, 256), (min(64, passages), 512), (min(8, passages), 128), (1, 128))
+    lengths = {f"{passages} mixed": mixed_lengths(passages)}
+    lengths |= {f"{count} × {length}": [length] * count for count, length in even}
     maker = TextMaker(_TOKENIZER, _TEMPLATE, _LONGEST)
     encoder = PairEncoder(load_tokenizer(_TOKENIZER), _TEMPLATE, _LONGEST)
     loads = []
     for name, wanted in lengths.items():
-        encodings = encoder.encode(QUERY, maker.make(wanted).passages).rows
+        encodings = encoder.encode(RankRequest(QUERY, maker.make(wanted).passages)).rows
         rows = tuple(Encoding(row.token_ids % vocabulary, None) for row in encodings)
         loads.append(Load(name, rows))
     return loads

@@ -8,7 +8,6 @@ to other processes, and nothing failed, the suite ends as not possible here.
 
 import argparse
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -27,9 +26,9 @@ from checks.faults import (
     starting,
 )
 from checks.faults.fault import Broken, Fault, NotApplicable, NotJudged
-from checks.faults.own import started
 from checks.faults.target import Target
 from checks.here import not_here
+from checks.serving import Server
 from runtime.manifest import read_manifest
 
 FAULTS: tuple[Fault, ...] = (
@@ -52,8 +51,7 @@ def main() -> int:
     chosen = _parser().parse_args()
     counted: Counter[str] = Counter()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        target = _target(chosen, folder, stack)
+        target = _target(chosen, stack)
         stack.callback(target.http.close)
         if not target.still_answers():
             print(f"{target.url} returns no ranking", file=sys.stderr)
@@ -89,7 +87,7 @@ def _judge(fault: Fault, target: Target) -> tuple[str, str]:
     return "ok", ""
 
 
-def _target(chosen: argparse.Namespace, folder: Path, stack: ExitStack) -> Target:
+def _target(chosen: argparse.Namespace, stack: ExitStack) -> Target:
     if chosen.url:
         return Target(
             chosen.url.rstrip("/"),
@@ -106,17 +104,18 @@ def _target(chosen: argparse.Namespace, folder: Path, stack: ExitStack) -> Targe
         "NIM_REQUEST_TIMEOUT_S": "15",
         "MAX_SEQUENCE_LENGTH": str(tokens),
         "RERANK_HEADER_TIMEOUT_S": "3",
-        "RERANK_MODEL_DIR": str(chosen.rank),
-        **({"EMBED_MODEL_DIR": str(chosen.embed)} if chosen.embed else {}),
+        "RERANK_MODEL_DIR": str(chosen.rank.resolve()),
+        **({"EMBED_MODEL_DIR": str(chosen.embed.resolve())} if chosen.embed else {}),
     }
-    own = stack.enter_context(started(folder, given)).ready()
+    own = stack.enter_context(Server(given)).ready()
     return Target(
         own.url,
         body_limit_bytes=_OWN_BODY_LIMIT_BYTES,
         max_passages=chosen.max_passages,
-        grpc=f"127.0.0.1:{own.grpc_port}",
-        metrics=f"http://127.0.0.1:{own.metrics_port}/metrics",
+        grpc=own.grpc_address,
+        metrics=f"{own.metrics_url}/metrics",
         rank_dir=chosen.rank,
+        model={"NIM_CUSTOM_MODEL": str(chosen.rank.resolve())},
         own=own,
     )
 

@@ -9,8 +9,17 @@ from functools import partial
 
 import brotli
 
-from checks.faults.fault import REFUSAL_S, Broken, Fault, Stopwatch, expect, refused, survived
-from checks.faults.target import BODY, PATIENCE_S, Target, ranking, received, status
+from checks.faults.fault import Broken, Fault, expect, refused, survived
+from checks.faults.target import (
+    BODY,
+    PATIENCE_S,
+    REFUSAL_S,
+    Stopwatch,
+    Target,
+    ranking,
+    received,
+    status,
+)
 
 _BODY, _FRAMING, _EDGES = "1 body", "2 framing", "3 edges"
 _DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -62,26 +71,8 @@ def _type_with_charset(target: Target) -> None:
     survived(target.send(BODY, content_type="application/json; charset=utf-8"))
 
 
-class _Raw:
-    """Sends bytes on a socket and checks the status; 0 is a closed connection."""
-
-    def __init__(
-        self, wanted: Callable[[int], bool], expected: str, raw: Callable[[Target], bytes]
-    ) -> None:
-        self._wanted, self._expected, self._raw = wanted, expected, raw
-
-    def __call__(self, target: Target) -> None:
-        found = target.exchange(self._raw(target))
-        expect(self._wanted(status(found)), f"found {status(found)}, wanted {self._expected}")
-        expect(b"Traceback" not in found, "the answer shows a stack trace")
-
-
-def _is_refusal(found: int) -> bool:
-    return found == 0 or 400 <= found < 500
-
-
-def _no_failure(found: int) -> bool:
-    return found < 500
+_CHUNKED = "Transfer-Encoding: chunked"
+_LONG_BODY = json.dumps(ranking("x" * 100_000)).encode()
 
 
 def _chunks(body: bytes, extension: bytes = b"") -> bytes:
@@ -89,65 +80,74 @@ def _chunks(body: bytes, extension: bytes = b"") -> bytes:
     return b"".join(parts) + b"0\r\n\r\n"
 
 
-def _length(text: str) -> Callable[[Target], bytes]:
-    return lambda target: target.head(f"Content-Length: {text}") + BODY
+_Raw = Callable[[Target], bytes]
 
 
-_REFUSES = partial(_Raw, _is_refusal, "4xx or a closed connection")
-_SURVIVES = partial(_Raw, _no_failure, "anything but 5xx")
-_LONG_BODY = json.dumps(ranking("x" * 100_000)).encode()
+def _status(raw: _Raw, target: Target) -> int:
+    """The status of bytes on a socket; 0 is a closed connection."""
+    found = target.exchange(raw(target))
+    expect(b"Traceback" not in found, "the answer shows a stack trace")
+    return status(found)
 
-_FRAMES: dict[str, _Raw] = {
-    "Content-Length too small": _REFUSES(_length("10")),
-    "Content-Length negative": _REFUSES(_length("-1")),
-    "Content-Length no number": _REFUSES(_length("ten")),
-    "Content-Length of 40 digits": _REFUSES(_length("9" * 40)),
-    "Content-Length twice, different": _REFUSES(
-        lambda t: t.head("Content-Length: 10", f"Content-Length: {len(BODY)}") + BODY
+
+def _refuses(raw: _Raw, target: Target, also: int = 0) -> None:
+    found = _status(raw, target)
+    refusal = found in (0, also) or 400 <= found < 500
+    wanted = f"{also}, " * bool(also) + "4xx or a closed connection"
+    expect(refusal, f"found {found}, wanted {wanted}")
+
+
+def _survives(raw: _Raw, target: Target) -> None:
+    found = _status(raw, target)
+    expect(found < 500, f"found {found}, wanted anything but 5xx")
+
+
+_REFUSED_FRAMES: dict[str, _Raw] = {
+    "Content-Length too small": lambda t: t.head("Content-Length: 10") + BODY,
+    "Content-Length negative": lambda t: t.head("Content-Length: -1") + BODY,
+    "Content-Length no number": lambda t: t.head("Content-Length: ten") + BODY,
+    "Content-Length of 40 digits": lambda t: t.head(f"Content-Length: {'9' * 40}") + BODY,
+    "Content-Length twice, different": lambda t: (
+        t.head("Content-Length: 10", f"Content-Length: {len(BODY)}") + BODY
     ),
-    "Transfer-Encoding and Content-Length": _REFUSES(
-        lambda t: t.head("Transfer-Encoding: chunked", "Content-Length: 4") + _chunks(BODY)
+    "Transfer-Encoding and Content-Length": lambda t: (
+        t.head(_CHUNKED, "Content-Length: 4") + _chunks(BODY)
     ),
-    "unknown Transfer-Encoding": _SURVIVES(
-        lambda t: t.head("Transfer-Encoding: nonsense") + _chunks(BODY)
+    "a chunk extension of 1 MiB": lambda t: (
+        t.head(_CHUNKED) + b"1;" + b"x" * (1 << 20) + b"\r\n{\r\n"
     ),
-    "100000 chunks of one byte": _SURVIVES(
-        lambda t: t.head("Transfer-Encoding: chunked") + _chunks(_LONG_BODY)
-    ),
-    "a chunk extension of 1 MiB": _REFUSES(
-        lambda t: t.head("Transfer-Encoding: chunked") + b"1;" + b"x" * (1 << 20) + b"\r\n{\r\n"
-    ),
-    "10000 chunk extensions": _SURVIVES(
-        lambda t: t.head("Transfer-Encoding: chunked") + _chunks(BODY, b";a=b" * 10)
-    ),
-    "a chunk size of 40 digits": _REFUSES(
-        lambda t: t.head("Transfer-Encoding: chunked") + b"F" * 40 + b"\r\n" + BODY
-    ),
-    "bytes that are no HTTP": _REFUSES(lambda _: b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n"),
+    "a chunk size of 40 digits": lambda t: t.head(_CHUNKED) + b"F" * 40 + b"\r\n" + BODY,
+    "bytes that are no HTTP": lambda _: b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
 }
-_EDGE_FRAMES: dict[str, _Raw] = {
-    "10000 headers": _REFUSES(lambda t: t.head(*(f"X-{i}: y" for i in range(10_000)))),
-    "a header of 64 KiB": _REFUSES(lambda t: t.head("X: " + "y" * (64 << 10))),
-    "a URL of 1 MiB": _REFUSES(
-        lambda t: t.head(first=f"GET /v1/models?{'x' * (1 << 20)} HTTP/1.1")
-    ),
-    "HTTP/1.0": _SURVIVES(lambda t: t.head(first="GET /v1/health/ready HTTP/1.0")),
-    "HTTP/9.9": _Raw(
-        lambda found: found == 505 or _is_refusal(found),
-        "505, 4xx or a closed connection",
-        lambda t: t.head(first="GET /v1/health/ready HTTP/9.9"),
-    ),
-    "TRACE": _SURVIVES(lambda t: t.head(first="TRACE / HTTP/1.1")),
-    "a method nobody knows": _SURVIVES(lambda t: t.head(first="BREW /v1/ranking HTTP/1.1")),
-    "OPTIONS": _SURVIVES(lambda t: t.head(first="OPTIONS /v1/ranking HTTP/1.1")),
-    "an absolute URL": _SURVIVES(lambda t: t.head(first="GET http://other/v1/models HTTP/1.1")),
-    "an encoded slash": _SURVIVES(lambda t: t.head(first="GET /v1%2Fmodels HTTP/1.1")),
-    "an encoded NUL": _SURVIVES(lambda t: t.head(first="GET /v1/%00 HTTP/1.1")),
-    "dots in the path": _REFUSES(lambda t: t.head(first="GET /../../etc/passwd HTTP/1.1")),
-    "a header that is no text": _SURVIVES(
-        lambda t: t.head(first="GET /v1/models HTTP/1.1")[:-2] + b"X: \xff\xfe\r\n\r\n"
-    ),
+_SURVIVED_FRAMES: dict[str, _Raw] = {
+    "unknown Transfer-Encoding": lambda t: t.head("Transfer-Encoding: nonsense") + _chunks(BODY),
+    "100000 chunks of one byte": lambda t: t.head(_CHUNKED) + _chunks(_LONG_BODY),
+    "10000 chunk extensions": lambda t: t.head(_CHUNKED) + _chunks(BODY, b";a=b" * 10),
 }
+_REFUSED_HEADS: dict[str, _Raw] = {
+    "10000 headers": lambda t: t.head(*(f"X-{i}: y" for i in range(10_000))),
+    "a header of 64 KiB": lambda t: t.head("X: " + "y" * (64 << 10)),
+    "a URL of 1 MiB": lambda t: _get(t, f"/v1/models?{'x' * (1 << 20)}"),
+    "dots in the path": lambda t: _get(t, "/../../etc/passwd"),
+}
+_SURVIVED_HEADS: dict[str, _Raw] = {
+    "HTTP/1.0": lambda t: _get(t, "/v1/health/ready", version="1.0"),
+    "TRACE": lambda t: t.head(method="TRACE", path="/"),
+    "a method nobody knows": lambda t: t.head(method="BREW"),
+    "OPTIONS": lambda t: t.head(method="OPTIONS"),
+    "an absolute URL": lambda t: _get(t, "http://other/v1/models"),
+    "an encoded slash": lambda t: _get(t, "/v1%2Fmodels"),
+    "an encoded NUL": lambda t: _get(t, "/v1/%00"),
+    "a header that is no text": lambda t: _get(t, "/v1/models")[:-2] + b"X: \xff\xfe\r\n\r\n",
+}
+
+
+def _get(target: Target, path: str, version: str = "1.1") -> bytes:
+    return target.head(method="GET", path=path, version=version)
+
+
+def _unknown_version(target: Target) -> None:
+    _refuses(lambda t: _get(t, "/v1/health/ready", version="9.9"), target, also=505)
 
 
 def _announced_too_large(target: Target) -> None:
@@ -199,7 +199,7 @@ def _chunked_over_the_limit(target: Target) -> None:
 
 def _pipelined(target: Target) -> None:
     one = target.head(f"Content-Length: {len(BODY)}") + BODY
-    found = target.exchange(one * 3)
+    found = target.exchange(one * 3, answers=3)
     expect(found.count(b"HTTP/1.1 200") == 3, "not all of three pipelined requests were answered")
 
 
@@ -245,13 +245,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault(_FRAMING, "deflate", partial(_encoded, "deflate", zlib.compress(BODY))),
     Fault(_FRAMING, "br", partial(_encoded, "br", brotli.compress(BODY))),
     Fault(_FRAMING, "zstd", partial(_encoded, "zstd", b"\x28\xb5\x2f\xfd\x00")),
-    *(Fault(_FRAMING, name, run) for name, run in _FRAMES.items()),
+    *(Fault(_FRAMING, name, partial(_refuses, raw)) for name, raw in _REFUSED_FRAMES.items()),
+    *(Fault(_FRAMING, name, partial(_survives, raw)) for name, raw in _SURVIVED_FRAMES.items()),
     Fault(_FRAMING, "Content-Length far too large", _announced_too_large),
     Fault(_FRAMING, "Expect: 100-continue", _expect_continue),
     Fault(_EDGES, "a body at the limit", partial(_at_the_limit, 0)),
     Fault(_EDGES, "a body one byte over the limit", partial(_at_the_limit, 1)),
     Fault(_EDGES, "over the limit in chunks", _chunked_over_the_limit),
-    *(Fault(_EDGES, name, run) for name, run in _EDGE_FRAMES.items()),
+    *(Fault(_EDGES, name, partial(_refuses, raw)) for name, raw in _REFUSED_HEADS.items()),
+    *(Fault(_EDGES, name, partial(_survives, raw)) for name, raw in _SURVIVED_HEADS.items()),
+    Fault(_EDGES, "HTTP/9.9", _unknown_version),
     Fault(_EDGES, "three pipelined requests", _pipelined),
     Fault(_EDGES, "HEAD", _head_method),
     Fault(_EDGES, "unknown route", _unknown_route),

@@ -1,19 +1,16 @@
 """Groups 12 and 13: keys, exposure, logs, metrics."""
 
-import contextlib
-import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 
 import grpc
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from checks.faults.fault import Fault, NotApplicable, Stopwatch, expect, refused
-from checks.faults.own import OwnServer, started
-from checks.faults.target import PATIENCE_S, Target, ranking
+from checks.faults.fault import Fault, NotApplicable, expect, refused
+from checks.faults.target import PATIENCE_S, Stopwatch, Target, ranking
+from checks.serving import Server
 
 _EXPOSURE, _METRICS = "12 exposure", "13 metrics"
 _SCRAPE_S = 2.0
@@ -37,21 +34,10 @@ _WRONG: dict[str, list[tuple[bytes, bytes]]] = {
 }
 
 
-@contextlib.contextmanager
-def _guarded(target: Target) -> Iterator[OwnServer]:
-    if target.own is None:
-        raise NotApplicable("needs a server of our own")
-    given = {
-        "NIM_CUSTOM_MODEL": str(target.rank_dir),
-        "NIM_REQUIRE_AUTH": "true",
-        "NGC_API_KEY": _KEY,
-        "NIM_LOG_LEVEL": "DEBUG",
-    }
-    with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
-        yield server.ready()
+_GUARDED = {"NIM_REQUIRE_AUTH": "true", "NGC_API_KEY": _KEY, "NIM_LOG_LEVEL": "DEBUG"}
 
 
-def _routes(server: OwnServer) -> list[tuple[str, str]]:
+def _routes(server: Server) -> list[tuple[str, str]]:
     """Every documented route, the pages, the second port, and one that does not exist."""
     bearer = {"authorization": f"Bearer {_KEY}"}
     described = server.http.get("/openapi.json", headers=bearer).json()["paths"]
@@ -62,13 +48,13 @@ def _routes(server: OwnServer) -> list[tuple[str, str]]:
         for method in methods
     ]
     more = ("/", "/docs", "/openapi.json", "/metrics", "/v1/metrics", "/nowhere", "//v1/models")
-    metrics = ("GET", f"http://127.0.0.1:{server.metrics_port}/metrics")
+    metrics = ("GET", f"{server.metrics_url}/metrics")
     return [*routes, *(("GET", server.url + path) for path in more), metrics]
 
 
 def _every_route_asks(target: Target) -> None:
-    with _guarded(target) as server, httpx.Client(timeout=PATIENCE_S) as client:
-        routes = _routes(server)
+    with target.start(_GUARDED) as server, httpx.Client(timeout=PATIENCE_S) as client:
+        routes = _routes(server.ready())
         expect(len(routes) > 20, "few routes are documented")
         for method, url in routes:
             for name, headers in _WRONG.items():
@@ -88,8 +74,8 @@ def _every_route_asks(target: Target) -> None:
 
 def _grpc_asks(target: Target) -> None:
     with (
-        _guarded(target) as server,
-        grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel,
+        target.start(_GUARDED) as server,
+        grpc.insecure_channel(server.ready().grpc_address) as channel,
     ):
         known = ("ServerMetadata", "ModelInfer", "RepositoryIndex", "RepositoryModelLoad")
         for method in (*known, "NobodyServes"):
@@ -129,10 +115,7 @@ def _forwarded(target: Target) -> None:
 
 
 def _hosts(target: Target) -> None:
-    if target.own is None:
-        raise NotApplicable("needs a server of our own")
-    given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), "RERANK_ALLOWED_HOSTS": "127.0.0.1,a.test"}
-    with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
+    with target.start({"RERANK_ALLOWED_HOSTS": "127.0.0.1,a.test"}) as server:
         server.ready()
         for host, wanted in (("a.test", 200), ("A.TEST:80", 200), ("evil.test", 400)):
             found = server.http.get("/v1/models", headers={"host": host})
@@ -141,8 +124,7 @@ def _hosts(target: Target) -> None:
 
 def _forged_lines(target: Target) -> None:
     """A request's text must not start a line of the log, nor be in it."""
-    if target.own is None:
-        raise NotApplicable("needs a look into the log")
+    own = target.inspected()
     forged = "Zq7\n2026-01-01 00:00:00 CRITICAL forged"
     target.rank(forged, forged, query=forged)
     target.http.get("/v1/Zq7%0ACRITICAL%20forged")
@@ -150,7 +132,7 @@ def _forged_lines(target: Target) -> None:
     target.post("/v1/ranking", {**ranking(), "model": forged})
     target.send(b"Zq7\x1b[31m")
     time.sleep(0.2)
-    expect("CRITICAL forged" not in target.own.log, "a line of the log can be forged")
+    expect("CRITICAL forged" not in own.log, "a line of the log can be forged")
 
 
 def _families(target: Target) -> dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]]:
@@ -203,13 +185,7 @@ def _scraped_under_load(target: Target) -> None:
         asked = [
             pool.submit(target.rank, *(f"scrape {n} {i}" for i in range(50))) for n in range(40)
         ]
-        worst = 0.0
-        while not all(one.done() for one in asked):
-            began = time.monotonic()
-            _families(target)
-            worst = max(worst, time.monotonic() - began)
-            time.sleep(0.02)
-    watch.expect(_SCRAPE_S, "a scrape", worst)
+        watch.expect(_SCRAPE_S, "a scrape", watch.longest(partial(_families, target), asked))
 
 
 FAULTS: tuple[Fault, ...] = (

@@ -1,17 +1,15 @@
 """The faults' type, and the functions that judge a target."""
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import httpx
 
-from checks.faults.target import Target
-from checks.others import MAX_OTHER_SHARE, Others
+if TYPE_CHECKING:
+    from checks.faults.target import Target
 
-# A refusal must be immediate; a whole request may take as long as a slow model needs.
-REFUSAL_S = 5.0
 _SERVER_ERROR = 500
 
 
@@ -33,30 +31,13 @@ class Fault:
 
     group: str
     name: str
-    run: Callable[[Target], None]
+    run: "Callable[[Target], None]"
 
 
 def expect(holds: object, otherwise: str) -> None:
     """Raise Broken unless `holds`."""
     if not holds:
         raise Broken(otherwise)
-
-
-class Stopwatch:
-    """Measures from its creation. Lateness counts only when the server had the machine alone."""
-
-    def __init__(self, target: Target) -> None:
-        self._others = Others() if target.own else None
-        self._began = time.monotonic()
-
-    def expect(self, bound_s: float, what: str, took_s: float | None = None) -> None:
-        """Raise Broken when `what` took `bound_s` or longer (until now, unless `took_s` is given),
-        NotJudged when other processes used the machine meanwhile."""
-        took_s = time.monotonic() - self._began if took_s is None else took_s
-        text = f"{what} took {took_s:.2f} s"
-        if took_s >= bound_s and self._others and (share := self._others.share()) > MAX_OTHER_SHARE:
-            raise NotJudged(f"{text}, but others took {share:.0%} of the machine")
-        expect(took_s < bound_s, text)
 
 
 def refused(reply: httpx.Response, *statuses: int) -> None:

@@ -1,16 +1,13 @@
 """Group 16: small bodies that decode to many objects, from the table of `make hostile`."""
 
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from urllib.parse import urlsplit
 
-from checks.faults.fault import Fault, NotApplicable, Stopwatch, expect
+from checks.faults.fault import Fault, NotApplicable, expect
 from checks.faults.protocols import model_of
-from checks.faults.target import Target
+from checks.faults.target import Stopwatch, Target
 from checks.hostile.bodies import BODIES, MODEL, Body
-from checks.hostile.sending import Address, send
+from checks.hostile.sending import send
 
 _HOSTILE = "16 hostile"
 _BYTES = 8 << 20
@@ -18,38 +15,30 @@ _BYTES = 8 << 20
 _TIMES = 6
 _BESIDE_BYTES = 32 << 20
 _HEALTH_S = 1.0
-_PAUSE_S = 0.005
 
 
 def _tried(body: Body, target: Target) -> None:
     surface = _surface(body, target)
-    found = urlsplit(target.url)
-    address = Address((found.hostname or "", found.port or 80), target.grpc or "", target.key)
     sent = body.make(min(_BYTES, target.body_limit_bytes - 1024))
     before = 0
     if target.own:
         before = target.own.resident_bytes()
         target.own.forget_peak()
-    worst, watch = 0.0, Stopwatch(target)
+    watch = Stopwatch(target)
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(send, address, surface, sent, body.headers)
-        while not asked.done():
-            began = time.monotonic()
-            target.http.get("/v1/health/live")
-            worst = max(worst, time.monotonic() - began)
-            threading.Event().wait(_PAUSE_S)
+        asked = pool.submit(send, target, surface, sent, body.headers)
+        longest_s = watch.longest(lambda: target.http.get("/v1/health/live"), [asked])
     answer = asked.result()
     expect(answer in body.answers, f"answered {answer}, wanted {' or '.join(sorted(body.answers))}")
     if target.own:
         grown, most = target.own.peak_bytes() - before, _TIMES * len(sent) + _BESIDE_BYTES
         expect(grown <= most, f"took {grown >> 20} MiB for {len(sent) >> 20}, at most {most >> 20}")
-    watch.expect(_HEALTH_S, "health", worst)
+    watch.expect(_HEALTH_S, "health", longest_s)
 
 
 def _surface(body: Body, target: Target) -> str:
     if not body.surface.startswith("/"):
-        if target.grpc is None:
-            raise NotApplicable("no gRPC address is known")
+        target.grpc_address()
         return body.surface
     path = body.surface.replace(MODEL, model_of(target)) if MODEL in body.surface else body.surface
     if not target.serves(path, {}):

@@ -15,49 +15,56 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import grpc
 import httpx
 import onnx
 from onnx import TensorProto
 
 from checks.faults.fault import Fault, NotApplicable, answered, expect
-from checks.faults.models import FAIL_TOKENS, NAN_TOKENS, passage, work_of, write_model
-from checks.faults.own import START_S, OwnServer, started
+from checks.faults.models import FAIL_TOKENS, NAN_TOKENS, counting_model, passage
 from checks.faults.target import BODY, Target, ranking
-from checks.held import HELD_SERVE
+from checks.held import HELD_SERVE, STUCK_SERVE, let_go
+from checks.serving import PATIENCE_S, Server
 
 _START, _STOP, _ENGINE = "9 start", "10 stop", "11 engine"
 _NOBODY = 65534
 _LENGTH = f"Content-Length: {len(BODY)}"
-# uvicorn tells the application to stop only after it has started.
+_READY = "/v1/health/ready"
+# Some of the requests that come at once have been read by then.
 _BEGUN_S = 0.3
-# A drain time that the check does not wait for.
-_LONG_S = 600
-# For an engine that does not return from a call.
-_PATIENCE_S = 1
-
-
-@contextlib.contextmanager
-def _folder(target: Target) -> Iterator[Path]:
-    if target.rank_dir is None:
-        raise NotApplicable("needs a server of our own")
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
+# A model without a manifest, over KServe.
+_NAME = "llama_3_2_nv_rerankqa_1b_v2"
+# Drain times: one that the check does not wait for, and one that passes.
+_LONG, _SHORT = ({"RERANK_DRAIN_TIMEOUT_S": seconds} for seconds in ("3600", "1"))
+_HOST = "127.0.0.1"
 
 
 def _refuses_to_start(
     damage: Callable[[Path], None], texts: tuple[str, ...], target: Target
 ) -> None:
     """A damaged copy of the artifact must end the process with one line that says why."""
-    with _folder(target) as folder:
-        copy = folder / "model"
-        shutil.copytree(str(target.rank_dir), copy)
+    if target.rank_dir is None:
+        raise NotApplicable("needs a server of our own")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copytree(target.rank_dir, f"{folder}/model"))
         damage(copy)
-        with started(folder, {"NIM_CUSTOM_MODEL": str(copy)}) as server:
+        with target.start(model=copy) as server:
             found = server.ends()
             expect(found not in (0, None), f"exit status {found}")
-            expect("Traceback" not in server.log, "a stack trace instead of a sentence")
+            _shows_no_trace(server)
             expect(any(word in server.log for word in texts), f"the log ends {server.log[-200:]!r}")
+
+
+def _shows_no_trace(server: Server) -> None:
+    expect("Traceback" not in server.log, "a stack trace instead of a sentence")
+
+
+def _ends_cleanly(server: Server, number: int = signal.SIGTERM) -> None:
+    server.signal(number)
+    expect(server.ends() == 0, "no clean end")
+    _shows_no_trace(server)
 
 
 def _cut(name: str) -> Callable[[Path], None]:
@@ -96,40 +103,34 @@ def _no_graph(model: Path) -> None:
 
 
 def _refuses_setting(name: str, value: str, target: Target) -> None:
-    with _folder(target) as folder:
-        given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), name: value}
-        with started(folder, given) as server:
-            expect(server.ends() not in (0, None), "it started")
-            expect(name in server.log, "the message does not name the variable")
+    with target.start({name: value}) as server:
+        expect(server.ends() not in (0, None), "it started")
+        expect(name in server.log, "the message does not name the variable")
+        _shows_no_trace(server)
+        # What depends on the model is found after other lines.
+        alone = len(server.log.splitlines()) == 1 or name == "MAX_SEQUENCE_LENGTH"
+        expect(alone, "more than one line says why")
 
 
-def _port_used(target: Target) -> None:
-    with _folder(target) as folder:
-        port = str(target.own.port) if target.own else ""
-        given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), "NIM_HTTP_API_PORT": port}
-        with started(folder, given) as server:
-            expect(server.ends() not in (0, None), "it started")
-            expect(port in server.log, "the message does not name the port")
+def _port_used(name: str, code: int, target: Target) -> None:
+    with socket.create_server((_HOST, 0)) as other:
+        port = other.getsockname()[1]
+        with target.start({name: str(port)}) as server:
+            expect(server.ends() == code, f"exit status {server.process.poll()}, wanted {code}")
+            expect(f"{name}: found port {port}" in server.log, "the message does not name the port")
+            _shows_no_trace(server)
 
 
-def _serves(target: Target, folder: Path, **options: object) -> None:
-    given = {"NIM_CUSTOM_MODEL": str(target.rank_dir)}
-    with started(folder, given, **options) as server:
-        answered(_ask(server.ready()))
-        server.signal(signal.SIGTERM)
-        expect(server.ends() == 0, "no clean end")
-
-
-def _ask(server: OwnServer, body: object = None, timeout_s: float = 60.0) -> httpx.Response:
-    return server.http.post("/v1/ranking", json=body or ranking(), timeout=timeout_s)
+def _serves(target: Target, **options: Any) -> None:
+    with target.start(**options) as server:
+        answered(server.ready().rank(ranking()))
+        _ends_cleanly(server)
 
 
 def _other_user(target: Target) -> None:
     if os.getuid() != 0 or not _others_may_run():
         raise NotApplicable("needs root, and an interpreter that other users may run")
-    with _folder(target) as folder:
-        folder.chmod(0o755)
-        _serves(target, folder, user=_NOBODY, group=_NOBODY, extra_groups=[])
+    _serves(target, user=_NOBODY, group=_NOBODY, extra_groups=[])
 
 
 def _others_may_run() -> bool:
@@ -146,25 +147,23 @@ def _unshared(flags: str, then: str, target: Target) -> None:
     """In a mount or network namespace of its own, prepared by `then`."""
     if os.getuid() != 0 or shutil.which("unshare") is None:
         raise NotApplicable("needs root and unshare")
-    with _folder(target) as folder:
-        probe = ["unshare", flags, "sh", "-c", f"{then} true"]
-        if os.spawnvp(os.P_WAIT, probe[0], probe) != 0:
-            raise NotApplicable("this machine allows no namespaces")
-        _serves(target, folder, before=["unshare", flags, "sh", "-c", f'{then} exec "$@"', "sh"])
+    inside = ["unshare", flags, "sh", "-c"]
+    if os.spawnvp(os.P_WAIT, inside[0], [*inside, f"{then} true"]) != 0:
+        raise NotApplicable("this machine allows no namespaces")
+    _serves(target, before=[*inside, f'{then} exec "$@"', "sh"])
 
 
 def _no_network(target: Target) -> None:
     """With loopback only: nothing can be fetched from elsewhere."""
     if os.getuid() != 0:
         raise NotApplicable("needs root")
-    with _folder(target) as folder:
-        pid = os.fork()
-        if pid == 0:
-            os._exit(_serve_alone(target, folder))
-        found = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        if found == _NO_NAMESPACE:
-            raise NotApplicable("this machine allows no namespaces")
-        expect(found == 0, "it does not serve without a network")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(_serve_alone(target))
+    found = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if found == _NO_NAMESPACE:
+        raise NotApplicable("this machine allows no namespaces")
+    expect(found == 0, "it does not serve without a network")
 
 
 _NO_NAMESPACE = 77
@@ -172,13 +171,13 @@ _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS, _UP = 0x8914, 1
 
 
-def _serve_alone(target: Target, folder: Path) -> int:
+def _serve_alone(target: Target) -> int:
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
         return _NO_NAMESPACE
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _UP))
     try:
-        _serves(target, folder)
+        _serves(target)
     except Exception as error:
         print(error, file=sys.stderr)
         return 1
@@ -186,35 +185,77 @@ def _serve_alone(target: Target, folder: Path) -> int:
 
 
 def _slow_start(target: Target) -> None:
-    """Live at once, ready only after an inference; a stop in between must be clean."""
-    with _folder(target) as folder:
-        given = {"NIM_CUSTOM_MODEL": str(write_model(folder / "model"))}
-        pipe = folder / "pipe"
+    """Live at once, ready only after an inference; requests are told to come again."""
+    with _loading(target) as (server, pipe):
+        for path in ("/v2/health/ready", f"/v2/models/{_NAME}/ready"):
+            expect(server.status(path) == 503, f"{path} before ready")
+        health = server.get("/health")
+        expect((health.status_code, health.json()["model_loaded"]) == (503, False), health.text)
+        for found in (server.rank(ranking()), *map(server.get, ("/v1/models", "/v1/metadata"))):
+            expect(found.status_code == 503, f"found {found.status_code} before ready")
+            expect(int(found.headers.get("retry-after", 0)) >= 1, "no Retry-After")
+            expect(found.json()["type"] == "invalid_request_error", found.text)
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            ready, index = (
+                channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+                for method in ("ServerReady", "RepositoryIndex")
+            )
+            expect(not ready(b"", timeout=PATIENCE_S), "ready over gRPC")
+            try:
+                index(b"", timeout=PATIENCE_S)
+            except grpc.RpcError as error:
+                expect("not ready" in str(error), str(error))
+            else:
+                expect(False, "gRPC answers before ready")
+        refused = 'rerank_refusals_total{reason="not_ready"} 5.0'
+        expect(refused in server.get("/v1/metrics").text, "the refusals are not counted")
+        server.wait_until(lambda: let_go(pipe))
+        server.ready()
+        with grpc.insecure_channel(server.grpc_address) as channel:
+            ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
+            expect(ready(b"", timeout=PATIENCE_S), "not ready over gRPC")
+        _ends_cleanly(server)
+
+
+def _stopped_while_loading(target: Target) -> None:
+    with _loading(target) as (server, _):
+        _ends_cleanly(server)
+
+
+@contextlib.contextmanager
+def _loading(target: Target) -> Iterator[tuple[Server, Path]]:
+    """A server whose model loads until the pipe is opened."""
+    with counting_model() as model:
+        pipe = model.with_name("pipe")
         os.mkfifo(pipe)
-        for opens in (True, False):
-            with started(folder, given, program=[HELD_SERVE, str(pipe)]) as server:
-                expect(server.until("/v1/health/live", 200), "not live while the model loads")
-                expect(server.status("/v1/health/ready") == 503, "ready before the model is")
-                found = _ask(server)
-                expect(found.status_code == 503, f"found {found.status_code} before ready")
-                expect("retry-after" in found.headers, "no Retry-After")
-                if opens:
-                    pipe.open("wb").close()
-                    server.ready()
-                server.signal(signal.SIGTERM)
-                expect(server.ends() == 0, "no clean end")
+        with target.start({}, "-c", HELD_SERVE, str(pipe), model=model) as server:
+            expect(server.until("/v1/health/live", 200), "not live while the model loads")
+            found = server.get(_READY)
+            expect(found.status_code == 503, "ready before the model is")
+            expect(found.json()["message"] == "Service is not ready.", found.text)
+            yield server, pipe
 
 
 def _ends(number: int, wanted: int, target: Target) -> None:
-    with _folder(target) as folder:
-        given = {"NIM_CUSTOM_MODEL": str(target.rank_dir)}
-        with started(folder, given) as server:
-            server.ready()
-            expect(not _children(server.process.pid), "it has child processes")
-            server.signal(number)
-            found = server.ends()
-            expect(found == wanted, f"exit status {found}, wanted {wanted}")
-            expect("Traceback" not in server.log, "a stack trace at the end")
+    """Idle, it waits for nobody; nobody of its group is left."""
+    with target.start(_LONG, start_new_session=True) as server:
+        server.ready()
+        expect(not _children(server.process.pid), "it has child processes")
+        server.signal(number)
+        found = server.ends()
+        expect(found == wanted, f"exit status {found}, wanted {wanted}")
+        _shows_no_trace(server)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.process.pid, 0)
+            expect(False, "processes of its group are left")
+        same = {
+            "NIM_HTTP_API_PORT": str(server.port),
+            "NIM_TRITON_METRICS_PORT": str(server.metrics_port),
+        }
+    if number == signal.SIGKILL:  # a successor may have its ports at once
+        with target.start(same) as successor:
+            successor.port = server.port
+            successor.ready()
 
 
 def _children(pid: int) -> str:
@@ -223,50 +264,44 @@ def _children(pid: int) -> str:
 
 def _under_load(target: Target) -> None:
     """Requests that came in time are answered; later ones are refused or cannot connect."""
-    with _folder(target) as folder:
-        given = {"NIM_CUSTOM_MODEL": str(target.rank_dir)}
-        with started(folder, given) as server, ThreadPoolExecutor(8) as pool:
-            server.ready()
+    with target.start() as server, ThreadPoolExecutor(8) as pool:
+        server.ready()
 
-            def ask(number: int) -> int:
-                try:
-                    body = ranking(*(f"load {number} {i}" for i in range(30)))
-                    return _ask(server, body).status_code
-                except (httpx.ConnectError, httpx.ReadError):
-                    # Connections not yet accepted when the port closes are reset by the kernel.
-                    return -1
+        def ask(number: int) -> int:
+            try:
+                return server.rank(ranking(*(f"load {number} {i}" for i in range(30)))).status_code
+            except (httpx.ConnectError, httpx.ReadError):
+                # Connections not yet accepted when the port closes are reset by the kernel.
+                return -1
 
-            asked = [pool.submit(ask, number) for number in range(200)]
-            time.sleep(_BEGUN_S)
-            server.signal(signal.SIGTERM)
-            expect(server.until("/v1/health/ready", 503), "ready does not flip first")
-            found = [one.result() for one in asked]
-            expect(set(found) <= {200, 503, -1}, f"found {sorted(set(found))}")
-            expect(found.count(200) > 0, "nothing was answered")
-            expect(server.ends() == 0, "no clean end")
+        asked = [pool.submit(ask, number) for number in range(200)]
+        time.sleep(_BEGUN_S)
+        server.signal(signal.SIGTERM)
+        expect(server.until(_READY, 503), "ready does not flip first")
+        found = [one.result() for one in asked]
+        expect(set(found) <= {200, 503, -1}, f"found {sorted(set(found))}")
+        expect(found.count(200) > 0, "nothing was answered")
+        expect(server.ends() == 0, "no clean end")
 
 
 @contextlib.contextmanager
-def _busy_at_the_end(target: Target, drain_s: int) -> Iterator[tuple[OwnServer, socket.socket]]:
+def _busy_at_the_end(
+    target: Target, drain: dict[str, str]
+) -> Iterator[tuple[Server, socket.socket]]:
     """A server that gets SIGTERM while a request is still being sent to it."""
-    with _folder(target) as folder:
-        given = {
-            "NIM_CUSTOM_MODEL": str(target.rank_dir),
-            "RERANK_DRAIN_TIMEOUT_S": str(drain_s),
-        }
-        with started(folder, given) as server:
-            server.ready()
-            address = ("127.0.0.1", server.port)
-            with socket.create_connection(address, timeout=START_S) as connected:
-                connected.sendall(Target(server.url).head(_LENGTH) + BODY[:10])
-                time.sleep(_BEGUN_S)
-                server.signal(signal.SIGTERM)
-                yield server, connected
+    with target.start(drain) as server:
+        address = (_HOST, server.ready().port)
+        with socket.create_connection(address, timeout=PATIENCE_S) as connected:
+            connected.sendall(target.head(_LENGTH) + BODY[:10])
+            server.get("/v1/health/live")  # the server has read it by now
+            server.signal(signal.SIGTERM)
+            yield server, connected
+            _shows_no_trace(server)
 
 
 def _drains(target: Target) -> None:
-    with _busy_at_the_end(target, _LONG_S) as (server, connected):
-        time.sleep(1.5)
+    with _busy_at_the_end(target, _LONG) as (server, connected):
+        server.wait_until_deaf()
         expect(server.process.poll() is None, "it did not wait")
         connected.sendall(BODY[10:])
         expect(connected.recv(100).startswith(b"HTTP/1.1 200"), "the request was not answered")
@@ -274,89 +309,88 @@ def _drains(target: Target) -> None:
 
 
 def _drain_ends(target: Target) -> None:
-    with _busy_at_the_end(target, 1) as (server, connected):
+    with _busy_at_the_end(target, _SHORT) as (server, connected):
         expect(connected.recv(100).startswith(b"HTTP/1.1 503"), "no 503 at the deadline")
         expect(server.ends() == 0, "no clean end")
 
 
-def _second_sigterm(target: Target) -> None:
-    with _busy_at_the_end(target, _LONG_S) as (server, _):
-        while server.status("/v1/health/ready") == 200:
-            time.sleep(0.05)  # let the first one arrive
-        server.signal(signal.SIGTERM)
+def _second_signal(number: int, target: Target) -> None:
+    with _busy_at_the_end(target, _LONG) as (server, _):
+        server.wait_until_deaf()  # the first one has arrived
+        expect(server.process.poll() is None, "it did not wait")
+        server.signal(number)
         # The shell's code: process 1 of a container cannot die of a signal.
         ended = server.ends()
-        expect(ended == 128 + signal.SIGTERM, f"the second SIGTERM: exit status {ended}")
+        expect(ended == 128 + number, f"the second signal: exit status {ended}")
 
 
 def _reload(target: Target) -> None:
-    with _folder(target) as folder:
-        good, link = folder / "good", folder / "served"
-        shutil.copytree(str(target.rank_dir), good)
-        bad = folder / "bad"
-        shutil.copytree(good, bad)
-        _flip(bad)
-        link.symlink_to(good)
-        given = {"NIM_CUSTOM_MODEL": str(link)}
-        with started(folder, given) as server:
-            before = _ask(server.ready()).json()
-            for target_dir, texts in ((good, " ready: "), (bad, "reload refused")):
-                (folder / "next").symlink_to(target_dir)
-                (folder / "next").rename(link)
-                before_count = server.log.count(texts)
+    """Requests are answered meanwhile; the second time, the first model has been closed."""
+    with counting_model() as model:
+        link, bad = model.with_name("served"), Path(shutil.copytree(model, f"{model}-bad"))
+        (bad / "model.onnx").write_bytes(b"no graph")
+        link.symlink_to(model)
+        with target.start(model=link) as server:
+            before = server.ready().rank(ranking()).json()["rankings"]
+            for number, (served, words) in enumerate(
+                ((model, " ready: "), (model, " ready: "), (bad, "reload refused"))
+            ):
+                again = shutil.copytree(served, f"{model}-{number}")
+                model.with_name("next").symlink_to(again)
+                model.with_name("next").rename(link)
+                count = server.log.count(words)
                 server.signal(signal.SIGHUP)
-                end = time.monotonic() + START_S
-                while server.log.count(texts) == before_count:
-                    expect(time.monotonic() < end, f"no {texts.strip()!r} in the log")
-                    expect(_ask(server).json() == before, "the answer changed")
-            expect(server.status("/v1/health/ready") == 200, "not ready after a bad reload")
+
+                def reloaded(words: str = words, count: int = count) -> bool:
+                    found = server.rank(ranking())
+                    answered(found)
+                    expect(found.json()["rankings"] == before, "the answer changed")
+                    return server.log.count(words) > count
+
+                server.wait_until(reloaded)
+            expect(server.status(_READY) == 200, "not ready after a bad reload")
+            _ends_cleanly(server)
 
 
 def _broken_pipe(target: Target) -> None:
-    if target.own is None:
-        raise NotApplicable("needs a server of our own")
-    target.own.signal(signal.SIGPIPE)
-    time.sleep(0.2)
-    expect(target.own.process.poll() is None, "SIGPIPE ended it")
+    own = target.inspected()
+    own.signal(signal.SIGPIPE)
+    answered(own.rank(ranking()))
+    expect(own.process.poll() is None, "SIGPIPE ended it")
 
 
 def _failing_engine(tokens: int, target: Target) -> None:
-    with _folder(target) as folder:
-        model = write_model(folder / "model")
-        with started(folder, {"NIM_CUSTOM_MODEL": str(model)}) as server:
-            server.ready()
-            failed = _ask(server, ranking(passage(tokens), query="q"))
-            expect(failed.status_code == 500, f"found {failed.status_code}")
-            expect(
-                "NaN" not in failed.text and "onnx" not in failed.text, "it tells what is inside"
-            )
-            answered(_ask(server, ranking("a", "bb", query="q")))
-            expect("Traceback" not in server.log, "a stack trace for an engine's error")
+    with counting_model() as model, target.start(model=model) as server:
+        failed = server.ready().rank(ranking(passage(tokens), query="q"))
+        expect(failed.status_code == 500, f"found {failed.status_code}")
+        expect("NaN" not in failed.text and "onnx" not in failed.text, "it tells what is inside")
+        answered(server.rank(ranking("a", "bb", query="q")))
+        expect("Traceback" not in server.log, "a stack trace for an engine's error")
 
 
 def _neighbours_of_nan(target: Target) -> None:
-    with _folder(target) as folder:
-        model = write_model(folder / "model", work=1200)
-        with (
-            started(folder, {"NIM_CUSTOM_MODEL": str(model)}) as server,
-            ThreadPoolExecutor(20) as p,
-        ):
-            server.ready()
-            bodies = [
-                ranking(passage(NAN_TOKENS if i == 7 else NAN_TOKENS - 1, f"{i:02}"), query="q")
-                for i in range(20)
-            ]
-            found = [one.status_code for one in p.map(partial(_ask, server), bodies)]
-            expect(found == [500 if i == 7 else 200 for i in range(20)], f"found {found}")
+    with (
+        counting_model(work=1200) as model,
+        target.start(model=model) as server,
+        ThreadPoolExecutor(20) as pool,
+    ):
+        server.ready()
+        bodies = [
+            ranking(passage(NAN_TOKENS if i == 7 else NAN_TOKENS - 1, f"{i:02}"), query="q")
+            for i in range(20)
+        ]
+        found = [one.status_code for one in pool.map(server.rank, bodies)]
+        expect(found == [500 if i == 7 else 200 for i in range(20)], f"found {found}")
 
 
 def _hanging_engine(target: Target) -> None:
-    with _folder(target) as folder:
-        model = write_model(folder / "model", work=work_of(4 * _PATIENCE_S))
-        given = {"RERANK_ENGINE_PATIENCE_S": str(_PATIENCE_S), "NIM_REQUEST_TIMEOUT_S": "2"}
-        with started(folder, {"NIM_CUSTOM_MODEL": str(model), **given}) as server:
-            expect(server.until("/v1/health/live", 200), "not live at first")
-            expect(server.until("/v1/health/live", 503), "live although the engine hangs")
+    """The first inference, before ready, hangs already."""
+    given = {"RERANK_ENGINE_PATIENCE_S": "1", "ENABLE_MOCK_INFERENCE": "1"}
+    with target.start(given, "-c", STUCK_SERVE) as server:
+        expect(server.until("/v1/health/live", 503), "live although the engine hangs")
+        expect(server.status("/v2/health/live") == 503, "live over KServe")
+        expect(server.get("/health").json()["status"] == "failed", "/health says nothing")
+        server.wait_until(lambda: "an engine call has been running for" in server.log)
 
 
 _DAMAGES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
@@ -386,8 +420,10 @@ FAULTS: tuple[Fault, ...] = (
         Fault(_START, f"{name}={value}", partial(_refuses_setting, name, value))
         for name, value in _SETTINGS.items()
     ),
-    Fault(_START, "the port is taken", _port_used),
+    Fault(_START, "the port is taken", partial(_port_used, "NIM_HTTP_API_PORT", 2)),
+    Fault(_START, "the metrics port is taken", partial(_port_used, "NIM_TRITON_METRICS_PORT", 1)),
     Fault(_START, "live at once, ready after an inference", _slow_start),
+    Fault(_START, "SIGTERM while the model loads", _stopped_while_loading),
     Fault(_START, "an arbitrary user", _other_user),
     Fault(_START, "a read-only root", partial(_unshared, "-m", _READ_ONLY)),
     Fault(_START, "no network", _no_network),
@@ -397,7 +433,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(_STOP, "SIGTERM under load", _under_load),
     Fault(_STOP, "SIGTERM, and a request is finished", _drains),
     Fault(_STOP, "SIGTERM, and a request is not finished", _drain_ends),
-    Fault(_STOP, "SIGTERM twice", _second_sigterm),
+    Fault(_STOP, "SIGTERM twice", partial(_second_signal, signal.SIGTERM)),
+    Fault(_STOP, "SIGTERM, then SIGINT", partial(_second_signal, signal.SIGINT)),
     Fault(_STOP, "SIGHUP with a good and a bad model", _reload),
     Fault(_STOP, "SIGPIPE", _broken_pipe),
     Fault(_ENGINE, "an engine that raises", partial(_failing_engine, FAIL_TOKENS + 1)),

@@ -1,24 +1,21 @@
 """Groups 7 and 8: load, slow and vanishing clients, scarce memory and file descriptors."""
 
 import contextlib
-import itertools
 import resource
 import socket
-import tempfile
-import threading
+import struct
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 
 import httpx
 
-from checks.faults.fault import Fault, NotApplicable, Stopwatch, answered, expect
-from checks.faults.models import passage, work_of, write_model
-from checks.faults.own import OwnServer, started
-from checks.faults.target import BODY, Target, ranking
+from checks.faults.fault import Fault, answered, expect
+from checks.faults.models import counting_model, passage, work_of
+from checks.faults.target import BODY, Stopwatch, Target, ranking
+from checks.serving import Server
 
 _LOAD, _SCARCE = "7 load", "8 scarce"
 _HASTY = {200, 429, 503, 504}
@@ -27,44 +24,38 @@ _HEALTH_S = 1.0
 _ORDINARY_S = 5.0
 # Duration of an engine call on any machine; longer when other processes use it.
 _CALL_S = 0.03
-_PATIENCE_S = 60.0
 
 
 @contextlib.contextmanager
-def _slow_server(target: Target, **more: str) -> Iterator[OwnServer]:
+def _slow_server(target: Target, **more: str) -> Iterator[Server]:
     """A server of our own with one row per call and tens of milliseconds per call."""
-    if target.own is None:
-        raise NotApplicable("needs a server of our own")
-    with tempfile.TemporaryDirectory() as name:
-        model = write_model(Path(name) / "model", work=work_of(_CALL_S))
-        given = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512", **more}
-        with started(Path(name), {"NIM_CUSTOM_MODEL": str(model), **given}) as server:
-            yield server.ready()
+    given = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "512", **more}
+    with counting_model(work=work_of(_CALL_S)) as model, target.start(given, model=model) as server:
+        yield server.ready()
 
 
 def _rows(count: int) -> dict[str, object]:
     return ranking(*(passage(60, f"{i:03}") for i in range(count)), query="q")
 
 
-def _ask(server: OwnServer, body: object, timeout: float = 60.0) -> httpx.Response:
-    return server.http.post("/v1/ranking", json=body, timeout=timeout)
+def _waiting(server: Server) -> float:
+    return server.counted("nv_inference_pending_request_count")
 
 
-def _waiting(server: OwnServer) -> float:
-    text = server.http.get("/v1/metrics").text
-    found = [x for x in text.splitlines() if x.startswith("nv_inference_pending_request_count")]
-    return sum(float(line.split()[-1]) for line in found)
-
-
-def _computed(server: OwnServer) -> float:
+def _computed(server: Server) -> float:
     """Rows that the engine has computed, once none is waiting."""
-    end = time.monotonic() + _PATIENCE_S
-    while _waiting(server):
-        expect(time.monotonic() < end, "rows wait forever")
-        time.sleep(0.02)
-    text = server.http.get("/v1/metrics").text
-    found = [x for x in text.splitlines() if x.startswith("nv_inference_count{")]
-    return sum(float(line.split()[-1]) for line in found)
+    server.wait_until(lambda: not _waiting(server))
+    return server.counted("nv_inference_count{")
+
+
+@contextlib.contextmanager
+def _busy(server: Server, rows: int) -> Iterator[Future[httpx.Response]]:
+    """While the rows of a large request wait; it must be answered at last."""
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(server.rank, _rows(rows))
+        server.wait_until(lambda: _waiting(server))
+        yield large
+        answered(large.result())
 
 
 def _burst(target: Target) -> None:
@@ -80,49 +71,37 @@ def _burst(target: Target) -> None:
 
 
 def _full_queue(target: Target) -> None:
-    with _slow_server(target, NIM_MAX_QUEUE_SIZE="100") as server, ThreadPoolExecutor(8) as pool:
+    with _slow_server(target, NIM_MAX_QUEUE_SIZE="100") as server:
         before = _computed(server)
-        first = pool.submit(_ask, server, _rows(100))
-        while not _waiting(server):
-            time.sleep(0.01)
-        for _ in range(5):
-            refused = _ask(server, _rows(100))
-            expect(refused.status_code in (429, 503), f"found {refused.status_code}")
-            expect(int(refused.headers.get("retry-after", "0")) >= 1, "no Retry-After")
-        expect(not first.done(), "the refusals waited for the queue")
-        answered(first.result())
+        with _busy(server, 100) as first:
+            for _ in range(5):
+                refused = server.rank(_rows(100))
+                expect(refused.status_code in (429, 503), f"found {refused.status_code}")
+                expect(int(refused.headers.get("retry-after", "0")) >= 1, "no Retry-After")
+            expect(not first.done(), "the refusals waited for the queue")
         rows = _computed(server) - before
         expect(rows == 100, f"{rows:.0f} rows were computed for a request of 100")
 
 
 def _full_of_tokens(target: Target) -> None:
-    settings = {"RERANK_MAX_QUEUE_TOKENS": "3000"}
-    with _slow_server(target, **settings) as server, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(_ask, server, _rows(48))
-        while not _waiting(server):
-            time.sleep(0.01)
-        expect(_ask(server, _rows(48)).status_code == 503, "a queue full of tokens took more")
-        answered(_ask(server, _rows(1)))
-        answered(first.result())
+    with _slow_server(target, RERANK_MAX_QUEUE_TOKENS="3000") as server, _busy(server, 48):
+        expect(server.rank(_rows(48)).status_code == 503, "a queue full of tokens took more")
+        answered(server.rank(_rows(1)))
 
 
 def _small_beside_large(target: Target) -> None:
-    with _slow_server(target) as server, ThreadPoolExecutor(2) as pool:
-        large = pool.submit(_ask, server, _rows(150))
-        while not _waiting(server):
-            time.sleep(0.01)
+    with _slow_server(target) as server, _busy(server, 150) as large:
         for _ in range(5):
-            answered(_ask(server, _rows(1)))
+            answered(server.rank(_rows(1)))
         expect(not large.done(), "small requests waited for a large one")
-        answered(large.result())
 
 
 def _cannot_be_in_time(target: Target) -> None:
     with _slow_server(target, NIM_REQUEST_TIMEOUT_S="2") as server:
         for _ in range(10):
-            answered(_ask(server, _rows(1)))
+            answered(server.rank(_rows(1)))
         before = _computed(server)
-        found = _ask(server, _rows(512))
+        found = server.rank(_rows(512))
         expect(found.status_code == 503, f"found {found.status_code}, wanted 503 at admission")
         more = _computed(server) - before
         expect(not more, f"{more:.0f} rows of a refused request were computed")
@@ -130,7 +109,7 @@ def _cannot_be_in_time(target: Target) -> None:
 
 def _deadline_passes(target: Target) -> None:
     with _slow_server(target, NIM_REQUEST_TIMEOUT_S="1") as server:
-        found = _ask(server, _rows(200))  # nothing has been measured yet
+        found = server.rank(_rows(200))  # nothing has been measured yet
         expect(found.status_code in (503, 504), f"found {found.status_code}")
         expect(_computed(server) < 200, "rows were computed whose deadline had passed")
 
@@ -138,54 +117,45 @@ def _deadline_passes(target: Target) -> None:
 def _hangs_up_while_waiting(target: Target) -> None:
     with _slow_server(target) as server:
         with contextlib.suppress(httpx.TimeoutException):
-            _ask(server, _rows(200), timeout=0.5)
+            server.rank(_rows(200), timeout=0.5)
         expect(_computed(server) < 200, "rows were computed for a client that had gone")
 
 
-def _hangs_up_early(part: float, target: Target) -> None:
+def _hangs_up_early(part: float, target: Target, *, resets: bool = False) -> None:
+    """Connections that end, with a reset or without, after this part of a request."""
     raw = target.head(f"Content-Length: {len(BODY)}") + BODY
     for _ in range(20):
         with target.connection() as connected:
+            if resets:
+                connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connected.sendall(raw[: int(len(raw) * part)])
 
 
-def _resets(target: Target) -> None:
-    """Connections that end with a reset."""
-    raw = target.head(f"Content-Length: {len(BODY)}") + BODY
-    for _ in range(20):
-        with target.connection() as connected:
-            now = b"\x01\x00\x00\x00\x00\x00\x00\x00"
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
-            connected.sendall(raw)
-
-
-def _drip(target: Target, raw: bytes, rest: Iterator[bytes]) -> None:
-    """Send `raw`, then one of `rest` every half second, until the server ends the connection."""
+def _drip(target: Target, raw: bytes, byte: bytes) -> None:
+    """Send `raw`, then `byte` every half second, until it answers or ends the connection."""
     began = time.monotonic()
     with target.connection() as connected:
         connected.sendall(raw)
         connected.settimeout(0.5)
-        for byte in rest:
+        while True:
             try:
                 connected.sendall(byte)
-                if not connected.recv(100):
-                    return
+                connected.recv(100)
             except TimeoutError:
-                pass
+                waited_s = time.monotonic() - began
+                expect(waited_s < _SLOW_CLIENT_S, f"held open for {waited_s:.0f} s")
             except OSError:
                 return
             else:
-                return  # it has answered
-            waited_s = time.monotonic() - began
-            expect(waited_s < _SLOW_CLIENT_S, f"held open for {waited_s:.0f} s")
+                return
 
 
 def _slow_head(target: Target) -> None:
-    _drip(target, target.head()[:40], itertools.repeat(b"x"))
+    _drip(target, target.head()[:40], b"x")
 
 
 def _slow_body(target: Target) -> None:
-    _drip(target, target.head("Content-Length: 1000000"), itertools.repeat(b" "))
+    _drip(target, target.head("Content-Length: 1000000"), b" ")
 
 
 def _slow_clients_and_others(target: Target) -> None:
@@ -202,7 +172,7 @@ def _slow_clients_and_others(target: Target) -> None:
 def _slow_reader(target: Target) -> None:
     with target.connection() as connected:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        raw = target.head(first="GET /openapi.json HTTP/1.1")
+        raw = target.head(method="GET", path="/openapi.json")
         with contextlib.suppress(OSError):
             connected.sendall(raw * 200)
         watch = Stopwatch(target)
@@ -219,7 +189,7 @@ def _idle(target: Target) -> None:
             try:
                 connected = stack.enter_context(target.connection())
                 if number % 10 == 0:
-                    connected.sendall(target.head(first="GET /v1/health/live HTTP/1.1"))
+                    connected.sendall(target.head(method="GET", path="/v1/health/live"))
             except OSError:
                 break
         expect(number > 100, f"only {number} connections could be made")
@@ -242,33 +212,31 @@ def _crowded(
     sent: bytes,
     files: int | None = None,
     more: Mapping[str, str] = MappingProxyType({}),
-) -> Iterator[OwnServer]:
+) -> Iterator[Server]:
     """A server of our own that may have at most `files` open files, with `count` connections that
-    have each sent `sent`."""
-    if target.rank_dir is None:
-        raise NotApplicable("needs a server of our own")
-    given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), **more}
+    have each sent `sent`. Afterwards it goes on, and has shown no stack trace."""
 
     def lower() -> None:
         if files is not None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
 
-    with (
-        tempfile.TemporaryDirectory() as name,
-        started(Path(name), given, preexec_fn=lower) as server,
-        contextlib.ExitStack() as stack,
-    ):
+    with target.start(more, preexec_fn=lower) as server:
         server.ready()
-        for _ in range(count):
-            with contextlib.suppress(OSError):
-                address = ("127.0.0.1", server.port)
-                stack.enter_context(socket.create_connection(address, timeout=5)).sendall(sent)
-        yield server
+        with contextlib.ExitStack() as stack:
+            for _ in range(count):
+                with contextlib.suppress(OSError):
+                    address = ("127.0.0.1", server.port)
+                    stack.enter_context(socket.create_connection(address, timeout=5)).sendall(sent)
+            yield server
+        for _ in range(5):
+            answered(server.rank(ranking()))
+        expect(server.stop() == 0, "no clean end")
+        expect("Traceback" not in server.log, "a stack trace in the log")
 
 
 def _few_descriptors(target: Target) -> None:
     with _crowded(target, 200, b"", files=64) as server:
-        answered(_ask(server, ranking()))
+        answered(server.rank(ranking()))
 
 
 def _begun(announced: int, sent: int) -> bytes:
@@ -280,12 +248,13 @@ def _begun(announced: int, sent: int) -> bytes:
 def _all_connections_taken(target: Target) -> None:
     """Unfinished bodies take every connection: probes are answered, other requests get 503."""
     with _crowded(target, 60, _begun(100, 1), files=64) as server:
-        for path in ("/v1/health/live", "/v1/health/ready"):
-            found = server.http.get(path)
-            expect(found.status_code == 200, f"{path} gave {found.status_code}")
-        refused = _ask(server, ranking())
+        for path in ("/v1/health/live", "/v1/health/ready") * 10:
+            found = server.status(path)
+            expect(found == 200, f"{path} gave {found}")
+        refused = server.rank(ranking())
         expect(refused.status_code == 503, f"a request got {refused.status_code}")
-        expect("retry-after" in refused.headers, "no Retry-After")
+        expect(refused.headers.get("retry-after") == "1", "no Retry-After")
+        expect(refused.json()["object"] == "error", refused.text)
 
 
 def _all_body_room_taken(target: Target) -> None:
@@ -294,40 +263,29 @@ def _all_body_room_taken(target: Target) -> None:
     given = {"NIM_HTTP_BODY_LIMIT_BYTES": str(limit)}
     with _crowded(target, 10, _begun(limit, limit - 1000), more=given) as server:
         expect(server.status("/v1/health/live") == 200, "not live")
-        answered(_ask(server, ranking()))
+        answered(server.rank(ranking()))
 
 
 def _few_memory(target: Target) -> None:
     """With no memory left, only a large request fails; with more memory, it works again."""
-    if target.rank_dir is None:
-        raise NotApplicable("needs a server of our own")
-    given = {"NIM_CUSTOM_MODEL": str(target.rank_dir), "RERANK_MAX_PASSAGES": "512"}
     large = ranking(*("word " * 200 + str(i) for i in range(64)), truncate="END")
-    with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
-        server.ready()
-        answered(_ask(server, ranking()))
-        used = _virtual_bytes(server.process.pid)
+    with target.start({"RERANK_MAX_PASSAGES": "512"}) as server:
+        answered(server.ready().rank(ranking()))
         unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        limits = (used + (4 << 20), resource.RLIM_INFINITY)
+        limits = (server.virtual_bytes() + (4 << 20), resource.RLIM_INFINITY)
         resource.prlimit(server.process.pid, resource.RLIMIT_AS, limits)
         with contextlib.suppress(httpx.TransportError):
-            found = _ask(server, large).status_code
+            found = server.rank(large).status_code
             expect(found in (200, 500, 503, 504), f"found {found} without memory")
         resource.prlimit(server.process.pid, resource.RLIMIT_AS, unlimited)
         expect(server.process.poll() is None, "the process ended without memory")
-        answered(_ask(server, ranking()))
-        answered(_ask(server, large))
-
-
-def _virtual_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        answered(server.rank(ranking()))
+        answered(server.rank(large))
 
 
 def _nothing_is_kept(target: Target) -> None:
     """500 failing requests leave no memory, thread or descriptor behind."""
-    own = target.own
-    if own is None:
-        raise NotApplicable("needs a look into the process")
+    own = target.inspected()
     for _ in range(100):
         target.send(b"{" * 1000)
     before = own.resident_bytes(), own.threads(), own.descriptors()
@@ -347,15 +305,11 @@ def _others_during_a_large_body(target: Target) -> None:
     """While bodies at the limit are read and decoded, small requests are answered."""
     text = b"lorem ipsum " * (target.body_limit_bytes // 12 - 20)
     large = b'{"query": {"text": "q"}, "passages": [{"text": "' + text + b'"}]}'
-    worst, watch = 0.0, Stopwatch(target)
+    watch = Stopwatch(target)
     with ThreadPoolExecutor(2) as pool:
         sent = [pool.submit(target.send, large) for _ in range(2)]
-        while not all(one.done() for one in sent):
-            began = time.monotonic()
-            target.http.get("/v1/health/live")
-            worst = max(worst, time.monotonic() - began)
-            threading.Event().wait(0.005)
-    watch.expect(_HEALTH_S, "health", worst)
+        longest_s = watch.longest(lambda: target.http.get("/v1/health/live"), sent)
+    watch.expect(_HEALTH_S, "health", longest_s)
 
 
 _QUARTERS = {"in the head": 0.1, "in the body": 0.9}
@@ -372,7 +326,7 @@ FAULTS: tuple[Fault, ...] = (
         Fault(_LOAD, f"a client hangs up {where}", partial(_hangs_up_early, part))
         for where, part in _QUARTERS.items()
     ),
-    Fault(_LOAD, "clients reset", _resets),
+    Fault(_LOAD, "clients reset", partial(_hangs_up_early, 1.0, resets=True)),
     Fault(_LOAD, "a head that drips", _slow_head),
     Fault(_LOAD, "a body that drips", _slow_body),
     Fault(_LOAD, "100 slow clients and another one", _slow_clients_and_others),

@@ -1,6 +1,9 @@
 """Models that fail on request: bare directories as NIM_CUSTOM_MODEL mounts them."""
 
+import contextlib
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +51,13 @@ def write_model(directory: Path, *, work: int = 1) -> Path:
     byte_tokenizer().save(str(directory / "tokenizer" / "tokenizer.json"))
     onnx.save(model, str(directory / "model.onnx"))
     return directory
+
+
+@contextlib.contextmanager
+def counting_model(*, work: int = 1) -> Iterator[Path]:
+    """`write_model` in a folder of its own, which is removed after the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield write_model(Path(folder) / "model", work=work)
 
 
 def work_of(seconds: float) -> int:

@@ -91,16 +91,14 @@ def _binary(raw: bytes, size: int, header: str | None, target: Target) -> None:
 def _grpc(
     change: Callable[[Any], None], wanted: tuple[grpc.StatusCode, ...], target: Target
 ) -> None:
-    if target.grpc is None:
-        raise NotApplicable("no gRPC address is known")
-    name = model_of(target)
+    address, name = target.grpc_address(), model_of(target)
     passage = tritonclient.grpc.InferInput("passage", [2, 1], "BYTES")
     passage.set_data_from_numpy(np.array([[b"a"], [b"b"]], dtype=_BYTES))
     query = tritonclient.grpc.InferInput("query", [1, 1], "BYTES")
     query.set_data_from_numpy(np.array([[b"q"]], dtype=_BYTES))
     given: dict[str, Any] = {"model_name": name, "inputs": [query, passage]}
     change(given)
-    with tritonclient.grpc.InferenceServerClient(target.grpc) as client:
+    with tritonclient.grpc.InferenceServerClient(address) as client:
         try:
             client.infer(**given)
         except tritonclient.utils.InferenceServerException as error:
@@ -146,9 +144,7 @@ def _raw_lengths(given: dict[str, Any]) -> None:
 
 def _bad_bytes(target: Target) -> None:
     """Bytes that are not a message."""
-    if target.grpc is None:
-        raise NotApplicable("no gRPC address is known")
-    with grpc.insecure_channel(target.grpc) as channel:
+    with grpc.insecure_channel(target.grpc_address()) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         try:
             call(b"\xff" * 1000, timeout=10)
@@ -160,15 +156,13 @@ def _bad_bytes(target: Target) -> None:
 
 def _stalled_calls(target: Target) -> None:
     """Clients that open calls without sending their messages must not block other clients."""
-    if target.grpc is None:
-        raise NotApplicable("no gRPC address is known")
-    over = threading.Event()
+    address, over = target.grpc_address(), threading.Event()
 
     def nothing() -> Iterator[bytes]:
         over.wait()
         yield from ()
 
-    with grpc.insecure_channel(target.grpc) as channel:
+    with grpc.insecure_channel(address) as channel:
         infer = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
         ready = channel.unary_unary("/inference.GRPCInferenceService/ServerReady")
         stalled = [infer.future(nothing()) for _ in range(_STALLED)]
@@ -204,8 +198,7 @@ def _models_list(target: Target) -> None:
 
 
 def _packages_fit(target: Target) -> None:
-    if target.own is None:
-        raise NotApplicable("packages of another server")
+    target.inspected()
     done = subprocess.run(
         [sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False
     )
@@ -213,15 +206,12 @@ def _packages_fit(target: Target) -> None:
 
 
 def _warnings_are_errors(target: Target) -> None:
-    if target.own is None:
-        raise NotApplicable("packages of another server")
-    expect("Warning:" not in target.own.log, "a warning of Python in the log")
+    expect("Warning:" not in target.inspected().log, "a warning of Python in the log")
 
 
 def _patched(target: Target) -> None:
     """The minimum versions without known advisories for the features in use."""
-    if target.own is None:
-        raise NotApplicable("packages of another server")
+    target.inspected()
     least = {"h11": (0, 16), "litestar": (2, 20), "onnx": (1, 21)}
     for name, wanted in least.items():
         found = tuple(int(part) for part in metadata.version(name).split(".")[:2])

@@ -6,12 +6,12 @@ import json
 import math
 import socket
 import struct
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from checks.faults.fault import Fault, NotApplicable, answered, expect, refused, survived
 from checks.faults.target import PASSAGES, QUERY, Target, ranking
+from checks.load import DIALECTS
 
 _SCHEMA, _EMBED, _NUMBERS = "4 schema", "5 embed", "6 numbers"
 # Scores of one pair alone and in a batch: float32 sums in another order.
@@ -230,25 +230,9 @@ def _same_again(target: Target) -> None:
 
 
 def _every_dialect(target: Target) -> None:
-    wanted = target.logits(*PASSAGES)
-    texts = list(PASSAGES)
-    score = {"model": "m", "text_1": QUERY, "text_2": texts, "use_activation": False}
-    raw: dict[str, tuple[object, Callable[[Any], list[float]]]] = {
-        "/rerank": (
-            {"query": QUERY, "texts": texts, "raw_scores": True},
-            lambda found: [e["score"] for e in sorted(found, key=lambda e: e["index"])],
-        ),
-        "/v1/rerank": (
-            {"model": "m", "query": QUERY, "documents": texts, "use_activation": False},
-            lambda found: [
-                e["relevance_score"] for e in sorted(found["results"], key=lambda e: e["index"])
-            ],
-        ),
-        "/score": (score, lambda found: [e["score"] for e in found["data"]]),
-    }
-    spoken = 0
-    for path, (body, scores) in raw.items():
-        found = target.post(path, body)
+    wanted, spoken = target.logits(*PASSAGES), 0
+    for path, body, scores in DIALECTS[1:]:
+        found = target.post(path, body(QUERY, list(PASSAGES)))
         if found.status_code != 200:
             continue
         spoken += 1

@@ -2,21 +2,31 @@
 
 import contextlib
 import json
+import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 
-from checks.faults.own import OwnServer
+from checks.faults.fault import NotApplicable, NotJudged, expect
+from checks.load import by_index
+from checks.others import MAX_OTHER_SHARE, Others
+from checks.serving import Server
 
 PATIENCE_S = 60.0
+# A refusal must be immediate; a whole request may take as long as a slow model needs.
+REFUSAL_S = 5.0
 QUERY = "What is machine learning?"
 PASSAGES = ("Machine learning is a subset of AI", "The weather is nice today")
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.I)
 
 
 def ranking(*passages: str, query: str = QUERY, **more: object) -> dict[str, Any]:
@@ -27,9 +37,9 @@ def ranking(*passages: str, query: str = QUERY, **more: object) -> dict[str, Any
 
 @dataclass
 class Target:
-    """`own` is set when the suite has started the server and may inspect its process; `rank_dir`
-    is its model, `start` starts more servers of its kind. `grpc` and `metrics` are addresses or
-    None."""
+    """`own` is set when the suite has started the server and may inspect its process; `model` are
+    the settings of its model, with which the suite starts more, and `rank_dir` its artifact.
+    `grpc` and `metrics` are addresses or None. Without `timed` lateness is no fault."""
 
     url: str
     key: str | None = None
@@ -38,12 +48,45 @@ class Target:
     grpc: str | None = None
     metrics: str | None = None
     rank_dir: Path | None = None
-    own: OwnServer | None = None
+    model: Mapping[str, str] | None = None
+    own: Server | None = None
+    timed: bool = True
     http: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
         bearer = {"authorization": f"Bearer {self.key}"} if self.key else {}
         self.http = httpx.Client(base_url=self.url, headers=bearer, timeout=PATIENCE_S)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        found = urlsplit(self.url)
+        return found.hostname or "", found.port or 80
+
+    def inspected(self) -> Server:
+        """Its process. Raises NotApplicable."""
+        if self.own is None:
+            raise NotApplicable("needs a server of our own")
+        return self.own
+
+    def grpc_address(self) -> str:
+        """Raises NotApplicable."""
+        if self.grpc is None:
+            raise NotApplicable("no gRPC address is known")
+        return self.grpc
+
+    def start(
+        self,
+        given: Mapping[str, str] = _NOTHING,
+        *arguments: str,
+        model: Path | None = None,
+        **options: Any,
+    ) -> Server:
+        """Another server, of the same model or of the directory `model`. Raises NotApplicable."""
+        if self.model is None:
+            raise NotApplicable("needs a server of our own")
+        served = {"NIM_CUSTOM_MODEL": str(model)} if model else self.model
+        return Server({**served, **given}, *arguments, **options)
 
     def post(self, path: str, body: object, **options: Any) -> httpx.Response:
         """POST JSON."""
@@ -61,8 +104,7 @@ class Target:
 
     def logits(self, *passages: str, **more: Any) -> list[float]:
         """The logits in the order of the passages."""
-        found = self.rank(*passages, **more).raise_for_status().json()["rankings"]
-        return [entry["logit"] for entry in sorted(found, key=lambda entry: entry["index"])]
+        return by_index(self.rank(*passages, **more).raise_for_status().json()["rankings"], "logit")
 
     def serves(self, path: str, body: object) -> bool:
         """Whether the target has that route, and a model behind it."""
@@ -75,41 +117,89 @@ class Target:
         return False
 
     @contextlib.contextmanager
-    def connection(self) -> Iterator[socket.socket]:
+    def connection(self, timeout_s: float = PATIENCE_S) -> Iterator[socket.socket]:
         """A plain socket to it."""
-        found = urlsplit(self.url)
-        address = (found.hostname or "", found.port or 80)
-        with socket.create_connection(address, timeout=PATIENCE_S) as connected:
+        with socket.create_connection(self.address, timeout=timeout_s) as connected:
             yield connected
 
-    def head(self, *lines: str, first: str = "POST /v1/ranking HTTP/1.1") -> bytes:
-        """A request's head."""
-        asked = [first, "Host: localhost", "Content-Type: application/json", *lines]
-        if self.key:
+    def head(
+        self,
+        *lines: str,
+        method: str = "POST",
+        path: str = "/v1/ranking",
+        version: str = "1.1",
+        keyed: bool = True,
+    ) -> bytes:
+        """A request's head, of JSON unless the lines have another type; `keyed`: with the key."""
+        asked = [f"{method} {path} HTTP/{version}", "Host: localhost", *lines]
+        if not any(line.lower().startswith("content-type:") for line in lines):
+            asked.append("Content-Type: application/json")
+        if self.key and keyed:
             asked.append(f"Authorization: Bearer {self.key}")
         return "\r\n".join(asked).encode() + b"\r\n\r\n"
 
-    def exchange(self, raw: bytes, wait_s: float = 10.0) -> bytes:
+    def exchange(self, raw: bytes, answers: int = 1) -> bytes:
         """Send bytes; return everything received until the connection closes or is silent."""
         with self.connection() as connected:
             with contextlib.suppress(OSError):  # it may close before all is sent
                 connected.sendall(raw)
-            return received(connected, wait_s)
+            return received(connected, answers=answers)
 
 
-def received(connected: socket.socket, wait_s: float) -> bytes:
-    """Everything received until the peer closes, or is silent after it has begun."""
+class Stopwatch:
+    """Measures from its creation. Lateness counts only when the server had the machine alone."""
+
+    def __init__(self, target: Target) -> None:
+        self._timed = target.timed
+        self._others = Others() if target.own else None
+        self._began = time.monotonic()
+
+    def expect(self, bound_s: float, what: str, took_s: float | None = None) -> None:
+        """Raise Broken when `what` took `bound_s` or longer (until now, unless `took_s` is given),
+        NotJudged when other processes used the machine meanwhile."""
+        took_s = time.monotonic() - self._began if took_s is None else took_s
+        text = f"{what} took {took_s:.2f} s"
+        if took_s >= bound_s and self._others and (share := self._others.share()) > MAX_OTHER_SHARE:
+            raise NotJudged(f"{text}, but others took {share:.0%} of the machine")
+        expect(took_s < bound_s or not self._timed, text)
+
+    def longest(self, ask: Callable[[], Any], during: Iterable[Future[Any]]) -> float:
+        """Ask again and again while `during` run; the longest time that it took, in seconds."""
+        longest, running = 0.0, list(during)
+        while not all(one.done() for one in running):
+            began = time.monotonic()
+            ask()
+            longest = max(longest, time.monotonic() - began)
+            time.sleep(0.005)
+        return longest
+
+
+def received(connected: socket.socket, wait_s: float = 10.0, answers: int = 1) -> bytes:
+    """Everything received until the peer closes, has sent this many whole answers, or is silent
+    after it has begun."""
     found = b""
     end = time.monotonic() + wait_s
     try:
-        while True:
+        while not _whole(found, answers):
             connected.settimeout(0.3 if b"\r\n\r\n" in found else max(0.01, end - time.monotonic()))
             part = connected.recv(65536)
             if not part:
                 return found
             found += part
     except OSError:
-        return found
+        pass
+    return found
+
+
+def _whole(found: bytes, answers: int) -> bool:
+    """Whether this many answers, each with a Content-Length, are there."""
+    for _ in range(answers):
+        head, end, found = found.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head + b"\r\n")
+        if not end or length is None or len(found) < int(length[1]):
+            return False
+        found = found[int(length[1]) :]
+    return True
 
 
 def status(raw: bytes) -> int:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from checks.gpu.bundled import use_bundled
+from checks.gpu.bundled import use_bundled, versions
 from runtime.telemetry import disable_telemetry
 
 _WIDTHS = (26, 9, 8)
@@ -66,16 +66,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _versions(bundled: Sequence[str]) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    def known(package: str) -> str:
-        try:
-            return f"{package} {version(package)}"
-        except PackageNotFoundError:
-            return f"no {package}"
-
-    packages = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "tensorrt")
-    facts = [f"Python {platform.python_version()}", *map(known, packages)]
+    found = versions(("torch", "onnx", "onnxscript", "onnxruntime-gpu", "tensorrt"))
+    facts = [f"{name} {version}" if version else f"no {name}" for name, version in found.items()]
+    facts = [f"Python {platform.python_version()}", *facts]
     return ", ".join(facts) + (f"; bundled: {', '.join(bundled)}" if bundled else "")
 
 

@@ -8,6 +8,8 @@ import io
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "gpu"
@@ -27,6 +29,17 @@ def use_bundled(folder: Path = FOLDER) -> list[str]:
             done.touch()
     sys.path.insert(0, str(site))
     return [archive.name for archive in archives]
+
+
+def versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """The installed version of each package; None: it is missing."""
+    found: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
 
 
 def _unpack(archive: Path, site: Path) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,6 @@ class Machine:
     model: str
     work: Path
     graphs: dict[tuple[str, str], Exported] = field(default_factory=dict)
-    references: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def engine(self) -> str:
@@ -79,14 +79,17 @@ class Machine:
     def rows(self) -> list[list[int]]:
         """The rows that engines are compared on."""
         lengths = _TINY_LENGTHS if self.device == "cpu" else LENGTHS
-        return make_rows(lengths, CONFIGS[self.model]["vocab_size"])
+        return make_rows(lengths, self.vocabulary)
 
-    @property
+    @cached_property
     def wanted(self) -> np.ndarray:
         """PyTorch's logits of `rows` in float32."""
-        if 0 not in self.references:
-            self.references[0] = reference(make_model(self.model), self.rows, self.device)
-        return self.references[0]
+        return reference(make_model(self.model), self.rows, self.device)
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of its token ids."""
+        return int(CONFIGS[self.model]["vocab_size"])
 
     def graph(self, weights: Weights, operators: Operators) -> Exported:
         """The exported graph."""
@@ -101,12 +104,9 @@ class Machine:
 
     def opened(self, name: str, exported: Exported, **setup: object) -> Engine:
         """The engine on a graph; NotApplicable where it is not installed."""
+        given = EngineSetup(precision=exported.precision, **setup)  # type: ignore[arg-type]
         try:
-            return open_engine(
-                name,
-                exported.directory,
-                EngineSetup(precision=exported.precision, **setup),  # type: ignore[arg-type]
-            )
+            return open_engine(name, exported.directory, given)
         except EngineUnavailable as error:
             raise NotApplicable(str(error)) from error
 
@@ -194,14 +194,13 @@ def out_of_memory(machine: Machine) -> str:
     _needs_gpu(machine)
     exported = machine.graph("float16", "onnxruntime-cuda")
     size = sum(file.stat().st_size for file in exported.directory.iterdir())
-    vocabulary = CONFIGS[machine.model]["vocab_size"]
     room = size + (256 << 20)
     with closing(machine.opened(machine.engine, exported, memory_bytes=room)) as engine:
-        small = make_rows([64] * 2, vocabulary)
+        small = make_rows([64] * 2, machine.vocabulary)
         before = _logits(engine, small)
         try:
             for rows in (64, 512, 4096):
-                engine.run(padded_inputs(make_rows([512] * rows, vocabulary)))
+                engine.run(padded_inputs(make_rows([512] * rows, machine.vocabulary)))
         except OutOfMemory:
             assert (_logits(engine, small) == before).all()
             return f"{rows} × 512 tokens refused within {room / _MEGABYTE:.0f} MB, 2 × 64 computed"
@@ -244,13 +243,12 @@ def memory(machine: Machine) -> str:
     """Memory of the GPU for one row of 512, 4096 and 8192 tokens, and for 64 of 512."""
     _needs_gpu(machine)
     exported = machine.graph("float16", "onnxruntime-cuda")
-    vocabulary = CONFIGS[machine.model]["vocab_size"]
     torch.cuda.empty_cache()
     before = torch.cuda.mem_get_info()[0]
     found = []
     for rows, tokens in ((1, 512), (1, 4096), (1, 8192), (64, 512)):
         with closing(machine.opened(machine.engine, exported)) as engine:
-            engine.run(padded_inputs(make_rows([tokens] * rows, vocabulary)))
+            engine.run(padded_inputs(make_rows([tokens] * rows, machine.vocabulary)))
             taken = before - torch.cuda.mem_get_info()[0]
         found.append(f"{rows} × {tokens}: {taken / _MEGABYTE:.0f} MB")
     return ", ".join(found)
@@ -259,13 +257,9 @@ def memory(machine: Machine) -> str:
 def onnxruntime_tensorrt(machine: Machine) -> str:
     """ONNX Runtime's TensorRT provider on the graph of target ort-tensorrt-fp16."""
     _needs_gpu(machine)
-    return _agrees(
-        machine,
-        "onnxruntime-tensorrt",
-        machine.graph("float16", "onnx"),
-        shapes=(_PROFILE,),
-        cache=machine.work,
-    )
+    exported = machine.graph("float16", "onnx")
+    shapes = {"shapes": (_PROFILE,), "cache": machine.work}
+    return _agrees(machine, "onnxruntime-tensorrt", exported, **shapes)
 
 
 def native_plan(machine: Machine) -> str:
@@ -319,19 +313,17 @@ def _agrees(machine: Machine, name: str, exported: Exported, **setup: object) ->
 
 
 def _logits(engine: Engine, rows: list[list[int]], side: str = "right") -> np.ndarray:
-    return (
-        engine.run(padded_inputs(rows, side))[engine.output_names[0]].reshape(-1).astype(np.float64)
-    )
+    found = engine.run(padded_inputs(rows, side))[engine.output_names[0]]
+    return found.reshape(-1).astype(np.float64)
 
 
 def _calls(engine: Engine, machine: Machine, shift: int) -> np.ndarray:
     """Logits of full batches in shapes that are buckets: 1 × 16, 2 × 32, 4 × 64."""
-    vocabulary = CONFIGS[machine.model]["vocab_size"]
-    found = []
-    for rows, tokens in ((1, 16), (2, 32), (4, 64)):
-        drawn = make_rows([tokens] * (rows + shift), vocabulary)[shift:]
-        found.append(_logits(engine, drawn))
-    return np.concatenate(found)
+    drawn = (
+        make_rows([tokens] * (rows + shift), machine.vocabulary)[shift:]
+        for rows, tokens in ((1, 16), (2, 32), (4, 64))
+    )
+    return np.concatenate([_logits(engine, rows) for rows in drawn])
 
 
 def _to_serve(machine: Machine) -> Path:

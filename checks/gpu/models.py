@@ -9,9 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from checks.random_weights import SHAPE, random_weight
+from checks.random_weights import SHAPE, random_model
 from exporter import onnxruntime_cuda
-from exporter.architectures import CROSS_ENCODERS
 from exporter.architectures.base import Architecture
 from exporter.onnx_file import move_to_onnx
 from runtime.engines import MODEL_FILE
@@ -30,7 +29,7 @@ _TINY = {
     "vocab_size": 512,
 }
 CONFIGS: dict[str, dict[str, Any]] = {"tiny": SHAPE | _TINY, "1b": SHAPE}
-_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _SEED = 0
 
 
@@ -44,15 +43,8 @@ class Exported:
 
 def make_model(name: str) -> Architecture:
     """The model `name` of CONFIGS in float32 on the CPU; the same weights each time."""
-    config = CONFIGS[name]
-    with torch.device("meta"):
-        model = CROSS_ENCODERS[config["architectures"][0]](config)
-    generator = torch.Generator().manual_seed(_SEED)
-    weights = {
-        key: random_weight(key, parameter.shape, generator).float()
-        for key, parameter in model.named_parameters()
-    }
-    model.load_state_dict(weights, assign=True)
+    model, weights = random_model(CONFIGS[name])
+    model.load_state_dict({key: weight.float() for key, weight in weights.items()}, assign=True)
     return model.eval()
 
 
@@ -63,7 +55,7 @@ def export(name: str, weights: Weights, directory: Path) -> Exported:
     if weights != "float32":
         model.halve(getattr(torch, weights))
     move_to_onnx(model, directory)
-    return Exported(directory, _PRECISIONS[weights])
+    return Exported(directory, PRECISIONS[weights])
 
 
 def adapted(exported: Exported) -> Exported:

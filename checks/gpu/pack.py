@@ -5,49 +5,16 @@ the target machine. It takes minutes for onnxruntime-gpu.
 """
 
 import argparse
-import lzma
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
-from typing import IO
 
 from checks.gpu.bundled import FOLDER
 
 _MEGABYTE = 1 << 20
-
-
-class _Pieces:
-    """A file to write to, split into files of at most `most` bytes; `names` are those so far."""
-
-    def __init__(self, folder: Path, stem: str, most: int) -> None:
-        self._folder, self._stem, self._most = folder, stem, most
-        self._file: IO[bytes] | None = None
-        self.names: list[str] = []
-
-    def write(self, data: bytes) -> int:
-        """Append, starting a new piece when the last one is full."""
-        left = memoryview(data)
-        while left:
-            if self._file is None or self._file.tell() == self._most:
-                self._next()
-            assert self._file is not None
-            room = self._most - self._file.tell()
-            self._file.write(left[:room])
-            left = left[room:]
-        return len(data)
-
-    def _next(self) -> None:
-        self.close()
-        self.names.append(f"{self._stem}.{len(self.names):02}")
-        self._file = (self._folder / self.names[-1]).open("wb")
-
-    def close(self) -> None:
-        """Finish the last piece."""
-        if self._file is not None:
-            self._file.close()
 
 
 def pack(wheel: Path, folder: Path = FOLDER, most: int = 30 * _MEGABYTE) -> list[str]:
@@ -57,18 +24,19 @@ def pack(wheel: Path, folder: Path = FOLDER, most: int = 30 * _MEGABYTE) -> list
     stem = f"{wheel.stem}.tar.xz"
     for old in folder.glob(f"{stem}.[0-9][0-9]"):
         old.unlink()
-    with (
-        closing(_Pieces(folder, stem, most)) as pieces,
-        lzma.open(pieces, "wb") as packed,  # type: ignore[call-overload]
-        tarfile.open(fileobj=packed, mode="w|") as tar,
-        zipfile.ZipFile(wheel) as content,
-    ):
-        for info in content.infolist():
-            member = tarfile.TarInfo(info.filename)
-            member.size = info.file_size
-            with content.open(info) as file:
-                tar.addfile(member, file)
-    return pieces.names
+    names: list[str] = []
+    with tempfile.TemporaryFile() as packed:
+        with tarfile.open(fileobj=packed, mode="w:xz") as tar, zipfile.ZipFile(wheel) as content:
+            for info in content.infolist():
+                member = tarfile.TarInfo(info.filename)
+                member.size = info.file_size
+                with content.open(info) as file:
+                    tar.addfile(member, file)
+        packed.seek(0)
+        while piece := packed.read(most):
+            names.append(f"{stem}.{len(names):02}")
+            (folder / names[-1]).write_bytes(piece)
+    return names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,25 +4,22 @@ Uses only the standard library as a client: the machine may have no HTTP client.
 """
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from checks.ports import free_port
+from checks.serving import ROOT, Server
 from runtime.engines import MODEL_FILE
 
-_ROOT = Path(__file__).resolve().parents[2]
-_TOKENIZER = _ROOT / "embedded" / "rank" / "tokenizer.json"
-_START_S, _STOP_S, _ANSWER_S = 300.0, 60.0, 120.0
+_TOKENIZER = ROOT / "embedded" / "rank" / "tokenizer.json"
+_ANSWER_S = 120.0
 # `rerank-serve` from the sources, with bundled packages; its last argument is a file that breaks
 # the GPU once it exists.
 SERVE = """
@@ -58,80 +55,42 @@ class Answer:
         return [one["logit"] for one in sorted(found, key=lambda one: one["index"])]
 
 
-class Service:
+class Service(Server):
     """A process that serves; `trigger` is the file that breaks it."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], code: str) -> None:
-        self._port = free_port()
         self.trigger = folder / "break-the-gpu"
-        self._log_file = folder / "server.log"
-        environment = os.environ | {
-            "PYTHONPATH": str(_ROOT),
-            "NIM_BIND_ADDR": f"127.0.0.1:{self._port}",
+        given = {
+            "PYTHONPATH": str(ROOT),
             "NIM_TRITON_METRICS_PORT": "0",
             "NIM_TRITON_GRPC_PORT": "0",
             **settings,
         }
-        with self._log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code, str(self.trigger)],
-                cwd=_ROOT,
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
+        super().__init__(given, "-c", code, str(self.trigger), environment=os.environ)
 
-    @property
-    def log(self) -> str:
-        """Its log so far."""
-        return self._log_file.read_text(errors="replace")
-
-    def ask(self, path: str, body: object = None) -> Answer:
-        """GET `path`, or POST `body` to it."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=_ANSWER_S) as reply:
-                return Answer(reply.status, dict(reply.headers), reply.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, dict(error.headers), error.read())
-        except OSError:
-            return Answer(0, {}, b"")
-
-    def rank(self, *passages: str) -> Answer:
+    def ranks(self, *passages: str) -> Answer:
         """Rank them, each cut at the model's limit."""
         texts = [{"text": passage} for passage in passages]
-        return self.ask(
-            "/v1/ranking", {"query": {"text": "q"}, "passages": texts, "truncate": "END"}
-        )
+        body = {"query": {"text": "q"}, "passages": texts, "truncate": "END"}
+        headers = {"Content-Type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_S)
+        with contextlib.closing(connection):
+            try:
+                connection.request("POST", "/v1/ranking", json.dumps(body), headers)
+                reply = connection.getresponse()
+                return Answer(reply.status, dict(reply.headers), reply.read())
+            except (OSError, http.client.HTTPException):
+                return Answer(0, {}, b"")
 
     def health(self) -> tuple[int, int]:
         """The statuses of live and ready."""
-        return self.ask("/v1/health/live").status, self.ask("/v1/health/ready").status
-
-    def wait_until(self, path: str, status: int) -> None:
-        """Wait until GET `path` returns `status`. Raises AssertionError with the log's end."""
-        end = time.monotonic() + _START_S
-        while time.monotonic() < end and self.process.poll() is None:
-            if self.ask(path).status == status:
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"{path} never answered {status}; log: {self.log[-1500:]}")
-
-    def stop(self) -> int:
-        """Send SIGTERM, as a container runtime does; returns its exit status."""
-        self.process.terminate()
-        return self.process.wait(_STOP_S)
+        return self.status("/v1/health/live"), self.status("/v1/health/ready")
 
 
 def missing() -> str | None:
     """What this Python lacks to run the server; None: nothing."""
     done = subprocess.run(
-        [sys.executable, "-c", _IMPORT], cwd=_ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _IMPORT], cwd=ROOT, capture_output=True, text=True, check=False
     )
     return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
 
@@ -140,15 +99,10 @@ def missing() -> str | None:
 def serving(
     folder: Path, model: Path, settings: Mapping[str, str], code: str = SERVE
 ) -> Iterator[Service]:
-    """A ready server on the directory `model`; its log is in `folder`. Stopped after the block."""
+    """A ready server on the directory `model`; its trigger is in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    service = Service(folder, {"NIM_CUSTOM_MODEL": str(model), **settings}, code)
-    try:
-        service.wait_until("/v1/health/ready", 200)
-        yield service
-    finally:
-        service.process.kill()
-        service.process.wait()
+    with Service(folder, {"NIM_CUSTOM_MODEL": str(model), **settings}, code) as service:
+        yield service.ready()
 
 
 def with_tokenizer(exported: Path, directory: Path) -> Path:
@@ -163,18 +117,18 @@ def with_tokenizer(exported: Path, directory: Path) -> Path:
 def survives_no_memory(service: Service) -> str:
     """A row without memory is refused with 503 and Retry-After; all other requests are served,
     before and after, and health does not ask for a restart."""
-    before = service.rank(SHORT, "another")
+    before = service.ranks(SHORT, "another")
     _expect(before, 200, service)
-    refused = service.rank(LONG)
+    refused = service.ranks(LONG)
     _expect(refused, 503, service)
     message = json.loads(refused.body)["message"]
     assert "no memory for this request" in message, message
     assert int(_header(refused, "retry-after")) >= 1, refused.headers
     assert service.health() == (200, 200), service.log[-1500:]
     # A row that fits is answered, even with many rows waiting.
-    many = service.rank(*(f"{SHORT} {number}" for number in range(64)))
+    many = service.ranks(*(f"{SHORT} {number}" for number in range(64)))
     _expect(many, 200, service)
-    after = service.rank(SHORT, "another")
+    after = service.ranks(SHORT, "another")
     _expect(after, 200, service)
     apart = max(abs(a - b) for a, b in zip(before.logits(), after.logits(), strict=True))
     assert apart < 1e-2, (before.logits(), after.logits())
@@ -184,14 +138,14 @@ def survives_no_memory(service: Service) -> str:
 def admits_a_lost_device(service: Service, lose: Callable[[Service], Any]) -> str:
     """After a GPU failure, every request gets 503, health asks for a restart, and the process ends
     on SIGTERM."""
-    _expect(service.rank(SHORT), 200, service)
+    _expect(service.ranks(SHORT), 200, service)
     lose(service)
-    lost = service.rank(SHORT)
+    lost = service.ranks(SHORT)
     _expect(lost, 503, service)
     message = json.loads(lost.body)["message"]
     assert "needs a new process" in message, message
     assert service.health() == (503, 503), service.log[-1500:]
-    _expect(service.rank(SHORT, LONG), 503, service)
+    _expect(service.ranks(SHORT, LONG), 503, service)
     status = service.stop()
     return f"every request 503, live and ready 503, exit status {status}"
 
@@ -199,11 +153,8 @@ def admits_a_lost_device(service: Service, lose: Callable[[Service], Any]) -> st
 def break_it(service: Service) -> None:
     """Break its GPU, and wait until that is done."""
     service.trigger.touch()
-    end = time.monotonic() + _ANSWER_S
-    while service.trigger.exists():
-        assert time.monotonic() < end, service.log[-1500:]
-        assert service.process.poll() is None, service.log[-1500:]
-        time.sleep(0.05)
+    service.wait_until(lambda: not service.trigger.exists() or service.process.poll() is not None)
+    assert not service.trigger.exists(), service.log[-1500:]
 
 
 def _expect(answer: Answer, status: int, service: Service) -> None:

@@ -11,20 +11,19 @@ machine cause them too.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import httpx
-
-from checks.faults.own import OwnServer, started
+from checks.faults.protocols import model_of
+from checks.faults.target import Target
 from checks.hostile.bodies import BODIES, FULL, MODEL, Body
-from checks.hostile.sending import Address, after_answer, chunks, send
+from checks.hostile.sending import after_answer, chunks, send
 from checks.hostile.watch import Health
 from checks.others import Others
+from checks.serving import Server
 
 _STALL_S = 0.25
 _TIMES = 6.0
@@ -100,37 +99,30 @@ def main() -> int:
     parser.add_argument("--only", default="", help="prefix of the surfaces and bodies to send")
     chosen = parser.parse_args()
     given = {
-        "RERANK_MODEL_DIR": str(chosen.rank),
-        "EMBED_MODEL_DIR": str(chosen.embed),
+        "RERANK_MODEL_DIR": str(chosen.rank.resolve()),
+        "EMBED_MODEL_DIR": str(chosen.embed.resolve()),
         "NIM_REQUIRE_AUTH": "true",
         "NGC_API_KEY": _KEY,
         "NIM_LOG_LEVEL": "WARNING",
     }
-    with tempfile.TemporaryDirectory() as name, started(Path(name), given) as server:
-        api, grpc = ("127.0.0.1", server.ready().port), f"127.0.0.1:{server.grpc_port}"
-        server.http.headers["authorization"] = f"Bearer {_KEY}"
-        cases = [
-            case
-            for case in _cases(Address(api, grpc, _KEY), _model(server), chosen.mib << 20)
-            if case.name.startswith(chosen.only)
-        ]
-        found, faults = _all(server, cases, chosen.mib << 20)
+    with Server(given) as server:
+        to = Target(server.ready().url, key=_KEY, grpc=server.grpc_address, own=server)
+        size = chosen.mib << 20
+        cases = [one for one in _cases(to, size) if one.name.startswith(chosen.only)]
+        found, faults = _all(to, server, cases, size)
+        to.http.close()
         if "Traceback" in server.log:
             faults.append(f"a stack trace in the log: {server.log[-1000:]}")
     return _report(found, faults)
 
 
-def _model(server: OwnServer) -> str:
-    names = [entry["name"] for entry in server.http.post("/v2/repository/index", json={}).json()]
-    return str(next(name for name in names if "rank" in name))
-
-
-def _cases(to: Address, model: str, size: int) -> Iterator[Case]:
+def _cases(to: Target, size: int) -> Iterator[Case]:
+    model = model_of(to)
     for body in BODIES:
-        yield _case(to, body, model, size, 1)
-        if body.name in _TOGETHER:
-            yield _case(to, body, model, size, _AT_ONCE)
-            yield _case(to, body, model, size, _MANY_AT_ONCE)
+        surface = body.surface.replace(MODEL, model)
+        for count in (1, _AT_ONCE, _MANY_AT_ONCE) if body.name in _TOGETHER else (1,):
+            wanted = body.answers | (FULL if count > 1 else frozenset())
+            yield Case(body.name, count, wanted, partial(_prepared, to, surface, body, size))
     named = "/v1/ranking"
     for keyed, wanted in ((False, frozenset({"401"})), (True, BODIES[0].answers | FULL)):
         what = f"{named} chunks of one byte {'with' if keyed else 'without'} a key"
@@ -144,24 +136,19 @@ def _cases(to: Address, model: str, size: int) -> Iterator[Case]:
             yield Case(f"{path} {what} after a {answer}", 1, wanted, partial(_as_is, sent))
 
 
-def _case(to: Address, body: Body, model: str, size: int, count: int) -> Case:
-    surface = body.surface.replace(MODEL, model)
-
-    def prepare() -> Callable[[], str]:
-        return partial(send, to, surface, body.make(size), body.headers)
-
-    return Case(body.name, count, body.answers | (FULL if count > 1 else frozenset()), prepare)
+def _prepared(to: Target, surface: str, body: Body, size: int) -> Callable[[], str]:
+    return partial(send, to, surface, body.make(size), body.headers)
 
 
 def _as_is(sent: Callable[[], str]) -> Callable[[], str]:
     return sent
 
 
-def _all(server: OwnServer, cases: list[Case], size: int) -> tuple[list[Found], list[str]]:
+def _all(to: Target, server: Server, cases: list[Case], size: int) -> tuple[list[Found], list[str]]:
     """The results of the cases, and the faults; stops when the server ends."""
     found: list[Found] = []
     faults: list[str] = []
-    _answers(server)  # memory that it keeps from its first request is no body's
+    to.still_answers()  # memory that it keeps from its first request is no body's
     idle, others = server.resident_bytes(), Others()
     with Health(server.port) as health:
         for case in cases:
@@ -171,13 +158,13 @@ def _all(server: OwnServer, cases: list[Case], size: int) -> tuple[list[Found], 
             if server.process.poll() is not None:
                 faults.append(f"{case.name}: the process ended with {server.process.returncode}")
                 break
-            if not _answers(server):
+            if not to.still_answers():
                 faults.append(f"{case.name}: an ordinary request fails afterwards")
     print(f"idle {idle >> 20} MiB; other processes took {others.share():.0%} of the machine")
     return found, faults
 
 
-def _tried(server: OwnServer, health: Health, case: Case, idle: int, size: int) -> Found:
+def _tried(server: Server, health: Health, case: Case, idle: int, size: int) -> Found:
     sent = case.prepare()
     health.longest_s()
     server.forget_peak()
@@ -186,15 +173,6 @@ def _tried(server: OwnServer, health: Health, case: Case, idle: int, size: int) 
         answers = [one.result() for one in asked]
     grown = server.peak_bytes() - idle
     return Found(case, answers, health.longest_s(), grown / (size * case.at_once))
-
-
-def _answers(server: OwnServer) -> bool:
-    """Whether an ordinary request is answered."""
-    body = {"query": {"text": "q"}, "passages": [{"text": "a passage"}]}
-    try:
-        return server.http.post("/v1/ranking", json=body).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def _report(found: list[Found], faults: list[str]) -> int:

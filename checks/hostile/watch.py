@@ -1,54 +1,39 @@
-"""Measure the latency of health in a separate process: `python -m
-checks.hostile.watch PORT`.
-
-It calls GET /v1/health/live in a loop. For each line on its input it writes the longest latency in
-seconds since the line before.
-"""
+"""Measure the latency of health in a separate process, beside the one that sends."""
 
 import http.client
-import select
-import subprocess
-import sys
+import multiprocessing
 import time
-from types import TracebackType
+from multiprocessing.connection import Connection
+from typing import Self
 
 from checks.hostile.sending import PATIENCE_S
 
 _PAUSE_S = 0.005
+# No copy of this process, which has threads and a server.
+_SPAWNED = multiprocessing.get_context("spawn")
 
 
 class Health:
-    """Measures while the context is open."""
+    """Calls GET /v1/health/live in a loop while the context is open."""
 
     def __init__(self, port: int) -> None:
-        self._port = port
+        self._ours, theirs = _SPAWNED.Pipe()
+        self._process = _SPAWNED.Process(target=_watch, args=(port, theirs))
 
-    def __enter__(self) -> "Health":
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "checks.hostile.watch", str(self._port)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __enter__(self) -> Self:
+        self._process.start()
         self.longest_s()  # wait until it has begun
         return self
 
     def longest_s(self) -> float:
         """The longest latency since the last call, in seconds; infinite without an answer."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        self._ours.send(True)
+        return float(self._ours.recv())
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.communicate("")
-        self._process.wait()
+    def __exit__(self, *_: object) -> None:
+        self._ours.send(False)
+        self._process.join()
+        self._ours.close()
 
 
 def _answered_s(connection: http.client.HTTPConnection) -> float:
@@ -66,18 +51,14 @@ def _answered_s(connection: http.client.HTTPConnection) -> float:
     return float("inf")
 
 
-def main() -> int:
-    """0 when the input ends."""
-    connection = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]), timeout=PATIENCE_S)
+def _watch(port: int, pipe: Connection) -> None:
+    """Answer each True in the pipe with the longest latency since the last one; False ends it."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     longest = 0.0
     while True:
         longest = max(longest, _answered_s(connection))
-        if select.select([sys.stdin], [], [], _PAUSE_S)[0]:
-            if not sys.stdin.readline():
-                return 0
-            print(longest, flush=True)
+        if pipe.poll(_PAUSE_S):
+            if not pipe.recv():
+                return
+            pipe.send(longest)
             longest = 0.0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -81,15 +81,16 @@ def table(rows: Sequence[Row]) -> list[str]:
     width = max(len(row.name) for row in rows)
     lines = [f"{'process':{width}}  queries  connections  files  seconds  result"]
     for row in rows:
-        found = row.found
-        counts = f"{len(found.queries):7}  {len(found.connections):11}  {len(found.files):5}"
+        listed = {word: getattr(row.found, word) for word in ("queries", "connections", "files")}
+        counts = "  ".join(f"{len(items):{len(word)}}" for word, items in listed.items())
         verdict = "ok" if row.passed else "failed"
         lines.append(f"{row.name:{width}}  {counts}  {row.seconds:7.0f}  {verdict}")
-        for word in ("queries", "connections", "files"):
-            items = getattr(found, word)
-            listed = ", ".join(items[:_MAX_LISTED]) + (", …" if len(items) > _MAX_LISTED else "")
-            lines += [f"  {word}: {listed}"] if items else []
-        lines += [f"  {found.failure}"] if found.failure else []
+        lines += [
+            f"  {word}: {', '.join([*items[:_MAX_LISTED], *['…'] * (len(items) > _MAX_LISTED)])}"
+            for word, items in listed.items()
+            if items
+        ]
+        lines += [f"  {row.found.failure}"] if row.found.failure else []
     return lines
 
 
@@ -113,18 +114,9 @@ def _watch(name: str, switches: bool) -> Row:
 def _unshare() -> list[str]:
     """The command prefix that creates a network and a mount namespace."""
     mapped = [] if os.geteuid() == 0 else ["--map-root-user"]
+    own = ("--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child")
     # Its processes end with it, and it ends with this process.
-    return [
-        *("setpriv", "--pdeathsig", "KILL"),
-        "unshare",
-        *mapped,
-        "--net",
-        "--mount",
-        "--pid",
-        "--mount-proc",
-        "--fork",
-        "--kill-child",
-    ]
+    return ["setpriv", "--pdeathsig", "KILL", "unshare", *mapped, *own]
 
 
 def _need_namespaces() -> None:

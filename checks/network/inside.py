@@ -15,6 +15,7 @@ from pathlib import Path
 from checks.network.places import ROOT, empty, files, places
 from checks.network.subjects import SUBJECTS, Place
 from checks.network.wire import RESOLVER, watched
+from checks.serving import ServerFailed
 
 # Read by Python at its start: removes the switches before our own code can set them.
 _NO_SWITCHES = """
@@ -51,7 +52,9 @@ def main() -> None:
     for one in (*own, folder / "work", folder / "etc"):
         one.mkdir(parents=True)
     _set_up(folder / "etc")
-    environment = _environment(*own)
+    # Clean: ONNX Runtime and OpenVINO send nothing where CI is set.
+    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "2"}
+    environment |= {"HOME": str(own[0]), "TMPDIR": str(own[1])}
     if not switches:
         (folder / "etc" / "sitecustomize.py").write_text(_NO_SWITCHES)
         environment["PYTHONPATH"] = str(folder / "etc")
@@ -60,7 +63,7 @@ def main() -> None:
     with watched() as seen:
         try:
             SUBJECTS[name](place)
-        except (subprocess.CalledProcessError, OSError) as error:
+        except (subprocess.CalledProcessError, ServerFailed, OSError) as error:
             failure = f"{error}; see {place.log}"
         except Exception as error:  # whatever the error, report the findings so far
             failure = f"{type(error).__name__}: {error}; see {place.log}"
@@ -70,16 +73,6 @@ def main() -> None:
     left += [str(path) for top in places() for path in files(top)]
     found = Finding(list(seen.queries), list(seen.connections), left, failure)
     json.dump(asdict(found), sys.stdout)
-
-
-def _environment(home: Path, temporary: Path) -> dict[str, str]:
-    """A clean environment: ONNX Runtime and OpenVINO send nothing where CI is set."""
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "TMPDIR": str(temporary),
-        "OMP_NUM_THREADS": "2",
-    }
 
 
 def _set_up(folder: Path) -> None:

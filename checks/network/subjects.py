@@ -12,15 +12,13 @@ from pathlib import Path
 import httpx
 
 from checks.network.places import ROOT, places
-from checks.serving import script
+from checks.serving import Server, script
 from exporter.library_texts import paragraphs
 
 RANK, EMBED = ROOT / "artifacts" / "rank", ROOT / "artifacts" / "embed"
 CONTROL = "control, which calls out"
 # The longest delay before a first call that was seen is 11 s.
 STAY_S = 20
-_READY_S = 300
-_ADDRESS = "http://127.0.0.1:8000"  # this namespace has no other listeners
 _TEXTS = 24
 _CALLS_OUT = """
 import pathlib, socket, sys, tempfile
@@ -50,21 +48,15 @@ class Place:
             )
 
     @contextmanager
-    def running(self, *command: str, **variables: str) -> Iterator[None]:
-        """A server that is ready; ended after the block."""
-        environment = {**self.environment, **variables}
-        with self.log.open("ab") as log:
-            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        try:
-            end = time.monotonic() + _READY_S
-            while not _is_ready():
-                if process.poll() is not None or time.monotonic() > end:
-                    raise subprocess.CalledProcessError(process.returncode or -1, command)
-                time.sleep(0.2)
-            yield
-        finally:
-            process.terminate()
-            process.wait()
+    def serving(self, *arguments: str, **variables: str) -> Iterator[str]:
+        """The address of a server that is ready; ended after the block. Raises ServerFailed."""
+        with (
+            self.log.open("ab") as log,
+            Server(
+                variables, *arguments, environment=self.environment, stdout=log, stderr=log
+            ) as server,
+        ):
+            yield server.ready().url
 
 
 def _control(place: Place) -> None:
@@ -73,18 +65,18 @@ def _control(place: Place) -> None:
 
 def _serve(place: Place) -> None:
     command = [script("rerank-serve"), "--rank", str(RANK), "--embed", str(EMBED)]
-    with place.running(*command):
-        _rank()
-        _ask("/embed", {"inputs": ["one"], "prompt_name": "query"})
+    with place.serving(*command) as url:
+        _rank(url)
+        _ask(f"{url}/embed", {"inputs": ["one"], "prompt_name": "query"})
         time.sleep(STAY_S)
 
 
 def _serve_openvino(place: Place) -> None:
     artifact = place.work / "openvino"
     _export(place, artifact, "cpu-fp32-openvino")
-    factory = [script("uvicorn"), "--factory", "server.app:create_app", "--port", "8000"]
-    with place.running(*factory, RERANK_MODEL_DIR=str(artifact)):
-        _rank()
+    factory = [script("uvicorn"), "--factory", "server.app:create_app", "--port", "{port}"]
+    with place.serving(*factory, RERANK_MODEL_DIR=str(artifact)) as url:
+        _rank(url)
         time.sleep(STAY_S)
 
 
@@ -126,17 +118,9 @@ def _export(place: Place, out: Path, target: str) -> None:
     place.finish(script("rerank-export"), "export", str(ROOT / "embedded" / "rank"), *options)
 
 
-def _is_ready() -> bool:
-    try:
-        found = httpx.get(f"{_ADDRESS}/v1/health/ready", trust_env=False, timeout=5)
-    except httpx.TransportError:
-        return False
-    return found.is_success
+def _rank(url: str) -> None:
+    _ask(f"{url}/rerank", {"query": "What is it?", "texts": list(paragraphs()[:8])})
 
 
-def _rank() -> None:
-    _ask("/rerank", {"query": "What is it?", "texts": list(paragraphs()[:8])})
-
-
-def _ask(path: str, body: object) -> None:
-    httpx.post(_ADDRESS + path, json=body, trust_env=False, timeout=60).raise_for_status()
+def _ask(url: str, body: object) -> None:
+    httpx.post(url, json=body, trust_env=False, timeout=60).raise_for_status()

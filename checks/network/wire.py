@@ -48,6 +48,10 @@ _NO_LOOPBACK = (
 )
 
 
+# By address; written by the resolver's thread only.
+_Names = dict[str, str]
+
+
 @dataclass
 class Seen:
     """Queried names, and destinations of packets, each in order and without repetition."""
@@ -60,7 +64,8 @@ class Seen:
 @contextmanager
 def watched() -> Iterator[Seen]:
     """What leaves during the block; complete at its end. Raises errors of the watcher."""
-    seen, names, over = Seen(), _Names(), threading.Event()
+    seen, over = Seen(), threading.Event()
+    names: _Names = {}
     with (
         # It receives nothing before it is bound.
         closing(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)) as packets,
@@ -99,25 +104,6 @@ def drop_loopback(packets: socket.socket) -> None:
     packets.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
-class _Names:
-    """Assigns addresses to names."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._addresses: dict[str, str] = {}
-
-    def address(self, name: str) -> str:
-        """The address of `name`, unique while addresses last."""
-        with self._lock:
-            number = min(len(self._addresses) + 1, _MAX_NAMES)
-            return self._addresses.setdefault(name, f"{_NAMES}{number}")
-
-    def name_of(self, address: str) -> str:
-        """The name of `address`, or itself."""
-        with self._lock:
-            return next((n for n, given in self._addresses.items() if given == address), address)
-
-
 def _look(packets: socket.socket, seen: Seen, names: _Names) -> None:
     last = socket.inet_aton(_END)
     while True:
@@ -147,7 +133,7 @@ def _note(packet: bytes, seen: Seen, names: _Names) -> None:
     if protocol == _TCP and rest[13] & 0x12 != 0x02:
         return  # not the first of a connection
     word = "udp " if protocol == _UDP else ""
-    seen.connections.setdefault(f"{word}{names.name_of(str(target))}:{port}")
+    seen.connections.setdefault(f"{word}{names.get(str(target), target)}:{port}")
 
 
 def _resolve(resolver: socket.socket, names: _Names, over: threading.Event) -> None:
@@ -163,7 +149,11 @@ def _resolve(resolver: socket.socket, names: _Names, over: threading.Event) -> N
         answer = head + asked[12 : end + 4]
         if found:
             answer += struct.pack("!HHHIH", 0xC00C, 1, 1, 60, 4)
-            answer += socket.inet_aton(names.address(name))
+            # Another one for each name, while there are.
+            free = f"{_NAMES}{min(len(names) + 1, _MAX_NAMES)}"
+            address = next((given for given, known in names.items() if known == name), free)
+            names.setdefault(address, name)
+            answer += socket.inet_aton(address)
         resolver.sendto(answer, sender)
 
 

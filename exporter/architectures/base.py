@@ -1,26 +1,23 @@
 """What every architecture offers the exporter: a body that reads, and a head that answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from exporter.architectures.config import Config
 from exporter.architectures.pooling import Chosen, pool
 
 # Prefixes of heads of pretraining, which remain in files beside a body or another head and are not
 # read here.
-PRETRAINING_HEADS = (
-    "lm_head.",
-    "cls.predictions.",
-    "cls.seq_relationship.",
-    "lm_predictions.",
-    "mask_predictions.",
-    "discriminator_predictions.",
-    "generator_predictions.",
-    "generator_lm_head.",
+PRETRAINING_HEADS = tuple(
+    """
+    lm_head. cls.predictions. cls.seq_relationship. lm_predictions. mask_predictions.
+    discriminator_predictions. generator_predictions. generator_lm_head.
+    """.split()
 )
 
 
@@ -36,7 +33,20 @@ class Size:
     advice: str = "export the checkpoint as it was saved after training"
 
 
-class Body(nn.Module, ABC):
+class Part(Protocol):
+    """A class of modules with numbered layers, whose sizes in config.json are compared with the
+    weights: `prefix` and `layer_prefix` are as in Body."""
+
+    prefix: str
+    layer_prefix: str
+
+    @classmethod
+    def sizes(cls, config: Config) -> Iterator[Size]:
+        """The sizes of weights in config.json, except the number of layers. Nothing may be
+        allocated before they match the weights. Raises CheckpointRefused for an invalid size."""
+
+
+class Body(nn.Module):
     """An encoder without a head: `inputs` int64 [batch, sequence] each → final hidden states.
 
     Built from config.json (a mapping); CheckpointRefused names settings that are not implemented.
@@ -45,8 +55,12 @@ class Body(nn.Module, ABC):
     the longest row, in tokens, that the weights have positions for; `types` is the number of token
     types.
 
+    `forward` gives float32 [batch, sequence, hidden]; of the token `chosen`, if that is given,
+    alone [batch, 1, hidden].
+
     `prefix` is what checkpoints with a head put before this body's parameter names; behind it,
-    `layer_prefix` comes before the number of a layer, and `unused` are prefixes of names of
+    `layer_prefix` comes before the number of a layer, `words` is the table of words, `widening` a
+    matrix with intermediate_size on the axis `widening_axis`, and `unused` are prefixes of names of
     weights that checkpoints without a head have and no state depends on. `heads` are
     PRETRAINING_HEADS of this family alone. `pools` is true for families whose config.json names the
     pooling of their embedders, which always normalise; elsewhere the sentence-transformers files
@@ -60,22 +74,23 @@ class Body(nn.Module, ABC):
     position_limit: int
     prefix: str
     layer_prefix: str
+    words: str
+    widening: str
+    widening_axis: int = 0
     types: int = 0
     unused: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     pools: bool = False
     narrow: bool = False
+    forward: Callable[..., Tensor]
 
     @classmethod
-    @abstractmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """The sizes of weights in config.json, except the number of layers. Nothing may be
-        allocated before they match the weights. Raises CheckpointRefused for an invalid size."""
-
-    @abstractmethod
-    def forward(self, *inputs: Any, chosen: Chosen | None = None) -> Tensor:
-        """Final hidden states float32 [batch, sequence, hidden]; of the `chosen` token alone
-        [batch, 1, hidden]."""
+    def sizes(cls, config: Config) -> Iterator[Size]:
+        """See Part; here those that every family has."""
+        yield Size("vocab_size", config.whole("vocab_size"), cls.words)
+        yield Size("hidden_size", config.whole("hidden_size"), cls.words, axis=1)
+        inner = config.whole("intermediate_size")
+        yield Size("intermediate_size", inner, cls.widening, cls.widening_axis)
 
     def pooled(self, pooling: str, *inputs: Any) -> Tensor:
         """The states of a row as one vector, float32 [batch, hidden]; see `pool`."""
@@ -84,12 +99,21 @@ class Body(nn.Module, ABC):
             return self(*inputs, chosen=chosen).squeeze(1)
         return pool(self(*inputs), inputs[1], pooling)
 
-    @abstractmethod
     def halve(self, dtype: torch.dtype) -> None:
-        """Round embeddings and the layers' linear weights to float16 or bfloat16, in place.
+        """Round embeddings of words and the layers' linear weights to float16 or bfloat16, in
+        place.
 
         Norms, rotary angles and the residual stream stay float32.
         """
+        self.get_submodule(self.words.removesuffix(".weight")).to(dtype)
+        halve_products(self.get_submodule(self.layer_prefix.removesuffix(".")), dtype)
+
+
+def halve_products(module: nn.Module, dtype: torch.dtype) -> None:
+    """Round the linear and convolutional weights in `module` to `dtype`, in place."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.to(dtype)
 
 
 class Architecture(nn.Module, ABC):
@@ -164,3 +188,10 @@ class CrossEncoder(Architecture):
 
     trunk: ClassVar[type[Body]]
     logit: ClassVar[str]
+
+    @property
+    def body(self) -> Body:
+        """See Architecture; its name is that of the checkpoints."""
+        body = self.get_submodule(self.trunk.prefix.removesuffix("."))
+        assert isinstance(body, Body)
+        return body

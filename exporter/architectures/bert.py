@@ -3,23 +3,16 @@
 Parameter names are those of the checkpoints, so that a state dict loads as it is.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exporter.architectures.attention import attend
 from exporter.architectures.base import Body, CrossEncoder, Size
-from exporter.architectures.config import (
-    epsilon,
-    head_size,
-    one_of,
-    refuse_unless,
-    require,
-    whole,
-)
+from exporter.architectures.config import Config
 from exporter.architectures.pooling import Chosen, visible
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -33,13 +26,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class Embeddings(nn.Module):
     """Words, absolute positions and token types, summed and normed."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
-        self.position_embeddings = nn.Embedding(require(config, "max_position_embeddings"), hidden)
-        self.token_type_embeddings = nn.Embedding(whole(config, "type_vocab_size", 2), hidden)
-        self.LayerNorm = _norm(config)
+        hidden = config.require("hidden_size")
+        self.word_embeddings = nn.Embedding(config.require("vocab_size"), hidden)
+        self.position_embeddings = nn.Embedding(config.require("max_position_embeddings"), hidden)
+        self.token_type_embeddings = nn.Embedding(config.whole("type_vocab_size", 2), hidden)
+        self.LayerNorm = layer_norm(config)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -51,10 +44,10 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """The projections that the checkpoint calls `attention.self`."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.heads = require(config, "num_attention_heads")
+        hidden = config.require("hidden_size")
+        self.heads = config.require("num_attention_heads")
         self.query = nn.Linear(hidden, hidden)
         self.key = nn.Linear(hidden, hidden)
         self.value = nn.Linear(hidden, hidden)
@@ -62,115 +55,129 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
         """`rows` [batch, rows, hidden] look at `x` [batch, sequence, hidden]."""
         dtype = self.query.weight.dtype
-        query = self._split(self.query(rows.to(dtype)))
-        key, value = (self._split(project(x.to(dtype))) for project in (self.key, self.value))
-        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return found.transpose(1, 2).flatten(2)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        rows, x = rows.to(dtype), x.to(dtype)
+        return attend(self.query(rows), self.key(x), self.value(x), mask, self.heads)
 
 
 class Output(nn.Module):
     """Projection, residual, norm; the residual stream stays float32."""
 
-    def __init__(self, config: Mapping[str, Any], inner: int) -> None:
+    def __init__(self, config: Config, inner: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(inner, require(config, "hidden_size"))
-        self.LayerNorm = _norm(config)
+        self.dense = nn.Linear(inner, config.require("hidden_size"))
+        self.LayerNorm = layer_norm(config)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dense(x).float() + residual)
 
 
 class AttentionBlock(nn.Module):
-    """What the checkpoint calls `attention`: `self` and `output`."""
+    """What the checkpoint calls `attention`: `self`, which has what is `beside` x and rows as
+    well, and `output`."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config, attention: nn.Module) -> None:
         super().__init__()
-        self.self = SelfAttention(config)
-        self.output = Output(config, require(config, "hidden_size"))
+        self.self = attention
+        self.output = Output(config, config.require("hidden_size"))
 
-    def forward(self, x: Tensor, rows: Tensor, mask: Tensor) -> Tensor:
-        return self.output(self.self(x, rows, mask), rows)
+    def forward(self, x: Tensor, rows: Tensor, *beside: Tensor) -> Tensor:
+        return self.output(self.self(x, rows, *beside), rows)
 
 
 class Intermediate(nn.Module):
     """The widening half of the feed-forward block."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.dense = nn.Linear(require(config, "hidden_size"), require(config, "intermediate_size"))
-        self.activation = ACTIVATIONS[one_of(config, "hidden_act", tuple(ACTIVATIONS), "gelu")]
+        self.dense = nn.Linear(config.require("hidden_size"), config.require("intermediate_size"))
+        self.activation = ACTIVATIONS[config.one_of("hidden_act", tuple(ACTIVATIONS), "gelu")]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.dense(x.to(self.dense.weight.dtype)))
 
 
 class Layer(nn.Module):
-    """One encoder layer."""
+    """One encoder layer with this `attention`, in which `rows` look at `x`. The residual stream
+    stays float32 whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config, attention: nn.Module) -> None:
         super().__init__()
-        self.attention = AttentionBlock(config)
+        self.attention = AttentionBlock(config, attention)
         self.intermediate = Intermediate(config)
-        self.output = Output(config, require(config, "intermediate_size"))
+        self.output = Output(config, config.require("intermediate_size"))
 
-    def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
-        rows, seen = (x, mask) if chosen is None else (chosen.of(x), chosen.seen)
-        rows = self.attention(x, rows, seen)
+    def forward(self, x: Tensor, rows: Tensor, *beside: Tensor) -> Tensor:
+        rows = self.attention(x, rows, *beside)
         return self.output(self.intermediate(rows), rows)
 
 
 class Encoder(nn.Module):
     """The layers."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        count = require(config, "num_hidden_layers")
-        self.layer = nn.ModuleList(Layer(config) for _ in range(count))
+        count = config.require("num_hidden_layers")
+        self.layer = nn.ModuleList(Layer(config, SelfAttention(config)) for _ in range(count))
 
     def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
         for layer in self.layer[:-1]:
-            x = layer(x, mask)
-        return self.layer[-1](x, mask, chosen)
+            x = layer(x, x, mask)
+        rows, seen = (x, mask) if chosen is None else (chosen.of(x), chosen.seen)
+        return self.layer[-1](x, rows, seen)
 
 
 class Pooler(nn.Module):
-    """The tanh layer on the first token's state."""
+    """The layer on the first token's state."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config, activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
+        hidden = config.require("hidden_size")
         self.dense = nn.Linear(hidden, hidden)
+        self.activation = activation
 
     def forward(self, first: Tensor) -> Tensor:
-        return torch.tanh(self.dense(first))
+        return self.activation(self.dense(first))
 
 
-class Bert(Body):
-    """input_ids, attention_mask, token_type_ids int64 [batch, sequence] → states."""
+class BertBody(Body):
+    """These layers on embeddings with absolute positions, which are the subclass's."""
 
-    inputs = ("input_ids", "attention_mask", "token_type_ids")
     causal = False
-    prefix = "bert."
     layer_prefix = "encoder.layer."
+    words = "embeddings.word_embeddings.weight"
+    widening = "encoder.layer.0.intermediate.dense.weight"
     unused = ("pooler.",)
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config, embeddings: nn.Module) -> None:
         super().__init__()
-        one_of(config, "position_embedding_type", ("absolute",), "absolute")
-        refuse_unless(config, "is_decoder", False)
-        self.hidden = int(require(config, "hidden_size"))
-        self.types = whole(config, "type_vocab_size", 2)
-        self.position_limit = int(require(config, "max_position_embeddings"))
-        self.embeddings = Embeddings(config)
+        config.one_of("position_embedding_type", ("absolute",), "absolute")
+        config.refuse_unless("is_decoder", False)
+        self.hidden = int(config.require("hidden_size"))
+        self.types = config.whole("type_vocab_size", 2)
+        self.position_limit = int(config.require("max_position_embeddings"))
+        self.embeddings = embeddings
         self.encoder = Encoder(config)
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """See Body."""
-        return encoder_sizes(config)
+    def sizes(cls, config: Config) -> Iterator[Size]:
+        """See Part."""
+        yield from super().sizes(config)
+        for what, table, default in (
+            ("max_position_embeddings", "position", None),
+            ("type_vocab_size", "token_type", 2),
+        ):
+            yield Size(what, config.whole(what, default), f"embeddings.{table}_embeddings.weight")
+        config.head_size()
+
+
+class Bert(BertBody):
+    """input_ids, attention_mask, token_type_ids int64 [batch, sequence] → states."""
+
+    inputs = ("input_ids", "attention_mask", "token_type_ids")
+    prefix = "bert."
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, Embeddings(config))
 
     def forward(
         self,
@@ -182,18 +189,11 @@ class Bert(Body):
         embedded = self.embeddings(input_ids, token_type_ids)
         return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
 
-    def halve(self, dtype: torch.dtype) -> None:
-        """See Body."""
-        self.embeddings.word_embeddings.to(dtype)
-        for module in self.encoder.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
-
 
 class PooledBert(Bert):
     """A BERT with the pooler that its classifier reads, as cross-encoders are saved."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.pooler = Pooler(config)
 
@@ -204,41 +204,18 @@ class BertCrossEncoder(CrossEncoder):
     trunk = PooledBert
     logit = "classifier.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "temperature", 1.0)
-        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        config.refuse_unless("temperature", 1.0)
+        self.pooling = config.one_of("pooling", ("cls",), "cls")
         self.bert = PooledBert(config)
         self.classifier = nn.Linear(self.bert.hidden, 1)
-
-    @property
-    def body(self) -> Body:
-        """See Architecture."""
-        return self.bert
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         first = self.bert.pooled(self.pooling, input_ids, attention_mask, token_type_ids)
         return self.classifier(self.bert.pooler(first))
 
 
-def encoder_sizes(config: Mapping[str, Any]) -> Iterator[Size]:
-    """The sizes of a body of these embeddings and this encoder."""
-    for what, table in (
-        ("vocab_size", "word"),
-        ("max_position_embeddings", "position"),
-        ("type_vocab_size", "token_type"),
-    ):
-        default = 2 if what == "type_vocab_size" else None
-        yield Size(what, whole(config, what, default), f"embeddings.{table}_embeddings.weight")
-    yield Size(
-        "hidden_size", whole(config, "hidden_size"), "embeddings.word_embeddings.weight", axis=1
-    )
-    inner = whole(config, "intermediate_size")
-    yield Size("intermediate_size", inner, "encoder.layer.0.intermediate.dense.weight")
-    head_size(config)
-
-
-def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    return nn.LayerNorm(
-        require(config, "hidden_size"), eps=epsilon(config, "layer_norm_eps", 1e-12)
-    )
+def layer_norm(config: Config, usual: float = 1e-12) -> nn.LayerNorm:
+    """A norm of states; `usual` is the family's epsilon."""
+    return nn.LayerNorm(config.require("hidden_size"), eps=config.epsilon("layer_norm_eps", usual))

@@ -5,28 +5,22 @@ position to content). Parameter names are those of the checkpoints.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from exporter.architectures.attention import join_heads, split_heads
 from exporter.architectures.base import Body, CrossEncoder, Size
-from exporter.architectures.bert import ACTIVATIONS, Intermediate, Output
-from exporter.architectures.config import (
-    epsilon,
-    head_size,
-    one_of,
-    refuse_unless,
-    require,
-    shown,
-    whole,
-)
+from exporter.architectures.bert import ACTIVATIONS, Layer, Pooler, layer_norm
+from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.pooling import Chosen, visible
 from exporter.errors import CheckpointRefused
 
 # A table of twice as many distances becomes part of the graph, whatever the size of the weights.
 _MOST_POSITIONS = 1 << 17
+_EPSILON = 1e-7
 _ATTENTION_TYPES = ("c2p", "p2c")
 # Content to content, content to position, position to content.
 _TERMS = 1 + len(_ATTENTION_TYPES)
@@ -35,13 +29,13 @@ _TERMS = 1 + len(_ATTENTION_TYPES)
 class Embeddings(nn.Module):
     """Words, with token types where the checkpoint has them, normed. Positions come later."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
-        types = whole(config, "type_vocab_size", 0, least=0)
+        hidden = config.require("hidden_size")
+        self.word_embeddings = nn.Embedding(config.require("vocab_size"), hidden)
+        types = config.whole("type_vocab_size", 0, least=0)
         self.token_type_embeddings = nn.Embedding(types, hidden) if types else None
-        self.LayerNorm = _norm(config)
+        self.LayerNorm = layer_norm(config, _EPSILON)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         x = self.word_embeddings(input_ids).float()
@@ -53,10 +47,10 @@ class Embeddings(nn.Module):
 class SelfAttention(nn.Module):
     """What the checkpoint calls `attention.self`; distances share its query and key weights."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.heads = require(config, "num_attention_heads")
+        hidden = config.require("hidden_size")
+        self.heads = config.require("num_attention_heads")
         self.query_proj = nn.Linear(hidden, hidden)
         self.key_proj = nn.Linear(hidden, hidden)
         self.value_proj = nn.Linear(hidden, hidden)
@@ -72,65 +66,32 @@ class SelfAttention(nn.Module):
         dtype = self.query_proj.weight.dtype
         x, rows, distances = x.to(dtype), rows.to(dtype), distances.to(dtype).unsqueeze(0)
         # Queries are scaled instead of scores, which are far larger.
-        query = self._split(self.query_proj(rows)) * self.scale
-        key, value = self._split(self.key_proj(x)), self._split(self.value_proj(x))
-        far_query = self._split(self.query_proj(distances)) * self.scale
-        far_key = self._split(self.key_proj(distances))
+        split = partial(split_heads, heads=self.heads)
+        query = split(self.query_proj(rows)) * self.scale
+        key, value = split(self.key_proj(x)), split(self.value_proj(x))
+        far_query = split(self.query_proj(distances)) * self.scale
+        far_key = split(self.key_proj(distances))
         scores = query @ key.transpose(2, 3) + mask
         scores = scores + (query @ far_key.transpose(2, 3)).gather(3, places)
         scores = scores + (far_query @ key.transpose(2, 3)).gather(2, places)
-        return (scores.softmax(3) @ value).transpose(1, 2).flatten(2)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
-
-
-class AttentionBlock(nn.Module):
-    """What the checkpoint calls `attention`: `self` and `output`."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.self = SelfAttention(config)
-        self.output = Output(config, require(config, "hidden_size"))
-
-    def forward(
-        self, x: Tensor, rows: Tensor, distances: Tensor, places: Tensor, mask: Tensor
-    ) -> Tensor:
-        return self.output(self.self(x, rows, distances, places, mask), rows)
-
-
-class Layer(nn.Module):
-    """One encoder layer. The residual stream stays float32 whatever the weights are."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.attention = AttentionBlock(config)
-        self.intermediate = Intermediate(config)
-        self.output = Output(config, require(config, "intermediate_size"))
-
-    def forward(
-        self, x: Tensor, rows: Tensor, distances: Tensor, places: Tensor, mask: Tensor
-    ) -> Tensor:
-        rows = self.attention(x, rows, distances, places, mask)
-        return self.output(self.intermediate(rows), rows)
+        return join_heads(scores.softmax(3) @ value)
 
 
 class Encoder(nn.Module):
     """The layers and the embeddings of distances that they share."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        span = _span(config)
         self.layer = nn.ModuleList(
-            Layer(config) for _ in range(require(config, "num_hidden_layers"))
+            Layer(config, SelfAttention(config)) for _ in range(config.require("num_hidden_layers"))
         )
-        self.rel_embeddings = nn.Embedding(2 * span, require(config, "hidden_size"))
-        self.LayerNorm = _norm(config)
+        self.rel_embeddings = nn.Embedding(2 * _span(config)[1], config.require("hidden_size"))
+        self.LayerNorm = layer_norm(config, _EPSILON)
         # A plain tensor: data, not weights. Looked up, as a logarithm computed by an engine may
         # fall on the other side of a bucket's edge.
         self.places = distance_places(config)
-        self.longest = require(config, "max_position_embeddings")
-        self.heads = require(config, "num_attention_heads")
+        self.longest = config.require("max_position_embeddings")
+        self.heads = config.require("num_attention_heads")
 
     def forward(self, x: Tensor, mask: Tensor, chosen: Chosen | None = None) -> Tensor:
         distances = self.LayerNorm(self.rel_embeddings.weight)
@@ -139,11 +100,12 @@ class Encoder(nn.Module):
         places, hidden = places.expand(x.shape[0], self.heads, -1, -1), self._hidden(mask)
         for layer in self.layer[:-1]:
             x = layer(x, x, distances, places, hidden)
-        if chosen is None:
-            return self.layer[-1](x, x, distances, places, hidden)
-        places = self._places(chosen.index - positions)[:, None, None, :]
-        places = places.expand(-1, self.heads, -1, -1)
-        return self.layer[-1](x, chosen.of(x), distances, places, self._hidden(chosen.seen))
+        rows = x
+        if chosen is not None:
+            places = self._places(chosen.index - positions)[:, None, None, :]
+            places = places.expand(-1, self.heads, -1, -1)
+            rows, hidden = chosen.of(x), self._hidden(chosen.seen)
+        return self.layer[-1](x, rows, distances, places, hidden)
 
     def _places(self, apart: Tensor) -> Tensor:
         """Rows of the embeddings of distances, for distances `apart` in tokens."""
@@ -151,7 +113,7 @@ class Encoder(nn.Module):
 
     def _hidden(self, mask: Tensor) -> Tensor:
         """The bias of scores: 0 where `mask` is true."""
-        dtype = self.layer[0].attention.self.query_proj.weight.dtype
+        dtype = self.get_parameter("layer.0.attention.self.query_proj.weight").dtype
         return torch.zeros((), dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
@@ -162,36 +124,33 @@ class Deberta(Body):
     causal = False
     prefix = "deberta."
     layer_prefix = "encoder.layer."
+    words = "embeddings.word_embeddings.weight"
+    widening = "encoder.layer.0.intermediate.dense.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         _refuse_variants(config)
-        self.hidden = int(require(config, "hidden_size"))
-        self.position_limit = int(require(config, "max_position_embeddings"))
+        self.hidden = int(config.require("hidden_size"))
+        self.position_limit = int(config.require("max_position_embeddings"))
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        self.types = whole(config, "type_vocab_size", 0, least=0)
+        self.types = config.whole("type_vocab_size", 0, least=0)
         self.inputs = ("input_ids", "attention_mask", *(("token_type_ids",) if self.types else ()))
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """See Body."""
-        words = "embeddings.word_embeddings.weight"
-        yield Size("vocab_size", whole(config, "vocab_size"), words)
-        yield Size("hidden_size", whole(config, "hidden_size"), words, axis=1)
-        if types := whole(config, "type_vocab_size", 0, least=0):
+    def sizes(cls, config: Config) -> Iterator[Size]:
+        """See Part."""
+        yield from super().sizes(config)
+        if types := config.whole("type_vocab_size", 0, least=0):
             yield Size("type_vocab_size", types, "embeddings.token_type_embeddings.weight")
-        inner = whole(config, "intermediate_size")
-        yield Size("intermediate_size", inner, "encoder.layer.0.intermediate.dense.weight")
-        head_size(config)
-        longest = whole(config, "max_position_embeddings")
+        config.head_size()
+        longest = config.whole("max_position_embeddings")
         if longest > _MOST_POSITIONS:
-            raise CheckpointRefused(
-                f"config.json has max_position_embeddings = {longest}, wanted {_MOST_POSITIONS} at "
-                "most; compare it with the config.json of the base model"
-            )
-        rows = f"position_buckets = {_buckets(config)} and 2 × {_span_key(config)}"
-        yield Size(rows, 2 * _span(config), "encoder.rel_embeddings.weight")
+            found = f"max_position_embeddings = {longest}"
+            raise unlike_base(found, f"{_MOST_POSITIONS} at most")
+        key, span = _span(config)
+        rows = f"position_buckets = {_buckets(config)} and 2 × {key}"
+        yield Size(rows, 2 * span, "encoder.rel_embeddings.weight")
 
     def forward(
         self,
@@ -203,27 +162,6 @@ class Deberta(Body):
         embedded = self.embeddings(input_ids, token_type_ids)
         return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
 
-    def halve(self, dtype: torch.dtype) -> None:
-        """See Body."""
-        self.embeddings.word_embeddings.to(dtype)
-        for module in self.encoder.layer.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
-
-
-class Pooler(nn.Module):
-    """The layer on the first token's state."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        hidden = require(config, "hidden_size")
-        self.dense = nn.Linear(hidden, hidden)
-        names = tuple(ACTIVATIONS)
-        self.activation = ACTIVATIONS[one_of(config, "pooler_hidden_act", names, "gelu")]
-
-    def forward(self, first: Tensor) -> Tensor:
-        return self.activation(self.dense(first))
-
 
 class DebertaCrossEncoder(CrossEncoder):
     """The inputs of Deberta → logits float32 [batch, 1]."""
@@ -231,18 +169,14 @@ class DebertaCrossEncoder(CrossEncoder):
     trunk = Deberta
     logit = "classifier.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "temperature", 1.0)
-        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        config.refuse_unless("temperature", 1.0)
+        self.pooling = config.one_of("pooling", ("cls",), "cls")
         self.deberta = Deberta(config)
-        self.pooler = Pooler(config)
+        activation = config.one_of("pooler_hidden_act", tuple(ACTIVATIONS), "gelu")
+        self.pooler = Pooler(config, ACTIVATIONS[activation])
         self.classifier = nn.Linear(self.deberta.hidden, 1)
-
-    @property
-    def body(self) -> Body:
-        """See Architecture."""
-        return self.deberta
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -256,59 +190,51 @@ class DebertaCrossEncoder(CrossEncoder):
         return None if name == "deberta.embeddings.position_embeddings.weight" else name
 
 
-def distance_places(config: Mapping[str, Any]) -> Tensor:
+def distance_places(config: Config) -> Tensor:
     """Rows of the distance embeddings, int64 [2 × longest - 1], for distances from
     -(longest - 1) to longest - 1.
 
     Half of the buckets are one distance each, the others grow with the logarithm.
     """
-    longest, span = require(config, "max_position_embeddings"), _span(config)
+    longest, (_, span) = config.require("max_position_embeddings"), _span(config)
     # On the CPU even while the module is built on the meta device.
     apart = torch.arange(1 - longest, longest, device="cpu")
     if (buckets := _buckets(config)) > 0:
         middle = buckets // 2
         # All in float32, as in training: a logarithm rounded otherwise changes buckets.
-        reach = torch.log(torch.tensor((_reach(config) - 1) / middle, device="cpu"))
+        reach = torch.log(torch.tensor((_reach(config)[1] - 1) / middle, device="cpu"))
         far = torch.log(apart.abs().clamp(min=middle) / middle) / reach
         far = torch.ceil(far * (middle - 1)) + middle
         apart = torch.where(apart.abs() <= middle, apart, (far * apart.sign()).long())
     return (apart + span).clamp(0, 2 * span - 1)
 
 
-def _span(config: Mapping[str, Any]) -> int:
-    """How many embeddings there are for distances in one direction."""
-    return whole(config, _span_key(config))
+def _span(config: Config) -> tuple[str, int]:
+    """The key of how many embeddings there are for distances in one direction, and the number."""
+    buckets = _buckets(config)
+    return ("position_buckets", buckets) if buckets > 0 else _reach(config)
 
 
-def _span_key(config: Mapping[str, Any]) -> str:
-    """The key of that number."""
-    return "position_buckets" if _buckets(config) > 0 else _reach_key(config)
-
-
-def _buckets(config: Mapping[str, Any]) -> int:
+def _buckets(config: Config) -> int:
     """How many buckets distances in one direction fall into, not above 0 for one each."""
-    found = whole(config, "position_buckets", -1, least=-1)
-    if found == 1 or (found > 0 and _reach(config) - 1 <= found // 2):
-        raise CheckpointRefused(
-            f"config.json has position_buckets = {found} for {_reach_key(config)} = "
-            f"{_reach(config)}, wanted at least 2, and distances that do not fit into half of "
-            "them; compare it with the config.json of the base model"
+    buckets = config.whole("position_buckets", -1, least=-1)
+    key, reach = _reach(config)
+    if buckets == 1 or (buckets > 0 and reach - 1 <= buckets // 2):
+        raise unlike_base(
+            f"position_buckets = {buckets} for {key} = {reach}",
+            "at least 2, and distances that do not fit into half of them",
         )
-    return found
+    return buckets
 
 
-def _reach(config: Mapping[str, Any]) -> int:
-    """The largest distance that has a bucket of its own."""
-    return whole(config, _reach_key(config))
+def _reach(config: Config) -> tuple[str, int]:
+    """The key of the largest distance that has a bucket of its own, and the distance."""
+    explicit = config.whole("max_relative_positions", -1, least=-1) > 0
+    key = "max_relative_positions" if explicit else "max_position_embeddings"
+    return key, config.whole(key)
 
 
-def _reach_key(config: Mapping[str, Any]) -> str:
-    """The key of that number."""
-    explicit = whole(config, "max_relative_positions", -1, least=-1) > 0
-    return "max_relative_positions" if explicit else "max_position_embeddings"
-
-
-def _refuse_variants(config: Mapping[str, Any]) -> None:
+def _refuse_variants(config: Config) -> None:
     # Absent keys mean transformers' defaults, which often are not implemented here.
     for key, absent, wanted in (
         ("relative_attention", False, True),
@@ -317,12 +243,12 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
         ("norm_rel_ebd", "none", "layer_norm"),
     ):
         found = config.get(key)
-        refuse_unless({key: absent if found is None else found}, key, wanted)
-    refuse_unless(config, "conv_kernel_size", 0)
+        Config({key: absent if found is None else found}).refuse_unless(key, wanted)
+    config.refuse_unless("conv_kernel_size", 0)
     for key in ("embedding_size", "pooler_hidden_size"):
-        refuse_unless(config, key, require(config, "hidden_size"))
-    refuse_unless(config, "attention_head_size", head_size(config))
-    refuse_unless(config, "is_decoder", False)
+        config.refuse_unless(key, config.require("hidden_size"))
+    config.refuse_unless("attention_head_size", config.head_size())
+    config.refuse_unless("is_decoder", False)
     kinds = config.get("pos_att_type") or []
     found = kinds.split("|") if isinstance(kinds, str) else kinds
     names = [str(kind).strip().lower() for kind in found] if isinstance(found, list) else []
@@ -331,7 +257,3 @@ def _refuse_variants(config: Mapping[str, Any]) -> None:
             f"config.json has pos_att_type = {shown(kinds)}, wanted both of "
             f"{' and '.join(_ATTENTION_TYPES)}: the exporter does not implement one alone"
         )
-
-
-def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    return nn.LayerNorm(require(config, "hidden_size"), eps=epsilon(config, "layer_norm_eps", 1e-7))

@@ -5,27 +5,15 @@ rotary angles of its own. Norms come first and most have no bias. Parameter name
 checkpoints.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from exporter.architectures.attention import attend, cos_and_sin, frequencies, rotate
 from exporter.architectures.base import Body, CrossEncoder, Size
 from exporter.architectures.bert import ACTIVATIONS
-from exporter.architectures.config import (
-    epsilon,
-    flag,
-    head_size,
-    number,
-    one_of,
-    refuse_unless,
-    require,
-    settings,
-    shown,
-    whole,
-)
+from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.pooling import Chosen, visible
 from exporter.errors import CheckpointRefused
 
@@ -38,10 +26,10 @@ _POOLINGS = {"cls": "cls", "mean": "avg"}
 class Attention(nn.Module):
     """Self-attention with one projection for query, key and value, and rotary positions."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, bias = require(config, "hidden_size"), flag(config, "attention_bias", False)
-        self.heads = require(config, "num_attention_heads")
+        hidden, bias = config.require("hidden_size"), config.flag("attention_bias", False)
+        self.heads = config.require("num_attention_heads")
         self.Wqkv = nn.Linear(hidden, 3 * hidden, bias=bias)
         self.Wo = nn.Linear(hidden, hidden, bias=bias)
 
@@ -51,24 +39,19 @@ class Attention(nn.Module):
         """`x` [batch, sequence, hidden] in the weights' dtype; `cos`, `sin` float32. With `chosen`
         that token's row alone, [batch, 1, hidden]."""
         query, key, value = self.Wqkv(x).chunk(3, dim=-1)
-        query, key = (_rotate(part, cos, sin, self.heads) for part in (query, key))
+        query, key = (rotate(part, cos, sin, self.heads) for part in (query, key))
         if chosen is not None:
             query = chosen.of(query)
-        query, key, value = (self._split(part) for part in (query, key, value))
-        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.Wo(found.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return self.Wo(attend(query, key, value, mask, self.heads))
 
 
 class MLP(nn.Module):
     """The gated feed-forward block with one projection for value and gate."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, inner = require(config, "hidden_size"), require(config, "intermediate_size")
-        bias = flag(config, "mlp_bias", False)
+        hidden, inner = config.require("hidden_size"), config.require("intermediate_size")
+        bias = config.flag("mlp_bias", False)
         self.Wi = nn.Linear(hidden, 2 * inner, bias=bias)
         self.Wo = nn.Linear(inner, hidden, bias=bias)
         self.activation = ACTIVATIONS[_activation(config, "hidden_activation")]
@@ -79,11 +62,10 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer of `kind`. The residual stream stays float32 whatever the weights are."""
+    """One encoder layer. The residual stream stays float32 whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any], kind: str, *, first: bool) -> None:
+    def __init__(self, config: Config, *, first: bool) -> None:
         super().__init__()
-        self.kind = kind
         # The embeddings' own norm comes before the first layer.
         self.attn_norm = nn.Identity() if first else _norm(config)
         self.attn = Attention(config)
@@ -102,10 +84,10 @@ class Layer(nn.Module):
 class Embeddings(nn.Module):
     """Words, normed."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.tok_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
+        hidden = config.require("hidden_size")
+        self.tok_embeddings = nn.Embedding(config.require("vocab_size"), hidden)
         self.norm = _norm(config)
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -119,37 +101,34 @@ class ModernBert(Body):
     causal = False
     prefix = "model."
     layer_prefix = "layers."
+    words = "embeddings.tok_embeddings.weight"
+    widening, widening_axis = "layers.0.mlp.Wo.weight", 1
     heads = ("head.", "decoder.")
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "is_decoder", False)
-        self.hidden = int(require(config, "hidden_size"))
-        self.position_limit = int(require(config, "max_position_embeddings"))
-        kinds = layer_kinds(config)
+        config.refuse_unless("is_decoder", False)
+        self.hidden = int(config.require("hidden_size"))
+        self.position_limit = int(config.require("max_position_embeddings"))
+        self.kinds = layer_kinds(config)
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(
-            Layer(config, kind, first=index == 0) for index, kind in enumerate(kinds)
+            Layer(config, first=index == 0) for index in range(len(self.kinds))
         )
         self.final_norm = _norm(config)
-        self.reach = whole(config, "local_attention", 128) // 2
+        self.reach = config.whole("local_attention", 128) // 2
         # Plain tensors, neither parameters nor buffers: no cast of the module can round them.
-        self.frequencies = {kind: _frequencies(config, kind) for kind in sorted(set(kinds))}
+        self.frequencies = {kind: _frequencies(config, kind) for kind in sorted({*self.kinds})}
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """See Body."""
-        whole(config, "max_position_embeddings")
-        words = "embeddings.tok_embeddings.weight"
-        yield Size("vocab_size", whole(config, "vocab_size"), words)
-        yield Size("hidden_size", whole(config, "hidden_size"), words, axis=1)
-        inner = whole(config, "intermediate_size")
-        yield Size("intermediate_size", inner, "layers.0.mlp.Wo.weight", axis=1)
-        if (size := head_size(config)) % 2:
-            raise CheckpointRefused(
-                f"config.json has num_attention_heads = {config['num_attention_heads']}, which "
-                f"leaves {size} components to a head, wanted an even number; compare it with the "
-                "config.json of the base model"
+    def sizes(cls, config: Config) -> Iterator[Size]:
+        """See Part."""
+        config.whole("max_position_embeddings")
+        yield from super().sizes(config)
+        if (size := config.head_size()) % 2:
+            heads = f"num_attention_heads = {config['num_attention_heads']}"
+            raise unlike_base(
+                f"{heads}, which leaves {size} components to a head", "an even number"
             )
 
     def forward(
@@ -161,34 +140,27 @@ class ModernBert(Body):
         all_real = visible(attention_mask, causal=False)
         masks = {GLOBAL: all_real, LOCAL: all_real & near}
         angles = {
-            kind: _angles(positions, frequencies, batch)
-            for kind, frequencies in self.frequencies.items()
+            kind: cos_and_sin(positions, angle, batch) for kind, angle in self.frequencies.items()
         }
         x = self.embeddings(input_ids)
         *first, last = self.layers
-        for layer in first:
-            x = layer(x, *angles[layer.kind], masks[layer.kind])
-        mask = masks[last.kind]
+        *before, kind = self.kinds
+        for layer, its in zip(first, before, strict=True):
+            x = layer(x, *angles[its], masks[its])
+        mask = masks[kind]
         if chosen is not None:
             near = (positions - chosen.index).abs() <= self.reach
-            mask = chosen.seen & near[:, None, None, :] if last.kind == LOCAL else chosen.seen
-        return self.final_norm(last(x, *angles[last.kind], mask, chosen))
-
-    def halve(self, dtype: torch.dtype) -> None:
-        """See Body."""
-        self.embeddings.tok_embeddings.to(dtype)
-        for module in self.layers.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
+            mask = chosen.seen & near[:, None, None, :] if kind == LOCAL else chosen.seen
+        return self.final_norm(last(x, *angles[kind], mask, chosen))
 
 
 class Head(nn.Module):
     """What the checkpoint calls `head`: a layer between pooling and logit."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden = require(config, "hidden_size")
-        self.dense = nn.Linear(hidden, hidden, bias=flag(config, "classifier_bias", False))
+        hidden = config.require("hidden_size")
+        self.dense = nn.Linear(hidden, hidden, bias=config.flag("classifier_bias", False))
         self.activation = ACTIVATIONS[_activation(config, "classifier_activation")]
         self.norm = _norm(config)
 
@@ -202,91 +174,70 @@ class ModernBertCrossEncoder(CrossEncoder):
     trunk = ModernBert
     logit = "classifier.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "temperature", 1.0)
-        self.pooling = _POOLINGS[one_of(config, "classifier_pooling", tuple(_POOLINGS), "cls")]
+        config.refuse_unless("temperature", 1.0)
+        self.pooling = _POOLINGS[config.one_of("classifier_pooling", tuple(_POOLINGS), "cls")]
         self.model = ModernBert(config)
         self.head = Head(config)
         self.classifier = nn.Linear(self.model.hidden, 1)
-
-    @property
-    def body(self) -> Body:
-        """See Architecture."""
-        return self.model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         pooled = self.model.pooled(self.pooling, input_ids, attention_mask)
         return self.classifier(self.head(pooled))
 
 
-def layer_kinds(config: Mapping[str, Any]) -> list[str]:
+def layer_kinds(config: Config) -> list[str]:
     """GLOBAL or LOCAL for each layer, from either spelling.
 
     transformers 5 writes `layer_types`, version 4 `global_attn_every_n_layers`.
     """
-    count = require(config, "num_hidden_layers")
+    count = config.require("num_hidden_layers")
     kinds = config.get("layer_types")
     if kinds is None:
-        every = whole(config, "global_attn_every_n_layers", 3)
+        every = config.whole("global_attn_every_n_layers", 3)
         return [LOCAL if index % every else GLOBAL for index in range(count)]
     if not isinstance(kinds, list):
-        raise CheckpointRefused(
-            f"config.json has layer_types = {shown(kinds)}, wanted a list; compare it with the "
-            "config.json of the base model"
-        )
+        raise unlike_base(f"layer_types = {shown(kinds)}", "a list")
     if len(kinds) != count:
         raise CheckpointRefused(
             f"config.json has {len(kinds)} layer_types and num_hidden_layers = {count}; complete it"
         )
-    return [one_of({"layer_types": kind}, "layer_types", (GLOBAL, LOCAL), GLOBAL) for kind in kinds]
+    return [
+        Config({"layer_types": kind}).one_of("layer_types", (GLOBAL, LOCAL), GLOBAL)
+        for kind in kinds
+    ]
 
 
-def _frequencies(config: Mapping[str, Any], kind: str) -> Tensor:
+def _frequencies(config: Config, kind: str) -> Tensor:
     """Angles per position, float32 [head_size / 2], from either spelling of the rope settings.
 
     transformers 5 writes `rope_parameters` for each kind, version 4 two thetas.
     """
-    refuse_unless(config, "rope_scaling", {})
-    kinds = settings(config, "rope_parameters")
-    rope = settings(kinds, kind)
+    config.refuse_unless("rope_scaling", {})
+    kinds = config.settings("rope_parameters")
+    rope = kinds.settings(kind)
     if kinds and kinds.get(kind) is None:
         raise CheckpointRefused(
             f"config.json has rope_parameters without {kind!r}, wanted those of each kind of layer"
         )
-    one_of(rope, "rope_type", ("default",), "default")
-    refuse_unless(rope, "partial_rotary_factor", 1.0)
+    rope.one_of("rope_type", ("default",), "default")
+    rope.refuse_unless("partial_rotary_factor", 1.0)
     # Version 4 takes the global angles where the local ones are null.
     key, usual = _THETA_KEYS[kind], _THETAS[kind]
     if config.get(key, usual) is None:
-        outer = number(config, _THETA_KEYS[GLOBAL])
+        outer = config.number(_THETA_KEYS[GLOBAL])
     else:
-        outer = number(config, key, usual)
-    theta = number(rope, "rope_theta", outer)
-    refuse_unless(config, key, theta)
-    size = head_size(config)
-    # On the CPU even while the module is built on the meta device: these are data, not weights.
-    steps = torch.arange(0, size, 2, dtype=torch.int64, device="cpu").float()
-    return 1.0 / theta ** (steps / size)
+        outer = config.number(key, usual)
+    theta = rope.number("rope_theta", outer)
+    config.refuse_unless(key, theta)
+    return frequencies(theta, config.head_size())
 
 
-def _angles(positions: Tensor, frequencies: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, float32 [batch, sequence, head_size / 2]."""
-    angles = positions.float().unsqueeze(1) * frequencies.unsqueeze(0)
-    # ONNX Runtime's RotaryEmbedding wants the batch axis spelled out, not broadcast.
-    cos = angles.cos().unsqueeze(0).expand(batch, -1, -1)
-    return cos, angles.sin().unsqueeze(0).expand(batch, -1, -1)
+def _activation(config: Config, key: str) -> str:
+    return config.one_of(key, tuple(ACTIVATIONS), "gelu")
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """Rotary position embedding of `x` [batch, sequence, heads × size], computed in float32."""
-    return torch.onnx.ops.rotary_embedding(x.float(), cos, sin, num_heads=heads).to(x.dtype)
-
-
-def _activation(config: Mapping[str, Any], key: str) -> str:
-    return one_of(config, key, tuple(ACTIVATIONS), "gelu")
-
-
-def _norm(config: Mapping[str, Any]) -> nn.LayerNorm:
-    hidden, eps = require(config, "hidden_size"), epsilon(config, "norm_eps", 1e-5)
-    return nn.LayerNorm(hidden, eps=eps, bias=flag(config, "norm_bias", False))
+def _norm(config: Config) -> nn.LayerNorm:
+    hidden, eps = config.require("hidden_size"), config.epsilon("norm_eps", 1e-5)
+    return nn.LayerNorm(hidden, eps=eps, bias=config.flag("norm_bias", False))

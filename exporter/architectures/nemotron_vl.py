@@ -6,15 +6,14 @@ token. Parameter names are the checkpoints', without the prefix `model.` and wit
 `vision_model.`.
 """
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exporter.architectures.base import Architecture, Body, CrossEncoder
-from exporter.architectures.config import number, settings, whole
+from exporter.architectures.base import Architecture, Body, CrossEncoder, halve_products
+from exporter.architectures.config import Config
 from exporter.architectures.llama_bidirectional import BidirectionalLlama
 from exporter.architectures.pooling import pool
 from exporter.architectures.siglip import Siglip, patches
@@ -35,9 +34,9 @@ class FusedLlama(BidirectionalLlama):
     inputs = ("input_ids", "attention_mask", INDEX_INPUT, EMBEDS_INPUT)
     prefix = "language_model."
 
-    def words(self, input_ids: Tensor, image_index: Tensor, image_embeds: Tensor) -> Tensor:
+    def embedded(self, input_ids: Tensor, *images: Tensor) -> Tensor:
         """See BidirectionalLlama."""
-        words = super().words(input_ids)
+        words, (image_index, image_embeds) = super().embedded(input_ids), images
         rows = image_embeds.flatten(0, 1)
         # A row before the first, so that no index points into nothing.
         table = torch.cat([rows.new_zeros(1, self.hidden), rows])
@@ -67,12 +66,12 @@ class Tower(nn.Module):
 class NemotronVL(Architecture):
     """What reranker and embedder share."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        vision, llm = settings(config, "vision_config"), settings(config, "llm_config")
-        joined, hidden = 4 * whole(vision, "hidden_size"), whole(llm, "hidden_size")
+        vision, llm = config.settings("vision_config"), config.settings("llm_config")
+        joined, hidden = 4 * vision.whole("hidden_size"), llm.whole("hidden_size")
         self.pooling = "avg"
-        self.tile_size = whole(vision, "image_size")
+        self.tile_size = vision.whole("image_size")
         self.tile_tokens = (patches(vision) // 2) ** 2
         self.vision_model = Siglip(vision)
         self.mlp1 = nn.Sequential(
@@ -110,10 +109,8 @@ class NemotronVL(Architecture):
 
     def halve(self, dtype: torch.dtype) -> Self:
         """See Architecture; of the tower as well."""
-        self.vision_model.halve(dtype)
-        for module in self.mlp1:
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
+        for tower in (self.vision_model, self.mlp1):
+            halve_products(tower, dtype)
         return super().halve(dtype)
 
     def _pooled(self, *inputs: Tensor) -> Tensor:
@@ -127,9 +124,9 @@ class NemotronVLCrossEncoder(NemotronVL, CrossEncoder):
     logit = "score.weight"
     templated = True
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
-        self.temperature = number(config, "temperature", 1.0)
+        self.temperature = config.number("temperature", 1.0)
         self.score = nn.Linear(self.language_model.hidden, 1, bias=False)
 
     def forward(
@@ -145,7 +142,7 @@ class NemotronVLEmbedder(NemotronVL):
     output = "embeddings"
     trunk: ClassVar[type[Body]] = FusedLlama
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.dimensions = self.language_model.hidden
 

@@ -3,24 +3,22 @@
 Parameter names are those of the checkpoints behind `vision_model.`.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exporter.architectures.attention import attend
 from exporter.architectures.base import Size
-from exporter.architectures.config import epsilon, head_size, one_of, refuse_unless, whole
-from exporter.errors import CheckpointRefused
+from exporter.architectures.config import Config, unlike_base
 
 _CHANNELS = 3
 
 
 class _Embeddings(nn.Module):
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, patch = whole(config, "hidden_size"), whole(config, "patch_size", 16)
+        hidden, patch = config.whole("hidden_size"), config.whole("patch_size", 16)
         self.patch_embedding = nn.Conv2d(_CHANNELS, hidden, kernel_size=patch, stride=patch)
         self.position_embedding = nn.Embedding(patches(config) ** 2, hidden)
 
@@ -39,12 +37,8 @@ class _Attention(nn.Module):
         self._heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = (
-            projected.unflatten(2, (self._heads, -1)).transpose(1, 2)
-            for projected in (self.q_proj(x), self.k_proj(x), self.v_proj(x))
-        )
-        found = functional.scaled_dot_product_attention(query, key, value)
-        return self.out_proj(found.transpose(1, 2).flatten(2))
+        found = attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), None, self._heads)
+        return self.out_proj(found)
 
 
 class _MLP(nn.Module):
@@ -59,12 +53,12 @@ class _MLP(nn.Module):
 class _Layer(nn.Module):
     """The residual stream and the norms stay float32 whatever the weights are."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        hidden, eps = whole(config, "hidden_size"), epsilon(config, "layer_norm_eps", 1e-6)
+        hidden, eps = config.whole("hidden_size"), config.epsilon("layer_norm_eps", 1e-6)
         self.layer_norm1, self.layer_norm2 = nn.LayerNorm(hidden, eps), nn.LayerNorm(hidden, eps)
-        self.self_attn = _Attention(hidden, whole(config, "num_attention_heads"))
-        self.mlp = _MLP(hidden, whole(config, "intermediate_size"))
+        self.self_attn = _Attention(hidden, config.whole("num_attention_heads"))
+        self.mlp = _MLP(hidden, config.whole("intermediate_size"))
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = self.mlp.fc1.weight.dtype
@@ -73,9 +67,9 @@ class _Layer(nn.Module):
 
 
 class _Encoder(nn.Module):
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        count = whole(config, "num_hidden_layers")
+        count = config.whole("num_hidden_layers")
         self.layers = nn.ModuleList(_Layer(config) for _ in range(count))
 
 
@@ -85,23 +79,23 @@ class Siglip(nn.Module):
     prefix = "vision_model."
     layer_prefix = "encoder.layers."
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        one_of(config, "hidden_act", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
-        refuse_unless(config, "num_channels", _CHANNELS)
+        config.one_of("hidden_act", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
+        config.refuse_unless("num_channels", _CHANNELS)
         self.embeddings = _Embeddings(config)
         self.encoder = _Encoder(config)
-        eps = epsilon(config, "layer_norm_eps", 1e-6)
-        self.post_layernorm = nn.LayerNorm(whole(config, "hidden_size"), eps)
+        eps = config.epsilon("layer_norm_eps", 1e-6)
+        self.post_layernorm = nn.LayerNorm(config.whole("hidden_size"), eps)
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """As of Body."""
-        head_size(config)
-        hidden, positions = whole(config, "hidden_size"), "embeddings.position_embedding.weight"
+    def sizes(cls, config: Config) -> Iterator[Size]:
+        """See Part."""
+        config.head_size()
+        hidden, positions = config.whole("hidden_size"), "embeddings.position_embedding.weight"
         yield Size("(image_size / patch_size)²", patches(config) ** 2, positions)
         yield Size("hidden_size", hidden, positions, axis=1)
-        inner = whole(config, "intermediate_size")
+        inner = config.whole("intermediate_size")
         yield Size("intermediate_size", inner, "encoder.layers.0.mlp.fc1.weight")
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -110,19 +104,11 @@ class Siglip(nn.Module):
             x = layer(x)
         return self.post_layernorm(x)
 
-    def halve(self, dtype: torch.dtype) -> None:
-        """As of Body: the patches' and the layers' linear weights."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                module.to(dtype)
 
-
-def patches(config: Mapping[str, Any]) -> int:
+def patches(config: Config) -> int:
     """How many patches a tile has on a side; an even number, as four become one token."""
-    size, patch = whole(config, "image_size"), whole(config, "patch_size", 16)
+    size, patch = config.whole("image_size"), config.whole("patch_size", 16)
     if size % (2 * patch):
-        raise CheckpointRefused(
-            f"config.json has image_size = {size} and patch_size = {patch}, wanted an even number "
-            "of patches on a side; compare it with the config.json of the base model"
-        )
+        found = f"image_size = {size} and patch_size = {patch}"
+        raise unlike_base(found, "an even number of patches on a side")
     return size // patch

@@ -4,29 +4,21 @@ BERT's layers on embeddings that count positions from the padding id on and use 
 Parameter names are those of the checkpoints, so that a state dict loads as it is.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
-from exporter.architectures.base import Body, CrossEncoder, Size
-from exporter.architectures.bert import Encoder, encoder_sizes
-from exporter.architectures.config import epsilon, one_of, refuse_unless, require, whole
+from exporter.architectures import bert
+from exporter.architectures.base import CrossEncoder, Size
+from exporter.architectures.config import Config, unlike_base
 from exporter.architectures.pooling import Chosen, visible
-from exporter.errors import CheckpointRefused
 
 
-class Embeddings(nn.Module):
+class Embeddings(bert.Embeddings):
     """Words, counted positions and the one token type, summed and normed."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        hidden = require(config, "hidden_size")
-        self.word_embeddings = nn.Embedding(require(config, "vocab_size"), hidden)
-        self.position_embeddings = nn.Embedding(require(config, "max_position_embeddings"), hidden)
-        self.token_type_embeddings = nn.Embedding(whole(config, "type_vocab_size", 2), hidden)
-        self.LayerNorm = nn.LayerNorm(hidden, eps=epsilon(config, "layer_norm_eps", 1e-12))
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
         self.padding_idx = _padding_idx(config)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -45,37 +37,25 @@ class Embeddings(nn.Module):
         return counted.cumsum(dim=1) * counted + self.padding_idx
 
 
-class Roberta(Body):
+class Roberta(bert.BertBody):
     """input_ids, attention_mask int64 [batch, sequence] → states."""
 
     inputs = ("input_ids", "attention_mask")
-    causal = False
     prefix = "roberta."
-    layer_prefix = "encoder.layer."
-    unused = ("pooler.",)
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        one_of(config, "position_embedding_type", ("absolute",), "absolute")
-        refuse_unless(config, "is_decoder", False)
-        self.hidden = int(require(config, "hidden_size"))
-        self.types = whole(config, "type_vocab_size", 2)
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, Embeddings(config))
         # Rows up to padding_idx are not positions of tokens.
-        self.position_limit = require(config, "max_position_embeddings") - _padding_idx(config) - 1
-        self.embeddings = Embeddings(config)
-        self.encoder = Encoder(config)
+        self.position_limit -= _padding_idx(config) + 1
 
     @classmethod
-    def sizes(cls, config: Mapping[str, Any]) -> Iterator[Size]:
-        """See Body."""
-        yield from encoder_sizes(config)
-        places = whole(config, "max_position_embeddings")
+    def sizes(cls, config: Config) -> Iterator[Size]:
+        """See Part."""
+        yield from super().sizes(config)
+        places = config.whole("max_position_embeddings")
         if places <= _padding_idx(config) + 1:
-            raise CheckpointRefused(
-                f"config.json has max_position_embeddings = {places} and pad_token_id = "
-                f"{_padding_idx(config)}, wanted places behind the padding's; compare it with the "
-                "config.json of the base model"
-            )
+            found = f"max_position_embeddings = {places} and pad_token_id = {_padding_idx(config)}"
+            raise unlike_base(found, "places behind the padding's")
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, chosen: Chosen | None = None
@@ -83,25 +63,16 @@ class Roberta(Body):
         embedded = self.embeddings(input_ids, attention_mask)
         return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
 
-    def halve(self, dtype: torch.dtype) -> None:
-        """See Body."""
-        self.embeddings.word_embeddings.to(dtype)
-        for module in self.encoder.modules():
-            if isinstance(module, nn.Linear):
-                module.to(dtype)
 
-
-class Head(nn.Module):
+class Head(bert.Pooler):
     """What the checkpoint calls `classifier`: a tanh layer and the logit."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        hidden = require(config, "hidden_size")
-        self.dense = nn.Linear(hidden, hidden)
-        self.out_proj = nn.Linear(hidden, 1)
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.out_proj = nn.Linear(config.require("hidden_size"), 1)
 
     def forward(self, first: Tensor) -> Tensor:
-        return self.out_proj(torch.tanh(self.dense(first)))
+        return self.out_proj(super().forward(first))
 
 
 class RobertaCrossEncoder(CrossEncoder):
@@ -110,17 +81,12 @@ class RobertaCrossEncoder(CrossEncoder):
     trunk = Roberta
     logit = "classifier.out_proj.weight"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        refuse_unless(config, "temperature", 1.0)
-        self.pooling = one_of(config, "pooling", ("cls",), "cls")
+        config.refuse_unless("temperature", 1.0)
+        self.pooling = config.one_of("pooling", ("cls",), "cls")
         self.roberta = Roberta(config)
         self.classifier = Head(config)
-
-    @property
-    def body(self) -> Body:
-        """See Architecture."""
-        return self.roberta
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         return self.classifier(self.roberta.pooled(self.pooling, input_ids, attention_mask))
@@ -130,6 +96,6 @@ class RobertaCrossEncoder(CrossEncoder):
         return None if name.startswith("roberta.pooler.") else name
 
 
-def _padding_idx(config: Mapping[str, Any]) -> int:
+def _padding_idx(config: Config) -> int:
     """The id whose embedding position is the padding's; the family's default is 1."""
-    return whole(config, "pad_token_id", 1, least=0)
+    return config.whole("pad_token_id", 1, least=0)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +85,18 @@ class Graph:
         """Insert `nodes` after the node that computes `after`, and after earlier inserts."""
         self._after[after] += nodes
 
+    def insert_rounding(self, source: str, value: str, scale: str, zero: str) -> None:
+        """Insert what makes `value`.rounded after the node of `source`: `value` at the nearest
+        step, whose scale and zero point are these initializers."""
+        whole = f"{value}.eight"
+        self.insert(
+            source,
+            [
+                node("QuantizeLinear", [value, scale, zero], whole),
+                node("DequantizeLinear", [whole, scale, zero], f"{value}.rounded"),
+            ],
+        )
+
     def replace(self, result: str, nodes: Sequence[NodeProto]) -> None:
         """Replace the node that computes `result` by `nodes`, the last of which computes it."""
         self._instead[result] = list(nodes)
@@ -108,7 +121,7 @@ class Graph:
         return tensor is not None and len(tensor.dims) == 2 and tensor.data_type in _WEIGHT_TYPES
 
 
-def node(operator: str, inputs: Sequence[str], output: str, **attributes: int) -> NodeProto:
+def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
     """A node with one output."""
     return helper.make_node(operator, list(inputs), [output], **attributes)
 

@@ -1,14 +1,16 @@
 """Rows with images to calibrate on: what a tower gives differs from the embeddings of words."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 from exporter.parity_images import calibration_passages
 from runtime.engines import VISION_FILE, open_engine
 from runtime.manifest import TOKENIZER_FILE, Manifest
-from runtime.text import Encoding, load_tokenizer, unchecked
-from runtime.vision.encoding import VisionPairEncoder, VisionTextEncoder
+from runtime.requests import AnyRequest, EmbedRequest, Passage, RankRequest
+from runtime.text import Encoding, load_tokenizer
+from runtime.tokenizing import Encoder
+from runtime.vision.encoding import pair_encoder, text_encoder
 from runtime.vision.limits import VisionLimits
 
 
@@ -19,19 +21,14 @@ def image_rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
     vision = manifest.vision
     assert vision is not None
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
+    make: Callable[..., Encoder] = pair_encoder if manifest.kind == "rank" else text_encoder
+    encoder = make(manifest, tokenizer, manifest.max_tokens)
     engine = open_engine("onnxruntime-cpu", directory, graph=VISION_FILE)
     with closing(Tower(engine, vision, VisionLimits())) as tower:
         for query, passage in calibration_passages(vision, manifest.max_tokens):
-            with tower.embedded([passage.image], ["a calibration image"], None) as images:
-                if manifest.kind == "embed":
-                    texts = VisionTextEncoder(
-                        tokenizer, manifest.prefixes, manifest.max_tokens, vision
-                    )
-                    found = texts.encode([passage.text], "passage", "END", images=images)
-                else:
-                    assert manifest.template is not None
-                    pairs = VisionPairEncoder(
-                        tokenizer, manifest.template, manifest.max_tokens, vision
-                    )
-                    found = pairs.encode(query, [passage.text], "END", unchecked, images=images)
-                yield from found.rows
+            page = [Passage(passage.text, passage.image)]
+            request: AnyRequest = RankRequest(query, page, truncate="END")
+            if manifest.kind == "embed":
+                request = EmbedRequest(page, "passage", truncate="END")
+            with tower.embedded(request) as seen:
+                yield from encoder.encode(seen).rows

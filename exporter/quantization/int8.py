@@ -12,7 +12,6 @@ into MatMulIntegerToFloat; activations must be uint8 and weights int8 for its fa
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +25,6 @@ FUSED_OPERATOR = "MatMulIntegerToFloat"
 _STEPS = 127
 # A token of zeros only must not divide by zero.
 _LEAST_RANGE = 1e-10
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Steps of a rounding: names of its scale and zero point."""
-
-    scale: str
-    zero: str
 
 
 def quantize_int8(
@@ -65,32 +56,23 @@ def quantize_int8(
                 node("Mul", [x, f"{x}.inverse"], f"{x}.unit"),
             ],
         )
-        _round(graph, source, f"{x}.unit", around if read.offset is None else above)
+        grid = around if read.offset is None else above
+        graph.insert_rounding(source, f"{x}.unit", *grid)
         if any(one.source == source and one.result in twice for one in linears):
             left = [f"{x}.unit", f"{x}.unit.rounded"]
             graph.insert(source, [node("Sub", left, f"{x}.rest")])
-            _round(graph, source, f"{x}.rest", rest)
+            graph.insert_rounding(source, f"{x}.rest", *rest)
     for name, matrix in matrices.items():
         _multiply(graph, matrix, smoothed[matrix.linear.source], twice=name in twice)
     graph.finish()
     return len(linears) + len(twice)
 
 
-def _grid(graph: Graph, name: str, scale: float, zero: int) -> _Grid:
-    return _Grid(
+def _grid(graph: Graph, name: str, scale: float, zero: int) -> tuple[str, str]:
+    """The names of a scale and a zero point, which are steps of a rounding."""
+    return (
         graph.add_tensor(f"int8.{name}.scale", scale, np.float32),
         graph.add_tensor(f"int8.{name}.zero", zero, np.uint8),
-    )
-
-
-def _round(graph: Graph, source: str, value: str, grid: _Grid) -> None:
-    """`value`.rounded: `value` at the nearest step of `grid`."""
-    graph.insert(
-        source,
-        [
-            node("QuantizeLinear", [value, grid.scale, grid.zero], f"{value}.uint8"),
-            node("DequantizeLinear", [f"{value}.uint8", grid.scale, grid.zero], f"{value}.rounded"),
-        ],
     )
 
 

@@ -45,11 +45,13 @@ class Matrix:
 
     def values(self) -> Floats:
         """The weights as they are now, float32 [inputs, outputs]."""
-        return self._original * self.rows[:, None] * self.columns
+        values: Floats = self._original * self.rows[:, None] * self.columns
+        return values
 
     def sums(self) -> Floats:
         """What the original columns add up to, float32 [outputs]."""
-        return self._original.sum(axis=0, dtype=np.float32)
+        sums: Floats = self._original.sum(axis=0, dtype=np.float32)
+        return sums
 
 
 def smooth(

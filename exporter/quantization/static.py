@@ -84,13 +84,7 @@ def _round_source(
     largest = max(float(np.abs(found.lowest).max()), float(np.abs(found.highest).max()))
     scale = graph.add_tensor(f"{source}.scale", _step(largest, kind, dtype), dtype)
     zero = graph.add_tensor(f"{source}.zero", 0, kind.dtype)
-    graph.insert(
-        source,
-        [
-            node("QuantizeLinear", [source, scale, zero], f"{source}.eight"),
-            node("DequantizeLinear", [f"{source}.eight", scale, zero], f"{source}.rounded"),
-        ],
-    )
+    graph.insert_rounding(source, source, scale, zero)
 
 
 def _round_weight(graph: Graph, linear: Linear, kind: _Kind, precision: Precision) -> None:

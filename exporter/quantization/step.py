@@ -28,6 +28,7 @@ from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8
 from exporter.quantization.weight_only import quantize_weights
 from runtime.batch import INPUT_NAMES, assemble
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
+from runtime.requests import EmbedRequest, RankRequest
 from runtime.telemetry import import_without_telemetry
 from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
 from runtime.vision.layout import image_inputs
@@ -121,12 +122,12 @@ def _rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
     if manifest.kind == "rank":
         pairs = PairEncoder(tokenizer, manifest.template, manifest.max_tokens)
         for query, passage in calibration_pairs(manifest.max_tokens):
-            yield from pairs.encode(query, [passage], "END").rows
+            yield from pairs.encode(RankRequest(query, [passage], truncate="END")).rows
         return
     texts = TextEncoder(tokenizer, manifest.prefixes, manifest.max_tokens)
     for query, passage in calibration_pairs(manifest.max_tokens):
-        yield from texts.encode([query], "query", "END").rows
-        yield from texts.encode([passage], "passage", "END").rows
+        yield from texts.encode(EmbedRequest([query], "query", truncate="END")).rows
+        yield from texts.encode(EmbedRequest([passage], "passage", truncate="END")).rows
 
 
 def _require_fusion(path: Path, manifest: Manifest, products: int) -> None:

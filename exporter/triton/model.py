@@ -21,6 +21,7 @@ import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 from runtime.errors import InputRejected, InputTooLong, ServingError, Unavailable
 from runtime.opening import mock_model, open_ranker
 from runtime.ranker import Ranker
+from runtime.requests import RankRequest
 from runtime.text import Encoding
 
 _TRUE = ("1", "true", "yes", "on")
@@ -102,7 +103,9 @@ class TritonPythonModel:
         for index, query in enumerate(queries):
             places[query].append(index)
         for query, found in places.items():
-            ranking = self._ranker.rank(query, [passages[i] for i in found], truncate=truncate)
+            ranking = self._ranker.rank(
+                RankRequest(query, [passages[i] for i in found], truncate=truncate)
+            )
             logits[found], counts[found] = ranking.logits, ranking.token_counts
         return {
             "index": np.arange(len(passages), dtype=np.int32)[:, None],

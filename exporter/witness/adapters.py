@@ -25,14 +25,10 @@ _WEIGHTS = "adapter_model.safetensors"
 _MODULES = "modules.json"
 _PREFIX = "base_model.model."
 _BASE = ("config.json", "model.safetensors.index.json", "*.safetensors")
-_TOKENIZER = (
-    "tokenizer*",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "special_tokens_map.json",
-    "added_tokens.json",
+_TOKENIZER = tuple(
+    """
+    tokenizer* vocab.* merges.txt *.model chat_template* special_tokens_map.json added_tokens.json
+    """.split()
 )
 
 

@@ -1,11 +1,11 @@
 """The interface of every witness, and checks of its weights while they are loaded."""
 
-import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from exporter.answers import Tokens
 from exporter.errors import NoWitness
+from exporter.quiet import quiet
 from runtime.postprocess import InputType
 
 Values = npt.NDArray[np.float64]
@@ -23,15 +24,11 @@ Values = npt.NDArray[np.float64]
 _WITHOUT_EFFECT = ("pooler.",)
 # Heads of pretraining. A loader without such a layer drops their weights, which does not change
 # its output.
-_PRETRAINING = (
-    "cls.predictions.",
-    "cls.seq_relationship.",
-    "discriminator_predictions.",
-    "generator_lm_head.",
-    "generator_predictions.",
-    "lm_head.",
-    "lm_predictions.",
-    "mask_predictions.",
+_PRETRAINING = tuple(
+    """
+    cls.predictions. cls.seq_relationship. discriminator_predictions. generator_lm_head.
+    generator_predictions. lm_head. lm_predictions. mask_predictions.
+    """.split()
 )
 # ModernBERT's, whose classifier has a layer of that name.
 _PRETRAINING_OF_BODIES = ("decoder.", "head.")
@@ -115,8 +112,25 @@ def complete_weights(brought: Collection[str] = ()) -> Iterator[None]:
     Those in an adapter (`brought`, by name) may be missing. transformers reports this on request
     only, and sentence-transformers does not request it.
     """
-    with _PATCHING, _asking_for_weights(brought), _quiet():
+    bars = transformers_logging.is_progress_bar_enabled()
+    with _PATCHING, _asking_for_weights(brought), quiet("sentence_transformers", "transformers"):
+        transformers_logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            if bars:
+                transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def trying(what: str) -> Iterator[None]:
+    """Turn whatever the block raises into NoWitness: `what` says who cannot do what."""
+    try:
         yield
+    except NoWitness:
+        raise
+    except Exception as error:  # a folder that a loader cannot use surfaces as many classes
+        raise NoWitness(f"{what} ({type(error).__name__}: {error})") from error
 
 
 @contextmanager
@@ -133,29 +147,8 @@ def _asking_for_weights(brought: Collection[str]) -> Iterator[None]:
         refuse_incomplete(found, headless=headless, brought=brought)
         return (model, found) if with_info else model
 
-    PreTrainedModel.from_pretrained = classmethod(asking)  # type: ignore[assignment]
-    try:
+    with patch.object(PreTrainedModel, "from_pretrained", classmethod(asking)):
         yield
-    finally:
-        PreTrainedModel.from_pretrained = classmethod(original)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress progress bars, and log lines about what is requested explicitly here."""
-    loggers = [logging.getLogger(name) for name in ("sentence_transformers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def refuse_incomplete(

@@ -1,11 +1,14 @@
 """Read files of a folder for the witnesses; shares nothing with the exporter's own reading."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+import transformers
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from exporter.errors import NoWitness
+from exporter.witness.base import trying
 from runtime.postprocess import InputType
 
 _MODULES = "modules.json"
@@ -62,3 +65,17 @@ def first_prompt(prompts: dict[str, str | None], kind: InputType) -> str:
     """The prompt for texts of this kind: the first that is not empty."""
     named = (prompts.get(name) for name in PROMPT_NAMES[kind])
     return next((prompt for prompt in named if prompt), "")
+
+
+def tokenizer_of(directory: Path) -> Any:
+    """The tokenizer of a family whose type is unknown to transformers: tokenizer_config.json alone
+    decides. Raises NoWitness."""
+    with trying(f"transformers cannot load the tokenizer in {directory}"):
+        return AutoTokenizer.from_pretrained(
+            directory, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
+        )
+
+
+def both_ways(what: str) -> str:
+    """The name of the witness that puts `what` together of transformers' classes."""
+    return f"transformers {transformers.__version__}, {what}, read both ways"

@@ -11,15 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-import transformers
 from torch.nn import functional
-from transformers import (
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForSequenceClassification,
-    LlamaModel,
-    PreTrainedConfig,
-)
+from transformers import LlamaConfig, LlamaForSequenceClassification, LlamaModel
 
 from exporter.answers import Tokens
 from exporter.errors import NoWitness
@@ -31,8 +24,9 @@ from exporter.witness.base import (
     complete_weights,
     one_logit,
     row_of,
+    trying,
 )
-from exporter.witness.files import modules_of, read
+from exporter.witness.files import both_ways, modules_of, read, tokenizer_of
 from exporter.witness.tensors import stored_tensors
 from runtime.postprocess import InputType
 
@@ -68,7 +62,8 @@ class _Body:
         seen = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
         if self._causal:
             seen = seen.tril()
-        states = self._model(input_ids=ids, attention_mask=seen, use_cache=False)[0][0]
+        found = self._model(input_ids=ids, attention_mask=seen, use_cache=False)
+        states: torch.Tensor = found[0][0]
         if self._pooling == "avg":
             return states.mean(dim=0)
         return states[0 if self._pooling == "cls" else -1]
@@ -83,11 +78,11 @@ class LlamaReranker(RankWitness):
         """Load `directory`; `template` is the prompt with {query} and {passage}, None for the one
         that the folder `root` names. Raises NoWitness."""
         model = _load(LlamaForSequenceClassification, directory, config)
-        self.name = _name("LlamaModel and its score head")
+        self.name = both_ways("LlamaModel and its score head")
         self._body = _Body(model.model, config)
         self._score = model.score
         self._temperature = config.get("temperature") or 1.0
-        self._tokenizer = _tokenizer(directory)
+        self._tokenizer = tokenizer_of(directory)
         self._template = template if template is not None else _trained_template(root)
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
@@ -119,9 +114,9 @@ class LlamaEmbedder(VectorWitness):
         """Load `directory`; `prefixes` by input type go before texts, modules.json is in `root`.
         Raises NoWitness."""
         model = _load(LlamaModel, directory, config)
-        self.name = _name("LlamaModel")
+        self.name = both_ways("LlamaModel")
         self._body = _Body(model, config)
-        self._tokenizer = _tokenizer(directory)
+        self._tokenizer = tokenizer_of(directory)
         modules = modules_of(root)
         self._prefixes = prefixes
         self._normalizes = not modules or any(m.type.endswith("Normalize") for m in modules)
@@ -143,38 +138,18 @@ class LlamaEmbedder(VectorWitness):
 
 def _load(kind: Any, directory: Path, config: dict[str, Any]) -> Any:
     known = {key: value for key, value in config.items() if key not in _NOT_LLAMAS}
-    try:
-        settings = LlamaConfig.from_dict(known)
-        with complete_weights(full_tensor_names(directory)):
-            model = kind.from_pretrained(
-                None,
-                config=settings,
-                state_dict=stored_tensors(directory),
-                dtype=torch.float32,
-            ).eval()
-            apply_adapter(model, directory)
-            return model
-    except NoWitness:
-        raise
-    except Exception as error:  # transformers raises many unrelated classes
-        raise NoWitness(
-            f"transformers cannot load {directory} as {kind.__name__} "
-            f"({type(error).__name__}: {error})"
-        ) from error
-
-
-def _tokenizer(directory: Path) -> Any:
-    # The type of this family is unknown to transformers: tokenizer_config.json alone decides.
-    known = PreTrainedConfig()
-    try:
-        return AutoTokenizer.from_pretrained(
-            directory, config=known, trust_remote_code=False, local_files_only=True
-        )
-    except Exception as error:  # as for weights
-        raise NoWitness(
-            f"transformers cannot load the tokenizer in {directory} "
-            f"({type(error).__name__}: {error})"
-        ) from error
+    with (
+        trying(f"transformers cannot load {directory} as {kind.__name__}"),
+        complete_weights(full_tensor_names(directory)),
+    ):
+        model = kind.from_pretrained(
+            None,
+            config=LlamaConfig.from_dict(known),
+            state_dict=stored_tensors(directory),
+            dtype=torch.float32,
+        ).eval()
+        apply_adapter(model, directory)
+        return model
 
 
 def _trained_template(root: Path) -> str | None:
@@ -183,7 +158,3 @@ def _trained_template(root: Path) -> str | None:
     if template is not None and template.count("{passage}") != 1:
         raise NoWitness(f"{_TRAINING} has a prompt_template without one {{passage}}")
     return template
-
-
-def _name(what: str) -> str:
-    return f"transformers {transformers.__version__}, {what}, read both ways"

@@ -12,29 +12,28 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaModel,
-    PreTrainedConfig,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
+from transformers import LlamaConfig, LlamaModel, SiglipVisionConfig, SiglipVisionModel
 
 from exporter.answers import Tokens
 from exporter.errors import NoWitness
-from exporter.witness.base import RankWitness, Values, VectorWitness, complete_weights
+from exporter.witness.base import (
+    RankWitness,
+    Values,
+    VectorWitness,
+    complete_weights,
+    trying,
+)
+from exporter.witness.files import both_ways, read, tokenizer_of
 from exporter.witness.tensors import stored_tensors
 from runtime.postprocess import InputType
 
 MODEL_TYPES = ("llama_nemotron_vl_rerank", "llama_nemotron_vl")
 _PROCESSOR = "processor_config.json"
 _BEFORE, _CONTEXT, _AFTER = "<img>", "<IMG_CONTEXT>", "</img>"
+_TOWER = "SiglipVisionModel and"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class _Model:
 
     def __init__(self, root: Path, directory: Path, config: dict[str, Any]) -> None:
         """Load `directory`. Raises NoWitness."""
-        settings = _settings(root)
+        settings = read(root / _PROCESSOR, dict[str, Any], {})
         self._size = int(config.get("force_image_size") or config["vision_config"]["image_size"])
         self._tiles = int(settings.get("max_input_tiles") or config["max_input_tiles"])
         self._dynamic = bool(settings.get("dynamic_image_size", config["dynamic_image_size"]))
@@ -87,7 +86,9 @@ class _Model:
         self.score = nn.Linear(hidden, 1, bias=False)
         if "score.weight" in weights:
             _fill(self.score, {"weight": weights["score.weight"]})
-        self._tokenizer = _tokenizer(directory)
+        self._tokenizer = tokenizer_of(directory)
+        # Nothing is cut here, and nothing need be said of long rows.
+        self._tokenizer.model_max_length = int(1e30)
 
     @torch.inference_mode()
     def see(self, image: bytes) -> Sight:
@@ -126,7 +127,8 @@ class _Model:
             embeds[0, first : first + len(rows)] = rows
         mask = torch.ones(1, 1, ids.shape[1], ids.shape[1], dtype=torch.bool)
         found = self._llama(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
-        return found.last_hidden_state[0].mean(dim=0)
+        states: Tensor = found.last_hidden_state[0]
+        return states.mean(dim=0)
 
     def _id(self, text: str) -> int:
         return int(self._tokenizer.convert_tokens_to_ids(text))
@@ -165,7 +167,7 @@ class VisionReranker(RankWitness):
 
     def __init__(self, root: Path, directory: Path, config: dict[str, Any]) -> None:
         """Load `directory`. Raises NoWitness."""
-        self.name = _name("LlamaModel and a score head")
+        self.name = both_ways(f"{_TOWER} LlamaModel and a score head")
         self._model = _load_whole(root, directory, config)
         self._temperature = config.get("temperature") or 1.0
         v1 = config.get("prompt_template") == "v1"
@@ -203,7 +205,7 @@ class VisionEmbedder(VectorWitness):
     ) -> None:
         """Load `directory`; `prefixes` by input type go before texts where config.json names none.
         Raises NoWitness."""
-        self.name = _name("LlamaModel")
+        self.name = both_ways(f"{_TOWER} LlamaModel")
         self._model = _load_whole(root, directory, config)
         self._prefixes = dict(prefixes)
         for kind in ("query", "passage"):
@@ -233,15 +235,8 @@ class VisionEmbedder(VectorWitness):
 
 
 def _load_whole(root: Path, directory: Path, config: dict[str, Any]) -> _Model:
-    try:
+    with trying(f"SigLIP and Llama cannot be put together of {directory}"):
         return _Model(root, directory, config)
-    except NoWitness:
-        raise
-    except Exception as error:  # a config or weights that it cannot use surface as many classes
-        raise NoWitness(
-            f"SigLIP and Llama cannot be put together of {directory} "
-            f"({type(error).__name__}: {error})"
-        ) from error
 
 
 def _load(kind: Any, config: Any, weights: dict[str, Any]) -> Any:
@@ -262,28 +257,3 @@ def _below(weights: dict[str, Any], prefix: str) -> dict[str, Any]:
 def _fill(module: nn.Module, weights: dict[str, Any]) -> None:
     module.load_state_dict({name: tensor[...] for name, tensor in weights.items()})
     module.eval()
-
-
-def _settings(root: Path) -> dict[str, Any]:
-    """processor_config.json, which goes before config.json; empty where there is none."""
-    try:
-        return msgspec.json.decode((root / _PROCESSOR).read_bytes(), type=dict[str, Any])
-    except FileNotFoundError:
-        return {}
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NoWitness(f"{root / _PROCESSOR} cannot be used: {error}") from error
-
-
-def _tokenizer(directory: Path) -> Any:
-    # The type of this family is unknown to transformers: tokenizer_config.json alone decides.
-    found = AutoTokenizer.from_pretrained(
-        directory, config=PreTrainedConfig(), trust_remote_code=False, local_files_only=True
-    )
-    # Nothing is cut here, and nothing need be said of long rows.
-    found.model_max_length = int(1e30)
-    return found
-
-
-def _name(what: str) -> str:
-    version = transformers.__version__
-    return f"transformers {version}, SiglipVisionModel and {what}, read both ways"

@@ -1,7 +1,5 @@
 """sentence-transformers as the witness; remote code never runs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from exporter.witness.base import (
     one_logit,
     row_of,
     tokens_of,
+    trying,
 )
 from exporter.witness.files import PROMPT_NAMES, first_prompt
 from runtime.postprocess import InputType
@@ -26,6 +25,7 @@ _LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 # Whatever the type of the files: see exporter.reference.
 _FLOATS: dict[str, Any] = {"dtype": torch.float32}
 _OPTIONS: dict[str, Any] = {"device": "cpu", "model_kwargs": _FLOATS, **_LOCAL}
+_CANNOT = "sentence-transformers cannot"
 # Its names of the poolings that can be requested.
 _POOLINGS = {"avg": "mean", "cls": "cls", "last": "lasttoken"}
 
@@ -37,7 +37,7 @@ class CrossEncoderWitness(RankWitness):
         """Load `directory`; raises NoWitness."""
         import sentence_transformers
 
-        with _trying(f"load {directory}"), complete_weights():
+        with trying(f"{_CANNOT} load {directory}"), complete_weights():
             self._model = sentence_transformers.CrossEncoder(str(directory), **_OPTIONS)
         self.name = f"sentence-transformers {sentence_transformers.__version__}, CrossEncoder"
         self._inputs = _Inputs(self._model)
@@ -47,7 +47,7 @@ class CrossEncoderWitness(RankWitness):
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""
-        with _trying("score a pair"):
+        with trying(f"{_CANNOT} score a pair"):
             found = self._model.predict(
                 [(query, passage)],
                 activation_fn=torch.nn.Identity(),
@@ -73,7 +73,7 @@ class SentenceTransformerWitness(VectorWitness):
         the modules that it has none of: see `vector_witness`. Raises NoWitness."""
         import sentence_transformers
 
-        with _trying(f"load {directory}"), complete_weights():
+        with trying(f"{_CANNOT} load {directory}"), complete_weights():
             given = str(directory) if pooling is None else None
             modules = None if pooling is None else _modules(directory, pooling)
             self._model = sentence_transformers.SentenceTransformer(
@@ -87,7 +87,7 @@ class SentenceTransformerWitness(VectorWitness):
 
     def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
         """See VectorWitness; without a type the folder's default prompt goes before the text."""
-        with _trying("embed a text"):
+        with trying(f"{_CANNOT} embed a text"):
             found = self._model.encode(
                 [text],
                 # encode_document would take an empty "document" before a "passage" that is there.
@@ -137,16 +137,3 @@ class _Inputs:
     def last(self) -> Tokens:
         """The tokens of the last call, which was of one row."""
         return tokens_of(self._last, typed=self._typed)
-
-
-@contextmanager
-def _trying(what: str) -> Iterator[None]:
-    """Turn whatever the block raises into NoWitness."""
-    try:
-        yield
-    except NoWitness:
-        raise
-    except Exception as error:  # a folder that it cannot use surfaces as many unrelated classes
-        raise NoWitness(
-            f"sentence-transformers cannot {what} ({type(error).__name__}: {error})"
-        ) from error

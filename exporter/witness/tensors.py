@@ -33,7 +33,8 @@ class StoredTensor:
 
     def __getitem__(self, whole: EllipsisType) -> torch.Tensor:
         with safetensors.safe_open(self._file, framework="pt") as opened:
-            return opened.get_tensor(self._name).to(torch.float32, copy=True)
+            tensor: torch.Tensor = opened.get_tensor(self._name)
+            return tensor.to(torch.float32, copy=True)
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
@@ -47,7 +48,7 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
         else:
             index = msgspec.json.decode((directory / _INDEX).read_bytes(), type=_Index)
             files = set(index.weight_map.values())
-        found = {}
+        found: dict[str, StoredTensor] = {}
         for name in sorted(files):
             with safetensors.safe_open(directory / name, framework="pt") as opened:
                 found |= {key: StoredTensor(directory / name, key) for key in opened.keys()}  # noqa: SIM118 (it is no dict)

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from recipe.durable import write_atomic
+from recipe.durable import read_json, write_atomic
 from recipe.evaluation.collection import Collection
 from runtime.postprocess import Floats, InputType, unit
 
@@ -54,11 +54,8 @@ def find_candidates(
 
 def read_candidates(file: Path, key: dict[str, str | int]) -> Candidates | None:
     """The candidates of an earlier run with the same `key`; None when there are none."""
-    try:
-        kept = msgspec.json.decode(file.read_bytes(), type=Candidates)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return kept if kept.key == key else None
+    kept = read_json(file, Candidates)
+    return kept if kept is not None and kept.key == key else None
 
 
 def write_candidates(file: Path, candidates: Candidates) -> None:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from recipe.durable import UNREADABLE
 from recipe.errors import BadInput
 
 FILES = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
@@ -91,7 +92,7 @@ def _rows(file: Path, kind: type[_Row]) -> list[_Row]:
             continue
         try:
             rows.append(decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             raise BadInput(
                 f"{file.name}, line {number}: {error}; fix the line, or run the stage prep again"
             ) from error

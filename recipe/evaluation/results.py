@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from recipe.durable import write_json
+from recipe.durable import read_json, write_json
 from recipe.errors import BadInput
 
 RESULTS_FILE = "eval_results.json"
@@ -49,14 +49,11 @@ Results = dict[str, Column]
 def read_results(directory: Path) -> Results:
     """The columns so far, empty when nothing was measured. Raises BadInput for a broken file."""
     file = directory / RESULTS_FILE
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Results)
-    except FileNotFoundError:
-        return {}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(
-            f"{file} cannot be used ({error}); remove it and run the stage eval again"
-        ) from error
+
+    def damaged(error: Exception) -> BadInput:
+        return BadInput(f"{file} cannot be used ({error}); remove it and run the stage eval again")
+
+    return read_json(file, Results, damaged) or {}
 
 
 def add_column(directory: Path, name: str, column: Column) -> Results:

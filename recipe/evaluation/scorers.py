@@ -16,6 +16,7 @@ from recipe.errors import BadConfig, BadInput
 from rerank_client import RerankClient, RerankError, nim
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 
 _HASH_DIGITS = 16
 _UNAUTHORIZED = (401, 403)
@@ -138,7 +139,9 @@ class ArtifactScorer:
 
     def score(self, query: str, passages: Sequence[str]) -> list[float]:
         """See Scorer."""
-        return [float(x) for x in self._ranker.rank(query, passages, truncate="END").logits]
+        return [
+            float(x) for x in self._ranker.rank(RankRequest(query, passages, truncate="END")).logits
+        ]
 
     def close(self) -> None:
         """See Scorer."""

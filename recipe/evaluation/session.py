@@ -5,16 +5,16 @@
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
 
+from recipe.durable import Journal, read_json
 from recipe.errors import BadInput, Drifted
 from recipe.evaluation.candidates import CANDIDATES_FILE, Candidates, read_candidates
 from recipe.evaluation.collection import Collection, digest_of, read_collection
-from recipe.evaluation.column import measure_column, read_scores
 from recipe.evaluation.drift import Drift, find_drift, recall_sentences, verdict, write_drift
 from recipe.evaluation.metrics import Metrics, measure
 from recipe.evaluation.results import (
@@ -22,15 +22,16 @@ from recipe.evaluation.results import (
     RETRIEVAL,
     Basis,
     Column,
+    Results,
     add_column,
     read_results,
     write_results,
 )
 from recipe.evaluation.scorers import Scorer
-from recipe.progress import Log
+from recipe.progress import Log, Progress
 from runtime.outputs import locked_directory
 
-SETTING_FILE = "setting.json"
+SETTING_FILE, SCORES_FOLDER = "setting.json", "scores"
 _HASH_DIGITS = 16
 
 
@@ -43,6 +44,20 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     prompt_template: str | None
     batch_size: int
     key: dict[str, str | int]
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """The first line of a score file: its scores are valid while all of this is the same."""
+
+    identity: str
+    basis: Basis
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """One query's logits, in the order of its candidates."""
+
+    query: str
+    logits: list[float]
 
 
 class Session:
@@ -89,18 +104,63 @@ class Session:
         Drift does not stop the writing of eval_results.json and drift.md; see `require_no_drift`.
         """
         self._drop_before_measuring(name, scorer.identity, log)
-        column = measure_column(
-            name,
-            scorer,
-            self.collection,
-            self.candidates,
-            self.basis,
-            self.setting.k_values,
-            self.directory,
-            log,
-        )
-        add_column(self.directory, name, column)
+        add_column(self.directory, name, self.measure(name, scorer, log))
         return self.write_drift()
+
+    def measure(self, name: str, scorer: Scorer, log: Log) -> Column:
+        """Rerank every query's candidates with `scorer`, and measure the order as column `name`.
+
+        Scores are appended to scores/<name>.jsonl query by query; an interrupted run continues
+        there. The results are not changed.
+        """
+        journal = self._journal(name)
+        head = _Head(scorer.identity, self.basis)
+        kept = journal.read()
+        # An endpoint may serve another model by now: always measure it again.
+        if not kept or kept[0] != head or not scorer.identity:
+            self._file(name).unlink(missing_ok=True)
+            kept = []
+        done = {row.query for row in kept if isinstance(row, _Row)}
+        found = self.candidates.found
+        progress = Progress(f"{name}, queries", len(found), log, len(done))
+        with journal.open() as output:
+            if not kept:
+                output.write(head)
+            for query in (one for one in found if one not in done):
+                passages = [self.collection.texts[document] for document, _ in found[query]]
+                logits = scorer.score(self.collection.queries[query], passages)
+                output.write(_Row(query, logits))
+                progress.step()
+        metrics = measure(self.collection.grades, self.scores(name), self.setting.k_values)
+        return self._column(metrics, scorer.source, scorer.identity)
+
+    def scores(self, name: str) -> dict[str, dict[str, float]]:
+        """For each query, the logit of each candidate by id, as measured for the column `name`.
+
+        Raises BadInput when the scores of a query are missing, OutputRefused for a damaged file.
+        """
+        found = self.candidates.found
+        rows = [row for row in self._journal(name).read() if isinstance(row, _Row)]
+        if {row.query: len(row.logits) for row in rows} != {
+            q: len(row) for q, row in found.items()
+        }:
+            raise BadInput(
+                f"{self._file(name)} holds the scores of {len(rows)} of {len(found)} queries; run "
+                f"the stage that measures the column {name} again"
+            )
+        return {
+            row.query: {
+                document: logit
+                for (document, _), logit in zip(found[row.query], row.logits, strict=True)
+            }
+            for row in rows
+        }
+
+    def _file(self, name: str) -> Path:
+        return self.directory / SCORES_FOLDER / f"{name}.jsonl"
+
+    def _journal(self, name: str) -> Journal[_Head | _Row]:
+        return Journal(self._file(name), _Row, _Head)
 
     def _drop_before_measuring(self, name: str, identity: str, log: Log) -> None:
         """Drop the column whose scores are about to be replaced, and columns that depend on it.
@@ -126,8 +186,11 @@ class Session:
         Raises BadInput for a column whose scores are not on disk.
         """
         results = read_results(self.directory)
-        chain = [name for name in CHAIN if name in results]
-        scores = {name: read_scores(self.directory, name, self.candidates) for name in chain}
+        return self.compare([name for name in CHAIN if name in results], results)
+
+    def compare(self, chain: Sequence[str], results: Results) -> Drift:
+        """Write drift.md and drift.svg of these columns, each compared with the one before it."""
+        scores = {name: self.scores(name) for name in chain}
         depths = self.setting.k_values
         drift = find_drift(chain, results, scores, self.collection, depths)
         write_drift(self.directory, results, drift, self.collection, depths)
@@ -169,16 +232,27 @@ def sole_session(directory: Path) -> Iterator[Session]:
         yield open_session(directory)
 
 
+def add_checked_column(
+    directory: Path, name: str, open_scorer: Callable[[Setting], Scorer], log: Log
+) -> None:
+    """Measure one more column of the evaluation in `directory`.
+
+    Raises Drifted, after writing the results, when it moved past the tolerance.
+    """
+    with sole_session(directory) as session, closing(open_scorer(session.setting)) as scorer:
+        drift = session.add(name, scorer, log)
+    require_no_drift(drift, directory / "drift.md")
+    log(f"no drift past the tolerance; {directory / 'drift.md'}")
+
+
 def read_setting(directory: Path) -> Setting | None:
     """The setting of the evaluation in `directory`; None when there is none. Raises BadInput."""
-    try:
-        return msgspec.json.decode((directory / SETTING_FILE).read_bytes(), type=Setting)
-    except FileNotFoundError:
-        return None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(
-            f"{directory / SETTING_FILE} cannot be used ({error}); run the stage eval again"
-        ) from error
+    file = directory / SETTING_FILE
+    return read_json(
+        file,
+        Setting,
+        lambda error: BadInput(f"{file} cannot be used ({error}); run the stage eval again"),
+    )
 
 
 def require_no_drift(drift: Drift, report: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from recipe.durable import UNREADABLE, read_json
 from recipe.errors import BadInput
 from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
 from recipe.progress import Log
@@ -18,15 +19,16 @@ def records_file(given: Path) -> Path:
     if given.is_file() and given.name != RESULT_FILE:
         return given
     manifest = given / RESULT_FILE if given.is_dir() else given
-    try:
-        result = msgspec.json.decode(manifest.read_bytes(), type=Result)
-    except FileNotFoundError:
+    result = read_json(
+        manifest,
+        Result,
+        lambda error: BadInput(f"{manifest} cannot be read ({error}); run the stage sdg again"),
+    )
+    if result is None:
         raise BadInput(
             f"found no {RESULT_FILE} in {given}; run the stage sdg first, or set sdg_input_path to "
             "a file of records"
-        ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(f"{manifest} cannot be read ({error}); run the stage sdg again") from error
+        )
     if result.schema_version != RESULT_SCHEMA:
         raise BadInput(
             f"{manifest} has schema_version {result.schema_version}, wanted {RESULT_SCHEMA}"
@@ -49,7 +51,7 @@ def read_records(file: Path, *, skip_broken: bool, log: Log) -> list[Record]:
             continue
         try:
             record = decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             broken.append(f"line {number}: {error}")
             continue
         _check_record(file, number, record)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from recipe.config import FinetuneConfig
 from recipe.progress import stage_log
-from recipe.training.job import Job
 from recipe.training.parent_death import kill_with_parent
 from runtime.telemetry import disable_telemetry
 
@@ -17,7 +17,7 @@ _TORCHRUN = (b"torchrun", b"torch.distributed.run")
 
 
 def main() -> None:
-    """Train the job in the file, as the process that torchrun's variables describe."""
+    """Train with the settings in the file, as the process that torchrun's variables describe."""
     disable_telemetry()
     parent = os.getppid()
     # An orphan's parent is init, or a subreaper (Linux).
@@ -31,8 +31,8 @@ def main() -> None:
     # Loading PyTorch takes seconds, during which torchrun may end.
     from recipe.training.loop import train
 
-    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
-    train(job, stage_log("finetune"))
+    settings = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=FinetuneConfig)
+    train(settings, stage_log("finetune"))
 
 
 def _is_torchrun(process: int) -> bool:

@@ -7,12 +7,12 @@ relative to the file, of a folder with parquet files of `id` and `text`; each re
 first.
 """
 
-from codecs import BOM_UTF8
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from recipe.durable import read_json
 from recipe.errors import BadInput
 
 
@@ -51,17 +51,17 @@ def read_groups(file: Path, passages: int) -> list[Group]:
 
     Raises BadInput for a file of another format, unknown passages and too few negatives.
     """
-    try:
-        content = file.read_bytes().removeprefix(BOM_UTF8)
-        found = msgspec.json.decode(content, type=_TrainingFile)
-    except FileNotFoundError:
+
+    def damaged(error: Exception) -> BadInput:
+        return BadInput(
+            f"{file} cannot be used ({error}); wanted the format of the stage prep: run it again"
+        )
+
+    found = read_json(file, _TrainingFile, damaged)
+    if found is None:
         raise BadInput(
             f"found no training data at {file}; run the stage prep first, or set train_data_path"
-        ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInput(
-            f"{file} cannot be used ({error}); wanted the format of the stage prep: run it again"
-        ) from error
+        )
     if not found.data:
         raise BadInput(
             f"{file} holds no examples; lower quality_threshold of the stage prep, or give the "

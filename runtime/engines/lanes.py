@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from runtime.cores import usable_cores
+from runtime.engines import Arrays, Outputs
+from runtime.errors import EngineError
 
 # Up to this size a second copy of the weights is worth its memory. Matrix products of larger models
 # keep all cores busy by themselves.
@@ -56,6 +58,38 @@ class Lanes(Generic[T]):
                 self._running -= 1
                 if session is not self._wide:
                     self._narrow.append(session)
+
+
+class LaneEngine(Generic[T]):
+    """One graph on the CPU, its calls each in a session of `lanes`."""
+
+    device = "cpu"
+
+    def __init__(
+        self, name: str, version: str, inputs: list[str], outputs: list[str], lanes: Lanes[T]
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.lanes = lanes.count
+        self.input_names = inputs
+        self.output_names = outputs
+        self._lanes: Lanes[T] | None = lanes
+
+    def run(self, inputs: Arrays) -> Outputs:
+        """All outputs of the graph, by name. Raises EngineError."""
+        assert self._lanes is not None
+        try:
+            with self._lanes.take() as session:
+                return self._call(session, inputs)
+        except Exception as error:  # the libraries raise unrelated classes of their own
+            raise EngineError(f"{self.name} failed: {error}") from error
+
+    def _call(self, session: T, inputs: Arrays) -> Outputs:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Drop the sessions; their memory is freed with the last reference."""
+        self._lanes = None
 
 
 def lanes_for(model_file: Path) -> int:

@@ -1,15 +1,13 @@
 """The mock engine: deterministic scores without weights, for wiring and client tests only."""
 
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import tokenizers
 from tokenizers import models, pre_tokenizers
 
-from runtime.engines import AnyShape, EngineSetup
+from runtime.engines import AnyShape, Arrays, EngineSetup, Outputs
 from runtime.postprocess import unit
 
 _SCALE = 10.0
@@ -29,9 +27,7 @@ class MockEngine(AnyShape):
         self.input_names = ["input_ids", "attention_mask"]
         self.output_names = ["logits", "embeddings"]
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.generic]]
-    ) -> dict[str, npt.NDArray[np.generic]]:
+    def run(self, inputs: Arrays) -> Outputs:
         """`logits` float32 [batch, 1] in [-10, 10) and `embeddings` float32 [batch, 64] of
         length 1; padding does not count."""
         rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)

@@ -9,16 +9,14 @@ because scores would change, the size of the cache is bounded instead.
 """
 
 import bisect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from runtime.cores import usable_cores
-from runtime.engines import EngineSetup
-from runtime.engines.lanes import Lanes, lanes_for
+from runtime.engines import Arrays, EngineSetup, Outputs
+from runtime.engines.lanes import LaneEngine, Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape, ShapeRange
 from runtime.telemetry import import_without_telemetry
@@ -30,7 +28,7 @@ _KERNELS_KEPT = 256
 _PRECISIONS = {"openvino-fp32": "f32", "openvino-bf16": "bf16"}
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(LaneEngine[Any]):
     """One graph on the CPU; an OpenVINO infer request computes each call.
 
     Rows are padded to a few lengths, within `padding_waste` and `max_tokens` of the setup.
@@ -41,13 +39,9 @@ class OpenVinoEngine:
     def __init__(
         self, name: str, version: str, compiled: Any, lanes: Lanes[Any], setup: EngineSetup
     ) -> None:
-        self.name = name
-        self.version = version
-        self.device = "cpu"
-        self.lanes = lanes.count
-        self.input_names = [i.get_any_name() for i in compiled.inputs]
-        self.output_names = [o.get_any_name() for o in compiled.outputs]
-        self._lanes: Lanes[Any] | None = lanes
+        inputs = [i.get_any_name() for i in compiled.inputs]
+        outputs = [o.get_any_name() for o in compiled.outputs]
+        super().__init__(name, version, inputs, outputs, lanes)
         self._lengths = _lengths(setup.padding_waste, setup.max_tokens)
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
@@ -55,21 +49,9 @@ class OpenVinoEngine:
         place = bisect.bisect_left(self._lengths, tokens)
         return rows, self._lengths[place] if place < len(self._lengths) else tokens
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.generic]]
-    ) -> dict[str, npt.NDArray[np.generic]]:
-        """All outputs of the graph, by name."""
-        assert self._lanes is not None
-        try:
-            with self._lanes.take() as request:
-                found = request.infer(dict(inputs), share_inputs=True)
-                return {name: np.array(found[name]) for name in self.output_names}
-        except Exception as error:  # OpenVINO raises RuntimeError and its own classes
-            raise EngineError(f"{self.name} failed: {error}") from error
-
-    def close(self) -> None:
-        """Drop the infer requests; their memory is freed with the last reference."""
-        self._lanes = None
+    def _call(self, session: Any, inputs: Arrays) -> Outputs:
+        found = session.infer(dict(inputs), share_inputs=True)
+        return {name: np.array(found[name]) for name in self.output_names}
 
 
 def open_engine(

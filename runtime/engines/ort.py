@@ -25,7 +25,7 @@ import numpy as np
 from runtime.cores import usable_cores
 from runtime.engines import AnyShape, Arrays, EngineSetup, Outputs
 from runtime.engines.gpu_errors import classify_gpu_error
-from runtime.engines.lanes import Lanes, lanes_for
+from runtime.engines.lanes import LaneEngine, Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape, ShapeRange, bucket
 from runtime.telemetry import import_without_telemetry
@@ -82,32 +82,16 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 _SLOWER_ON_CPU = ["SkipLayerNormFusion"]
 
 
-class OrtEngine(AnyShape):
+class OrtEngine(AnyShape, LaneEngine[Any]):
     """One graph on the CPU."""
 
-    device = "cpu"
-
     def __init__(self, name: str, version: str, session: Any, lanes: Lanes[Any]) -> None:
-        self.name = name
-        self.version = version
-        self.lanes = lanes.count
-        self.input_names = [i.name for i in session.get_inputs()]
-        self.output_names = [o.name for o in session.get_outputs()]
-        self._lanes: Lanes[Any] | None = lanes
+        inputs = [i.name for i in session.get_inputs()]
+        outputs = [o.name for o in session.get_outputs()]
+        super().__init__(name, version, inputs, outputs, lanes)
 
-    def run(self, inputs: Arrays) -> Outputs:
-        """All outputs of the graph, by name."""
-        assert self._lanes is not None
-        try:
-            with self._lanes.take() as session:
-                values = session.run(None, inputs)
-        except Exception as error:  # ONNX Runtime raises its own unrelated classes
-            raise EngineError(f"{self.name} failed: {error}") from error
-        return dict(zip(self.output_names, values, strict=True))
-
-    def close(self) -> None:
-        """Drop the sessions; their memory is freed with the last reference."""
-        self._lanes = None
+    def _call(self, session: Any, inputs: Arrays) -> Outputs:
+        return dict(zip(self.output_names, session.run(None, inputs), strict=True))
 
 
 class OrtGpuEngine(OrtEngine):
@@ -150,7 +134,7 @@ class OrtGpuEngine(OrtEngine):
             raise classify_gpu_error(self.name, error) from error
 
     def close(self) -> None:
-        """See OrtEngine."""
+        """See LaneEngine."""
         self._captured.clear()
         self._session = None
         super().close()

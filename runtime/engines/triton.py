@@ -7,16 +7,15 @@ client does not.
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from runtime.batch import INPUT_NAMES
-from runtime.engines import AnyShape, EngineSetup
+from runtime.engines import AnyShape, Arrays, EngineSetup, Outputs
 from runtime.errors import EngineError, EngineUnavailable, EngineUnreachable
 
 _log = logging.getLogger(__name__)
@@ -48,9 +47,7 @@ class TritonEngine(AnyShape):
         outputs = [one["name"] for one in config["output"]]
         self.output_names = [name for name in outputs if name not in TEXT_OUTPUTS]
 
-    def run(
-        self, inputs: Mapping[str, npt.NDArray[np.generic]]
-    ) -> dict[str, npt.NDArray[np.generic]]:
+    def run(self, inputs: Arrays) -> Outputs:
         """All outputs of the model for token ids, by name. Raises EngineUnreachable or
         EngineError."""
         try:
@@ -106,9 +103,7 @@ class _Connection:
             return found
         return dict(self.client.get_model_config(MODEL_NAME))
 
-    def infer(
-        self, inputs: Mapping[str, npt.NDArray[np.generic]], outputs: list[str]
-    ) -> dict[str, npt.NDArray[np.generic]]:
+    def infer(self, inputs: Arrays, outputs: list[str]) -> Outputs:
         """Run the model and return the named outputs."""
         sent = []
         for name, values in inputs.items():

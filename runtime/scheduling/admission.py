@@ -33,7 +33,7 @@ class Issuer(Protocol):
     def check(self, ticket: "Ticket") -> None:
         """See Ticket.check."""
 
-    def submit(self, ticket: "Ticket", encodings: Sequence[Sized]) -> "Future[Scored]":
+    def enqueue(self, ticket: "Ticket", encodings: Sequence[Sized]) -> "Future[Scored]":
         """See Ticket.submit."""
 
     def release(self, ticket: "Ticket") -> None:
@@ -81,7 +81,7 @@ class Ticket:
         The ticket's own reservation is released first. Admission is checked again, with the exact
         number of tokens. Raises as `Scheduler.submit` does.
         """
-        return self._issuer.submit(self, encodings)
+        return self._issuer.enqueue(self, encodings)
 
     def __enter__(self) -> Self:
         return self

@@ -65,9 +65,22 @@ class Backlog:
         self._closed_by: Callable[[], ServingError] | None = None
 
     def admit(
-        self, rows: int, tokens: int, deadline: float | None, caller: str, *, for_engine: bool
+        self,
+        rows: int,
+        tokens: int,
+        deadline: float | None,
+        caller: str = "",
+        *,
+        for_engine: bool = True,
     ) -> Ticket:
-        """See Scheduler.admit."""
+        """Admission control: reserve capacity for a request before its texts are tokenised.
+
+        `tokens` is an estimate, `deadline` in seconds of the clock. Fair queueing counts by
+        `caller`; requests without one are one caller. A request that cannot be admitted is refused
+        here, before any work is done for it. One that is not `for_engine` takes capacity but no
+        engine time. Raises Overloaded when the queue is full, or when the measured speed puts the
+        answer after the deadline; TooLate and DeadlineExceeded; and what `end` was called with.
+        """
         ticket = Ticket(self, rows, tokens, deadline, caller, for_engine=for_engine)
         with self._changed:
             self._require_open()
@@ -81,7 +94,7 @@ class Backlog:
         if ticket.deadline is not None and ticket.deadline <= self._clock():
             raise DeadlineExceeded
 
-    def submit(self, ticket: Ticket, encodings: Sequence[Sized]) -> "Future[Scored]":
+    def enqueue(self, ticket: Ticket, encodings: Sequence[Sized]) -> "Future[Scored]":
         """See Ticket.submit."""
         request = Request(encodings, ticket.deadline, ticket.caller, self._clock())
         if not encodings:
@@ -105,7 +118,7 @@ class Backlog:
         with self._changed:
             self._release(ticket)
 
-    def close(self, error: Callable[[], ServingError]) -> None:
+    def end(self, error: Callable[[], ServingError]) -> None:
         """Stop admission and answer every waiting request with `error`. After ModelClosed, `take`
         returns None."""
         with self._changed:
@@ -168,13 +181,18 @@ class Backlog:
         with self._changed:
             self._admission.throughput.inherit_estimates(known)
 
-    def depth(self) -> tuple[int, int, int]:
-        """Requests, rows and tokens that wait for an engine call."""
+    def pending(self) -> int:
+        """Requests with rows that wait for an engine call."""
         with self._changed:
-            return len(self._queue), self._queue.rows, self._queue.tokens
+            return len(self._queue)
+
+    def queue_depth(self) -> tuple[int, int]:
+        """Rows and tokens that wait for an engine call."""
+        with self._changed:
+            return self._queue.rows, self._queue.tokens
 
     def predicted_s(self, tokens: int) -> float:
-        """See Scheduler.predicted_s."""
+        """The least seconds that `tokens` take; 0 while nothing was measured."""
         with self._changed:
             return self._admission.predicted_s(tokens, self._load())
 

@@ -4,10 +4,8 @@ the tower once."""
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # which imports what the counters are read by
-    from runtime.vision.embeddings import ImageEmbeddings
+from runtime.requests import ImageEmbeddings
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class EmbedsCache:
         self._bytes = self._hits = self._misses = 0
         self._lock = threading.Lock()
 
-    def get(self, digest: bytes) -> "ImageEmbeddings | None":
+    def get(self, digest: bytes) -> ImageEmbeddings | None:
         """The image of this file; None where it is not kept."""
         with self._lock:
             found = self._held.get(digest)
@@ -42,7 +40,7 @@ class EmbedsCache:
             self._held.move_to_end(digest)
             return found
 
-    def put(self, image: "ImageEmbeddings") -> None:
+    def put(self, image: ImageEmbeddings) -> None:
         """Keep an image, which owns its memory; others go until there is room. One that is larger
         than all of it is not kept."""
         with self._lock:

@@ -15,7 +15,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from runtime.errors import ImageTooLarge, InvalidImage
+from runtime.errors import ImageTooLarge, InvalidImage, TextPlace
 from runtime.vision.limits import DEFAULT_LIMITS, ImageLimits
 from runtime.vision.rule import Size
 
@@ -34,7 +34,7 @@ _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 class ImageFile:
     """A file whose header was read: `what` names it in messages, `size` is (width, height)."""
 
-    what: str
+    place: TextPlace
     size: Size
     _opened: Image.Image
 
@@ -45,38 +45,38 @@ class ImageFile:
                 opened.load()
                 if opened.size != self.size:
                     raise InvalidImage(
-                        self.what, f"its header says {_by(self.size)}, its data {_by(opened.size)}"
+                        self.place, f"its header says {_by(self.size)}, its data {_by(opened.size)}"
                     )
-                return _rgb(self.what, opened)
+                return _rgb(self.place, opened)
         except InvalidImage:
             raise
         except Exception as error:  # Pillow's decoders raise many unrelated classes
-            raise InvalidImage(self.what, _reason(error)) from error
+            raise InvalidImage(self.place, _reason(error)) from error
 
 
-def open_image(data: bytes, what: str, limits: ImageLimits = DEFAULT_LIMITS) -> ImageFile:
+def open_image(data: bytes, place: TextPlace, limits: ImageLimits = DEFAULT_LIMITS) -> ImageFile:
     """Read the header of a file. Raises InvalidImage and ImageTooLarge."""
     if len(data) > limits.bytes:
-        raise ImageTooLarge(what, f"{len(data)} bytes", f"{limits.bytes} bytes")
+        raise ImageTooLarge(place, f"{len(data)} bytes", f"{limits.bytes} bytes")
     try:
         opened = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLarge(what, "a header of vast size", f"{limits.pixels} pixels") from error
+        raise ImageTooLarge(place, "a header of vast size", f"{limits.pixels} pixels") from error
     except UnidentifiedImageError as error:
-        raise InvalidImage(what, "it has the beginning of none of them") from error
+        raise InvalidImage(place, "it has the beginning of none of them") from error
     except Exception as error:  # as in decode
-        raise InvalidImage(what, _reason(error)) from error
+        raise InvalidImage(place, _reason(error)) from error
     width, height = opened.size
     if width * height > limits.pixels:
-        raise ImageTooLarge(what, f"{_by(opened.size)} pixels", f"{limits.pixels} pixels")
+        raise ImageTooLarge(place, f"{_by(opened.size)} pixels", f"{limits.pixels} pixels")
     if max(width, height) > MOST_SIDE:
-        raise ImageTooLarge(what, f"{_by(opened.size)} pixels", f"{MOST_SIDE} pixels on a side")
+        raise ImageTooLarge(place, f"{_by(opened.size)} pixels", f"{MOST_SIDE} pixels on a side")
     if not width * height:
-        raise InvalidImage(what, "it has no pixels")
-    return ImageFile(what, (width, height), opened)
+        raise InvalidImage(place, "it has no pixels")
+    return ImageFile(place, (width, height), opened)
 
 
-def _rgb(what: str, image: Image.Image) -> Image.Image:
+def _rgb(place: TextPlace, image: Image.Image) -> Image.Image:
     if image.mode in _GREY_16:
         return _from_16_bit(image)
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
@@ -85,7 +85,7 @@ def _rgb(what: str, image: Image.Image) -> Image.Image:
         white.paste(seen, mask=seen.getchannel("A"))
         return white
     if image.mode not in _EIGHT_BIT:
-        raise InvalidImage(what, f"its pixels are of the kind {image.mode}")
+        raise InvalidImage(place, f"its pixels are of the kind {image.mode}")
     return image.convert("RGB")
 
 

@@ -10,30 +10,44 @@ from dataclasses import dataclass, replace
 import numpy as np
 import tokenizers
 
-from runtime.errors import ImageNotAllowed, InputTooLong, InputTypeRequired, NoInputs, NoPassages
-from runtime.postprocess import InputType, Ints
-from runtime.text import (
-    NO_LIMITS,
-    Check,
-    Encoding,
-    Encodings,
-    PairEncoder,
+from runtime.errors import ImageNotAllowed, InputTooLong, InputTypeRequired
+from runtime.manifest import Manifest
+from runtime.postprocess import Ints
+from runtime.requests import (
+    EmbedRequest,
+    ImageEmbeddings,
     Pairs,
-    TextEncoder,
-    TokenLimits,
-    Truncate,
-    unchecked,
+    RankRequest,
+    Request,
+    images_of,
 )
-from runtime.text_checks import check_text
+from runtime.text import Check, Encoding, Encodings, PairEncoder, TextEncoder, unchecked
 from runtime.tokens import encoded
-from runtime.vision.embeddings import ImageEmbeddings, ImageEncoding
+from runtime.vision.layout import ImageEncoding
 from runtime.vision.rule import Vision
 
 # Upstream writes this in the place of an image and replaces the first one: where there is no image,
 # that is the first one of the texts, and by nothing.
 _PLACEHOLDER = "<image>"
 
-Images = Sequence[ImageEmbeddings | None]
+
+def pair_encoder(
+    manifest: Manifest, tokenizer: tokenizers.Tokenizer, max_tokens: int
+) -> PairEncoder:
+    """The encoder of a reranker, of images too if it takes them."""
+    if manifest.vision is None:
+        return PairEncoder(tokenizer, manifest.template, max_tokens)
+    assert manifest.template is not None
+    return VisionPairEncoder(tokenizer, manifest.template, max_tokens, manifest.vision)
+
+
+def text_encoder(
+    manifest: Manifest, tokenizer: tokenizers.Tokenizer, max_tokens: int
+) -> TextEncoder:
+    """The encoder of an embedder, of images too if it takes them."""
+    if manifest.vision is None:
+        return TextEncoder(tokenizer, manifest.prefixes, max_tokens)
+    return VisionTextEncoder(tokenizer, manifest.prefixes, max_tokens, manifest.vision)
 
 
 @dataclass(frozen=True)
@@ -63,62 +77,85 @@ class _Frame:
         return ImageEncoding(np.concatenate(parts), None, image, len(self.head) + 1)
 
 
-class VisionPairEncoder(PairEncoder):
-    """A PairEncoder for passages of which some have an image; these may be blank.
+class _ImageRows:
+    """Rows of which some have an image: the text follows it in the `template`, which may begin with
+    a blank, and `head` precedes it."""
 
-    `images` are the passages' own, None where one has none; without the argument none has.
-    """
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        head: str,
+        template: str,
+        max_tokens: int,
+        vision: Vision,
+    ) -> None:
+        self._behind = PairEncoder(tokenizer, template, max_tokens)
+        self._frame = _Frame.of(tokenizer, head, vision)
+
+    def encode(
+        self,
+        images: Sequence[bytes | ImageEmbeddings | None],
+        plain: Callable[[Sequence[int]], Encodings],
+        behind: Pairs,
+        request: Request,
+        check: Check,
+    ) -> Encodings:
+        """The rows in their order: `plain` makes those of texts alone, by their numbers; `behind`
+        are the texts that follow images, which get the room that these leave. Raises InputTooLong.
+        """
+        most = self._behind.most(request.limits.pair)
+        groups: dict[int, list[int]] = {}
+        for place, image in enumerate(images):
+            tiles = image.tiles if isinstance(image, ImageEmbeddings) else 0
+            groups.setdefault(tiles, []).append(place)
+        rows: dict[int, Encoding] = {}
+        truncated = 0
+        for tiles, places in groups.items():
+            if not tiles:
+                found = plain(places)
+                rows |= zip(places, found.rows, strict=True)
+            else:
+                texts = [behind[place] for place in places]
+                found = self._encode_behind(tiles, texts, request, check, most)
+                for place, tail in zip(places, found.rows, strict=True):
+                    image = images[place]
+                    assert isinstance(image, ImageEmbeddings)
+                    rows[place] = self._frame.around(tail, image)
+            truncated += found.truncated
+        return Encodings([rows[place] for place in range(len(images))], truncated)
+
+    def _encode_behind(
+        self, tiles: int, texts: Pairs, request: Request, check: Check, most: int
+    ) -> Encodings:
+        taken, added = self._frame.tokens(tiles), self._frame.added
+        if taken + added > most:
+            raise InputTooLong(taken + added, most)
+        limits = replace(request.limits, pair=most - taken)
+        try:
+            return self._behind.encode_pairs(texts, replace(request, limits=limits), check)
+        except InputTooLong as error:
+            raise InputTooLong(error.found_tokens + taken, most) from None
+
+
+class VisionPairEncoder(PairEncoder):
+    """A PairEncoder for passages of which some have an image; these may be blank."""
 
     def __init__(
         self, tokenizer: tokenizers.Tokenizer, template: str, max_tokens: int, vision: Vision
     ) -> None:
         super().__init__(tokenizer, template, max_tokens)
-        self._behind = PairEncoder(tokenizer, f" {template}", max_tokens)
-        self._frame = _Frame.of(tokenizer, "", vision)
+        self._rows = _ImageRows(tokenizer, "", f" {template}", max_tokens, vision)
 
-    def encode(
-        self,
-        query: str,
-        passages: Sequence[str],
-        truncate: Truncate = "NONE",
-        check: Check = unchecked,
-        limits: TokenLimits = NO_LIMITS,
-        *,
-        blanks: bool = False,
-        images: Images | None = None,
-    ) -> Encodings:
-        """See PairEncoder.encode."""
-        if not passages:
-            raise NoPassages
-        check_text("query", query, blanks=blanks)
-        _check_passages(passages, images, blanks=blanks)
-        pairs = [(query, passage) for passage in passages]
-        return self.encode_checked(pairs, truncate, check, limits, images=images)
-
-    def encode_checked(
-        self,
-        pairs: Pairs,
-        truncate: Truncate,
-        check: Check,
-        limits: TokenLimits = NO_LIMITS,
-        *,
-        called: str = "passages",
-        images: Images | None = None,
-    ) -> Encodings:
-        """See PairEncoder.encode_checked. No row with an image is without any token."""
+    def encode(self, request: RankRequest, check: Check = unchecked) -> Encodings:
+        """See PairEncoder.encode. No row with an image is without any token."""
+        pairs = request.pairs()
 
         def plain(places: Sequence[int]) -> Encodings:
             bare = [_without_placeholder(*pairs[place]) for place in places]
-            return super(VisionPairEncoder, self).encode_checked(
-                bare, truncate, check, limits, called=called
-            )
+            return self.encode_pairs(bare, request, check)
 
-        def behind(places: Sequence[int], room: int) -> Encodings:
-            some, bounds = [pairs[place] for place in places], replace(limits, pair=room)
-            return self._behind.encode_checked(some, truncate, check, bounds)
-
-        most = min(limits.pair or self.max_tokens, self.max_tokens)
-        return _by_tiles(images or [None] * len(pairs), plain, behind, self._frame, most)
+        images = images_of(request) or [None] * len(pairs)
+        return self._rows.encode(images, plain, pairs, request, check)
 
 
 class VisionTextEncoder(TextEncoder):
@@ -135,87 +172,28 @@ class VisionTextEncoder(TextEncoder):
         vision: Vision,
     ) -> None:
         super().__init__(tokenizer, prefixes, max_tokens)
-        # A passage with a blank before it, which is the pair's query here.
-        self._behind = PairEncoder(tokenizer, "{query}{passage}", max_tokens)
-        self._frame = _Frame.of(tokenizer, prefixes.get("passage", ""), vision)
-        self._max_tokens = max_tokens
+        head = prefixes.get("passage", "")
+        self._rows = _ImageRows(tokenizer, head, " {query}{passage}", max_tokens, vision)
 
-    def encode(
-        self,
-        texts: Sequence[str],
-        input_type: InputType | None,
-        truncate: Truncate = "NONE",
-        check: Check = unchecked,
-        most_tokens: int | None = None,
-        *,
-        blanks: bool = False,
-        images: Images | None = None,
-    ) -> Encodings:
+    def encode(self, request: EmbedRequest, check: Check = unchecked) -> Encodings:
         """See TextEncoder.encode; an image counts as a passage where no `input_type` is said.
         Raises ImageNotAllowed for a query's."""
-        images = images or [None] * len(texts)
-        if not texts:
-            raise NoInputs
-        if input_type is None and None in images:
+        images = images_of(request)
+        if not images:
+            return super().encode(request, check)
+        if request.input_type is None and None in images:
             raise InputTypeRequired
-        for index, (text, image) in enumerate(zip(texts, images, strict=True)):
-            if image is not None and input_type == "query":
-                raise ImageNotAllowed(f"input[{index}]", "a query has none")
-            check_text(f"input[{index}]", text, blanks=blanks or image is not None)
+        for index, image in enumerate(images):
+            if image is not None and request.input_type == "query":
+                raise ImageNotAllowed(request.image_place(index), "a query has none")
+        texts = request.checked_texts()
 
         def plain(places: Sequence[int]) -> Encodings:
-            some = [texts[place] for place in places]
             # Looked at above, under the numbers that they have in the request.
-            return super(VisionTextEncoder, self).encode(
-                some, input_type, truncate, check, most_tokens, blanks=True
-            )
+            alone = replace(request, texts=[texts[place] for place in places], blanks=True)
+            return super(VisionTextEncoder, self).encode(alone, check)
 
-        def behind(places: Sequence[int], room: int) -> Encodings:
-            some = [(" ", texts[place]) for place in places]
-            return self._behind.encode_checked(some, truncate, check, TokenLimits(pair=room))
-
-        most = min(most_tokens or self._max_tokens, self._max_tokens)
-        return _by_tiles(images, plain, behind, self._frame, most)
-
-
-def _check_passages(passages: Sequence[str], images: Images | None, *, blanks: bool) -> None:
-    for index, passage in enumerate(passages):
-        seen = images is not None and images[index] is not None
-        check_text(f"passages[{index}]", passage, blanks=blanks or seen)
-
-
-def _by_tiles(
-    images: Images,
-    plain: Callable[[Sequence[int]], Encodings],
-    behind: Callable[[Sequence[int], int], Encodings],
-    frame: _Frame,
-    most: int,
-) -> Encodings:
-    """The rows in their order: `plain` makes those of texts alone, `behind` the texts that follow
-    images of so many tiles, with the room that these leave. Raises InputTooLong."""
-    groups: dict[int, list[int]] = {}
-    for place, image in enumerate(images):
-        groups.setdefault(0 if image is None else image.tiles, []).append(place)
-    rows: dict[int, Encoding] = {}
-    truncated = 0
-    for tiles, places in groups.items():
-        if not tiles:
-            found = plain(places)
-            rows |= zip(places, found.rows, strict=True)
-        else:
-            taken = frame.tokens(tiles)
-            if taken + frame.added > most:
-                raise InputTooLong(taken + frame.added, most)
-            try:
-                found = behind(places, most - taken)
-            except InputTooLong as error:
-                raise InputTooLong(error.found_tokens + taken, most) from None
-            for place, tail in zip(places, found.rows, strict=True):
-                image = images[place]
-                assert image is not None
-                rows[place] = frame.around(tail, image)
-        truncated += found.truncated
-    return Encodings([rows[place] for place in range(len(images))], truncated)
+        return self._rows.encode(images, plain, [("", text) for text in texts], request, check)
 
 
 def _without_placeholder(query: str, passage: str) -> tuple[str, str]:

@@ -1,18 +1,32 @@
 """Where the embeddings of images go among the tokens of an engine call."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.profile import PaddingSide
+from runtime.requests import ImageEmbeddings
 from runtime.shapes import Shape
 from runtime.text import Encoding
-from runtime.vision.embeddings import ImageEmbeddings, ImageEncoding
 from runtime.vision.rule import Vision
 
 # The inputs of a text graph that takes images.
 INDEX_INPUT, EMBEDS_INPUT = "image_index", "image_embeds"
+
+
+@dataclass(frozen=True)
+class ImageEncoding(Encoding):
+    """A row with one image, whose image tokens are those from `start` on."""
+
+    image: ImageEmbeddings
+    start: int
+
+    @property
+    def key(self) -> tuple[bytes, ...]:
+        """See Encoding."""
+        return *super().key, self.image.digest
 
 
 def image_inputs(

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -23,21 +24,23 @@ from runtime.engines import Engine
 from runtime.errors import (
     DeadlineExceeded,
     EngineError,
+    GoldenMismatch,
     ModelClosed,
     OutOfMemory,
     Overloaded,
+    TextPlace,
     TooLate,
     TooManyTiles,
 )
+from runtime.manifest import ImageGolden
 from runtime.postprocess import Floats
-from runtime.scheduling.admission import QueueLimits
+from runtime.requests import AnyRequest, ImageEmbeddings, time_left_s
+from runtime.scheduling.admission import QueueLimits, Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
-from runtime.scheduling.stats import SchedulerStats
 from runtime.text import Check
-from runtime.vision.cache import CacheStats, EmbedsCache
+from runtime.vision.cache import EmbedsCache
 from runtime.vision.decoding import ImageFile, open_image
-from runtime.vision.embeddings import ImageEmbeddings
 from runtime.vision.limits import VisionLimits
 from runtime.vision.rule import Vision
 from runtime.vision.tiling import Pixels, cut, pixel_values
@@ -85,8 +88,15 @@ class _Task:
     def new_tiles(self) -> int:
         return sum(self.counts[digest] for digest in self.pictures)
 
-    def images(self) -> list[ImageEmbeddings | None]:
-        return [None if digest is None else self.known[digest] for digest in self.order]
+    def seen(self, request: AnyRequest) -> AnyRequest:
+        """The request with the embeddings of its images."""
+        texts = [
+            text
+            if digest is None or isinstance(text, str)
+            else replace(text, image=self.known[digest])
+            for text, digest in zip(request.texts, self.order, strict=True)
+        ]
+        return replace(request, texts=texts)
 
 
 class Tower:
@@ -96,122 +106,92 @@ class Tower:
         # Pillow warns of what a broken file says of itself; a caller must not fill the log with it.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         self._engine = engine
-        self._vision = vision
+        self.vision = vision
         self._limits = limits
-        self._cache = EmbedsCache(limits.cache_bytes)
+        self.cache = EmbedsCache(limits.cache_bytes)
         # Tiles of one call bring a CPU nothing but the memory that they take.
         on_gpu = engine.device.startswith("cuda")
         self._call_tiles = limits.call_tiles or (_GPU_CALL_TILES if on_gpu else _CPU_CALL_TILES)
         calls = BatchLimits(self._call_tiles, self._call_tiles, 0.0)
         queue = QueueLimits(limits.held_tiles, limits.held_tiles)
-        self._scheduler = Scheduler(self._compute, calls, queue, lanes=engine.lanes)
+        compute = partial(_embed, engine, vision)
+        self.scheduler = Scheduler(compute, calls, queue, lanes=engine.lanes, free=engine.close)
         decoders = min(_MOST_DECODERS, usable_cores())
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="images")
         self._held = 0
-        self._engine_closed = False
         self._lock = threading.Lock()
 
     @contextmanager
     def embedded(
-        self,
-        images: Sequence[bytes | None],
-        called: Sequence[str],
-        deadline: float | None,
-        caller: str = "",
-        after_s: Callable[[int], float] = _nothing,
-    ) -> Iterator[list[ImageEmbeddings | None]]:
-        """The embeddings of a request's images, None where there is none. `called` names them in
-        messages, `deadline` is in seconds of time.monotonic(); `after_s` predicts how many of them
-        are needed behind the tower for so many tiles.
+        self, request: AnyRequest, after_s: Callable[[int], float] = _nothing
+    ) -> Iterator[AnyRequest]:
+        """The request with embeddings in the place of its images' files; `after_s` predicts how
+        many seconds are needed behind the tower for so many tiles.
 
         Their room is kept for the length of the block. Raises InvalidImage, ImageTooLarge and
         TooManyTiles, Unavailable and EngineError; of what a header tells, before anything is
         decoded.
         """
-        if all(image is None for image in images):
-            yield [None] * len(images)
-            return
-        task = self._look(images, called)
+        task = self._look(request)
         with self._room(task.tiles):
             if task.pictures:
-                due = _due(deadline, after_s(task.tiles))
-                with self._scheduler.admit(task.new_tiles, task.new_tiles, due, caller) as ticket:
+                due = _due(request.deadline, after_s(task.tiles))
+                with self._admit(task, due, request.caller) as ticket:
                     future = ticket.submit(self._decode(task, ticket.check))
                 try:
-                    self._keep(task, future.result(_left(due)))
+                    self._keep(task, future.result(time_left_s(due)))
                 except TimeoutError as error:
                     future.cancel()
                     raise DeadlineExceeded from error
-            yield task.images()
+            yield task.seen(request)
 
     @asynccontextmanager
     async def embedded_async(
-        self,
-        images: Sequence[bytes | None],
-        called: Sequence[str],
-        deadline: float | None,
-        caller: str = "",
-        after_s: Callable[[int], float] = _nothing,
-    ) -> AsyncIterator[list[ImageEmbeddings | None]]:
+        self, request: AnyRequest, after_s: Callable[[int], float] = _nothing
+    ) -> AsyncIterator[AnyRequest]:
         """`embedded` for an event loop: looks and decodes in threads of its own; cancelling the
         task drops the tiles that still wait."""
-        if all(image is None for image in images):
-            yield [None] * len(images)
-            return
         try:
-            async with asyncio.timeout(_left(deadline)):
-                task = await self._in_thread(lambda: self._look(images, called))
-                room = self._take_room(task.tiles)
+            async with asyncio.timeout(time_left_s(request.deadline)):
+                task = await self._in_thread(lambda: self._look(request))
         except TimeoutError as error:
             raise DeadlineExceeded from error
-        try:
+        with self._room(task.tiles):
             if task.pictures:
-                due = _due(deadline, after_s(task.tiles))
-                await self._compute_async(task, due, caller)
-            yield task.images()
-        finally:
-            self._give_back(room)
+                due = _due(request.deadline, after_s(task.tiles))
+                await self._compute_async(task, due, request.caller)
+            yield task.seen(request)
 
     async def _compute_async(self, task: _Task, deadline: float | None, caller: str) -> None:
         try:
-            async with asyncio.timeout(_left(deadline)):
-                with self._scheduler.admit(
-                    task.new_tiles, task.new_tiles, deadline, caller
-                ) as ticket:
+            async with asyncio.timeout(time_left_s(deadline)):
+                with self._admit(task, deadline, caller) as ticket:
                     tiles = await self._in_thread(lambda: self._decode(task, ticket.check))
                     future = ticket.submit(tiles)
                 self._keep(task, await asyncio.wrap_future(future))
         except TimeoutError as error:
             raise DeadlineExceeded from error
 
-    def cache_stats(self) -> CacheStats:
-        """What the cache found."""
-        return self._cache.stats()
-
-    def queue_depth(self) -> int:
-        """Tiles that wait for a call."""
-        return self._scheduler.queue_depth()[0]
-
-    def stats(self) -> SchedulerStats:
-        """Counters of tiles and of the tower's calls since the start."""
-        return self._scheduler.stats()
+    def _admit(self, task: _Task, deadline: float | None, caller: str) -> Ticket:
+        tiles = task.new_tiles
+        return self.scheduler.admit(tiles, tiles, deadline, caller)
 
     def idle(self) -> bool:
         """Whether no request's images are looked at, wait, run or are kept for it."""
         with self._lock:
-            return not self._held and self._scheduler.idle()
+            return not self._held and self.scheduler.idle()
 
     def inherit_estimates(self, before: "Tower") -> None:
         """Predict with what was measured of the one that this one replaces."""
-        self._scheduler.inherit_estimates(before._scheduler)
+        self.scheduler.inherit_estimates(before.scheduler)
 
     def fault(self, patience_s: float) -> str | None:
         """See Model.fault."""
-        if self._scheduler.device_lost:
+        if self.scheduler.device_lost:
             return "the device failed at images"
-        if not self._scheduler.alive():
+        if not self.scheduler.alive():
             return "the thread that calls the vision engine has ended"
-        running_s = self._scheduler.running_s()
+        running_s = self.scheduler.running_s()
         if running_s > patience_s:
             return f"a call of the vision engine has been running for {running_s:.0f} s"
         return None
@@ -220,36 +200,45 @@ class Tower:
         """On a GPU compute the largest call, so that all later ones fit into its memory."""
         if not self._engine.device.startswith("cuda"):
             return
-        size = self._vision.rule.size
+        size = self.vision.rule.size
         tile = Tile(np.zeros((size, size, 3), np.uint8))
         with suppress(OutOfMemory):  # calls are halved then
-            self._scheduler.submit([tile] * self._call_tiles, None).result()
+            self.scheduler.submit([tile] * self._call_tiles, None).result()
 
     def close(self) -> None:
         """Answer every waiter with ModelClosed and give the engine's memory back, unless it hangs.
         May be called again, and from several threads."""
-        if self._scheduler.close():
-            with self._lock:
-                closed, self._engine_closed = self._engine_closed, True
-            if not closed:
-                self._engine.close()
+        self.scheduler.close()
         self._decoders.shutdown(wait=False)
 
-    def _look(self, images: Sequence[bytes | None], called: Sequence[str]) -> _Task:
+    def check_pixels(self, golden: ImageGolden, pillow: str | None) -> None:
+        """Raise GoldenMismatch if the tower reads other pixels of a golden image than the export,
+        which had this version of Pillow."""
+        image = open_image(golden.image, TextPlace("a golden image")).decode()
+        pixels = pixel_values(cut(image, self.vision.rule))
+        if (digest := hashlib.sha256(pixels.tobytes()).hexdigest()) != golden.pixels:
+            raise GoldenMismatch(
+                f"the pixels of a golden image have the sha256 {digest[:12]}…, the export recorded "
+                f"{golden.pixels[:12]}…; the version of Pillow changed: install the one in "
+                f"constraints.txt (the export had {pillow})"
+            )
+
+    def _look(self, request: AnyRequest) -> _Task:
         """Read the headers of what the cache does not know."""
         task = _Task([])
-        for data, what in zip(images, called, strict=True):
-            digest = None if data is None else hashlib.sha256(data).digest()
+        for index, text in enumerate(request.texts):
+            data = None if isinstance(text, str) else text.image
+            digest = hashlib.sha256(data).digest() if isinstance(data, bytes) else None
             task.order.append(digest)
-            if data is None or digest is None or digest in task.counts:
+            if not isinstance(data, bytes) or digest is None or digest in task.counts:
                 continue
-            if found := self._cache.get(digest):
+            if found := self.cache.get(digest):
                 task.known[digest] = found
                 task.counts[digest] = found.tiles
                 continue
-            picture = open_image(data, what, self._limits.image)
+            picture = open_image(data, request.image_place(index), self._limits.image)
             task.pictures[digest] = picture
-            task.counts[digest] = self._vision.rule.count(picture.size)
+            task.counts[digest] = self.vision.rule.count(picture.size)
         if task.tiles > self._limits.request_tiles:
             raise TooManyTiles(task.tiles, self._limits.request_tiles)
         return task
@@ -258,7 +247,7 @@ class Tower:
         tiles: list[Tile] = []
         for picture in task.pictures.values():
             check()
-            tiles += map(Tile, cut(picture.decode(), self._vision.rule))
+            tiles += map(Tile, cut(picture.decode(), self.vision.rule))
         return tiles
 
     def _keep(self, task: _Task, scored: Scored) -> None:
@@ -269,29 +258,11 @@ class Tower:
             # A copy: a part of the request's array would keep all of it in the cache.
             image = ImageEmbeddings(digest, scored.outputs[first:last].copy())
             task.known[digest] = image
-            self._cache.put(image)
+            self.cache.put(image)
             first = last
-
-    def _compute(self, tiles: Sequence[Tile]) -> Floats:
-        values = pixel_values(np.stack([tile.pixels for tile in tiles]))
-        found = self._engine.run({PIXELS_INPUT: values})[EMBEDS_OUTPUT]
-        wanted = (len(tiles), self._vision.tokens, self._vision.hidden)
-        if found.shape != wanted:
-            raise EngineError(
-                f"{self._engine.name} gave image embeddings of shape {list(found.shape)}, wanted "
-                f"{list(wanted)}; export the checkpoint again"
-            )
-        return found.astype(np.float32, copy=False)
 
     @contextmanager
     def _room(self, tiles: int) -> Iterator[None]:
-        room = self._take_room(tiles)
-        try:
-            yield
-        finally:
-            self._give_back(room)
-
-    def _take_room(self, tiles: int) -> int:
         """Count a request's tiles as held. Where nothing is, there is room for any request."""
         with self._lock:
             if self._held and self._held + tiles > self._limits.held_tiles:
@@ -300,11 +271,11 @@ class Tower:
                     f"room for {self._limits.held_tiles}; this request brings {tiles}"
                 )
             self._held += tiles
-        return tiles
-
-    def _give_back(self, tiles: int) -> None:
-        with self._lock:
-            self._held -= tiles
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= tiles
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:
@@ -312,6 +283,20 @@ class Tower:
         except RuntimeError:  # the threads were told to end
             raise ModelClosed from None
         return await asyncio.wrap_future(future)
+
+
+def _embed(engine: Engine, vision: Vision, tiles: Sequence[Tile]) -> Floats:
+    """The embeddings of these tiles. No method of the tower: the scheduler would keep a replaced
+    one in memory until the next garbage collection."""
+    values = pixel_values(np.stack([tile.pixels for tile in tiles]))
+    found = engine.run({PIXELS_INPUT: values})[EMBEDS_OUTPUT]
+    wanted = (len(tiles), vision.tokens, vision.hidden)
+    if found.shape != wanted:
+        raise EngineError(
+            f"{engine.name} gave image embeddings of shape {list(found.shape)}, wanted "
+            f"{list(wanted)}; export the checkpoint again"
+        )
+    return found.astype(np.float32, copy=False)
 
 
 def _due(deadline: float | None, after_s: float) -> float | None:
@@ -324,7 +309,3 @@ def _due(deadline: float | None, after_s: float) -> float | None:
             "request's deadline; send fewer or smaller images, or raise NIM_REQUEST_TIMEOUT_S"
         )
     return deadline - after_s
-
-
-def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - time.monotonic())

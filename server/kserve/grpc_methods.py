@@ -1,174 +1,134 @@
-"""The methods of GRPCInferenceService: request messages to reply messages."""
+"""The methods of GRPCInferenceService: request messages to the fields of reply messages."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from msgspec import to_builtins
+
+from runtime.version import version
 from server.call import Call, Limit, Place
 from server.errors import InvalidRequest, UnknownModel
 from server.kserve.inference import Wanted, infer
-from server.kserve.messages import CONFIG_TYPES, Messages
+from server.kserve.messages import CONFIG_TYPES
 from server.kserve.model_control import ModelControlRefused, reload
 from server.kserve.models import (
     EXTENSIONS,
-    PLATFORM,
     SERVER_NAME,
     KserveModel,
     all_models,
     find,
 )
-from server.kserve.tensors import BYTES, Declared, Output, from_elements, from_raw
-from server.metadata import version
+from server.kserve.tensors import BYTES, Declared, text_tensor, texts_of_elements, texts_of_raw
 from server.names import TRITON_VERSION
 
-Answer = Callable[[Any, Call], Awaitable[Any]]
+# Takes a request and the call; returns the fields of the reply.
+Answer = Callable[[Any, Call], Awaitable[dict[str, Any]]]
 
 _PARAMETER_FIELDS = ("bool_param", "int64_param", "string_param", "double_param", "uint64_param")
 _TEXTS = "bytes_contents"
 
 
-class Methods:
-    """The served methods; each takes its request and the call."""
+async def _server_live(_: Any, call: Call) -> dict[str, Any]:
+    return {"live": call.service.live}
 
-    def __init__(self, messages: Messages) -> None:
-        self._messages = messages
 
-    def answers(self) -> Mapping[str, Answer]:
-        """The handler of each method, by the method's name."""
-        return {
-            "ServerLive": self._server_live,
-            "ServerReady": self._server_ready,
-            "ServerMetadata": self._server_metadata,
-            "ModelReady": self._model_ready,
-            "ModelMetadata": self._model_metadata,
-            "ModelConfig": self._model_config,
-            "ModelStatistics": self._model_statistics,
-            "ModelInfer": self._model_infer,
-            "RepositoryIndex": self._repository_index,
-            "RepositoryModelLoad": self._repository_model_load,
-        }
+async def _server_ready(_: Any, call: Call) -> dict[str, Any]:
+    return {"ready": call.service.ready}
 
-    async def _server_live(self, _: Any, call: Call) -> Any:
-        return self._messages["ServerLiveResponse"](live=call.service.live)
 
-    async def _server_ready(self, _: Any, call: Call) -> Any:
-        return self._messages["ServerReadyResponse"](ready=call.service.ready)
+async def _server_metadata(_: Any, __: Call) -> dict[str, Any]:
+    return {"name": SERVER_NAME, "version": version(), "extensions": EXTENSIONS}
 
-    async def _server_metadata(self, _: Any, __: Call) -> Any:
-        reply = self._messages["ServerMetadataResponse"]
-        return reply(name=SERVER_NAME, version=version(), extensions=EXTENSIONS)
 
-    async def _model_ready(self, request: Any, call: Call) -> Any:
-        """An unknown model is not ready, as in Triton."""
-        ready = call.service.ready
-        if ready:
-            try:
-                find(call.service, request.name, request.version)
-            except UnknownModel:
-                ready = False
-        return self._messages["ModelReadyResponse"](ready=ready)
+async def _model_ready(request: Any, call: Call) -> dict[str, Any]:
+    """An unknown model is not ready, as in Triton."""
+    ready = call.service.ready
+    if ready:
+        try:
+            find(call.service, request.name, request.version)
+        except UnknownModel:
+            ready = False
+    return {"ready": ready}
 
-    async def _model_metadata(self, request: Any, call: Call) -> Any:
-        model = find(call.service, request.name, request.version)
-        tensor = self._messages["TensorMetadata"]
-        return self._messages["ModelMetadataResponse"](
-            name=model.name,
-            versions=[TRITON_VERSION],
-            platform=PLATFORM,
-            inputs=[tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in model.inputs],
-            outputs=[
-                tensor(name=t.name, datatype=t.datatype, shape=t.shape) for t in model.outputs
-            ],
-        )
 
-    async def _model_config(self, request: Any, call: Call) -> Any:
-        model = find(call.service, request.name, request.version)
-        ends = {
-            end: [
-                self._messages[message](
-                    name=t.name, data_type=CONFIG_TYPES[t.config_type], dims=t.dims
-                )
-                for t in tensors
-            ]
-            for end, message, tensors in (
-                ("input", "ModelInput", model.inputs),
-                ("output", "ModelOutput", model.outputs),
-            )
-        }
-        config = self._messages["ModelConfig"](
-            name=model.name,
-            platform=PLATFORM,
-            backend=PLATFORM,
-            max_batch_size=model.max_batch_size,
-            dynamic_batching=self._messages["ModelDynamicBatching"](),
-            **ends,
-        )
-        return self._messages["ModelConfigResponse"](config=config)
+async def _model_metadata(request: Any, call: Call) -> dict[str, Any]:
+    fields: dict[str, Any] = to_builtins(_named(request, call).metadata())
+    return fields
 
-    async def _model_statistics(self, request: Any, call: Call) -> Any:
-        service = call.service
-        named = [find(service, request.name, request.version)] if request.name else None
-        models = all_models(service) if named is None else named
-        return self._messages["ModelStatisticsResponse"](
-            model_stats=[self._statistics(model) for model in models]
-        )
 
-    def _statistics(self, model: KserveModel) -> Any:
-        found = model.statistics()
-        duration = self._messages["StatisticDuration"]
-        return self._messages["ModelStatistics"](
-            name=model.name,
-            version=TRITON_VERSION,
-            last_inference=found.last_inference_ms,
-            inference_count=found.inference_count,
-            execution_count=found.execution_count,
-            inference_stats=self._messages["InferStatistics"](
-                **{name: duration(count=s.count, ns=s.ns) for name, s in found.stages.items()}
-            ),
-        )
+async def _model_config(request: Any, call: Call) -> dict[str, Any]:
+    config = to_builtins(_named(request, call).config())
+    for tensor in config["input"] + config["output"]:
+        tensor["data_type"] = CONFIG_TYPES[tensor["data_type"]]
+    return {"config": config}
 
-    async def _repository_index(self, request: Any, call: Call) -> Any:  # noqa: ARG002
-        index = self._messages["ModelIndex"]
-        models = all_models(call.service)
-        return self._messages["RepositoryIndexResponse"](
-            models=[
-                index(name=model.name, version=TRITON_VERSION, state="READY") for model in models
-            ]
-        )
 
-    async def _repository_model_load(self, request: Any, call: Call) -> Any:
-        if request.parameters:
-            raise ModelControlRefused(
-                "the model's directory is loaded as it is; send no parameters"
-            )
-        await reload(call.service, find(call.service, request.model_name, None))
-        return self._messages["RepositoryModelLoadResponse"]()
+async def _model_statistics(request: Any, call: Call) -> dict[str, Any]:
+    models = [_named(request, call)] if request.name else all_models(call.service)
+    statistics = [to_builtins(model.statistics()) for model in models]
+    for one in statistics:
+        del one["batch_stats"], one["memory_usage"]  # always empty, and no messages of ours
+    return {"model_stats": statistics}
 
-    async def _model_infer(self, request: Any, call: Call) -> Any:
-        model = find(call.service, request.model_name, request.model_version)
-        wanted = [Wanted(output.name, _parameters(output)) for output in request.outputs]
-        contents, parameters = _contents(request, model.limit), _parameters(request)
-        request_id = request.id
-        # Free the message before its texts are decoded, which may take four times as much memory.
-        del request
-        tensors = (
-            from_raw(declared, memoryview(found))
+
+async def _repository_index(_: Any, call: Call) -> dict[str, Any]:
+    ready = {"version": TRITON_VERSION, "state": "READY"}
+    return {"models": [{"name": model.name, **ready} for model in all_models(call.service)]}
+
+
+async def _repository_model_load(request: Any, call: Call) -> dict[str, Any]:
+    if request.parameters:
+        raise ModelControlRefused("the model's directory is loaded as it is; send no parameters")
+    await reload(call.service, find(call.service, request.model_name, None))
+    return {}
+
+
+async def _model_infer(request: Any, call: Call) -> dict[str, Any]:
+    model = find(call.service, request.model_name, request.model_version)
+    wanted = [Wanted(output.name, _parameters(output)) for output in request.outputs]
+    contents, parameters = _contents(request, model.limit), _parameters(request)
+    request_id = request.id
+    # Free the message before its texts are decoded, which may take four times as much memory.
+    del request
+    tensors = (
+        text_tensor(
+            declared,
+            texts_of_raw(memoryview(found), declared)
             if isinstance(found, bytes)
-            else from_elements(declared, found)
-            for declared, found in contents
+            else texts_of_elements(found, declared),
         )
-        del contents
-        outputs = await infer(call, model, tensors, parameters, wanted)
-        return self._messages["ModelInferResponse"](
-            model_name=model.name,
-            model_version=TRITON_VERSION,
-            id=request_id,
-            outputs=[self._output(output) for output in outputs],
-            raw_output_contents=[output.raw() for output in outputs],
-        )
+        for declared, found in contents
+    )
+    del contents
+    outputs = await infer(call, model, tensors, parameters, wanted)
+    return {
+        "model_name": model.name,
+        "model_version": TRITON_VERSION,
+        "id": request_id,
+        "outputs": [
+            {"name": output.name, "datatype": output.datatype, "shape": output.values.shape}
+            for output in outputs
+        ],
+        "raw_output_contents": [output.raw() for output in outputs],
+    }
 
-    def _output(self, output: Output) -> Any:
-        message = self._messages["InferOutputTensor"]
-        return message(name=output.name, datatype=output.datatype, shape=output.values.shape)
+
+ANSWERS: Mapping[str, Answer] = {
+    "ServerLive": _server_live,
+    "ServerReady": _server_ready,
+    "ServerMetadata": _server_metadata,
+    "ModelReady": _model_ready,
+    "ModelMetadata": _model_metadata,
+    "ModelConfig": _model_config,
+    "ModelStatistics": _model_statistics,
+    "ModelInfer": _model_infer,
+    "RepositoryIndex": _repository_index,
+    "RepositoryModelLoad": _repository_model_load,
+}
+
+
+def _named(request: Any, call: Call) -> KserveModel:
+    return find(call.service, request.name, request.version)
 
 
 def _contents(request: Any, limit: Limit) -> list[tuple[Declared, bytes | list[bytes]]]:

@@ -11,8 +11,8 @@ values are counted. Health needs neither key nor slot.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -24,11 +24,12 @@ from server.addresses import addresses_of, only_at
 from server.auth import Keys
 from server.call import Call
 from server.caller import grpc_caller
+from server.connection import Reservation
 from server.descriptors import GRPC_SHARE, most_connections
 from server.errors import AuthenticationRequired, classify_error, drop_tracebacks, log_failure
 from server.kserve.arrivals import Arrivals, Context
 from server.kserve.grpc_health import HEALTH, Health
-from server.kserve.grpc_methods import Answer, Methods
+from server.kserve.grpc_methods import ANSWERS, Answer
 from server.kserve.grpc_requests import Requests
 from server.kserve.grpc_status import SERVER_FAULTS, UnknownMethod, code_of, status_message
 from server.kserve.messages import Messages
@@ -74,16 +75,15 @@ class GrpcServer:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._keys = Keys(service.settings)
-        messages = Messages()
-        answers = Methods(messages).answers()
-        self._requests = Requests(messages, answers, service.settings)
-        self._health = Health(messages, service, frozenset({_SERVICE}))
+        self._messages = Messages()
+        self._requests = Requests(self._messages, ANSWERS, service.settings)
+        self._health = Health(self._messages, service, frozenset({_SERVICE}))
         self._calls = 0
         self._arrivals = Arrivals()
         self._server = grpc.aio.server(
             options=_options(service.settings), maximum_concurrent_rpcs=_MOST_UNFINISHED
         )
-        self._server.add_generic_rpc_handlers((_Methods(self._handlers(answers)),))
+        self._server.add_generic_rpc_handlers((_Methods(self._handlers()),))
 
     async def start(self, host: str, port: int) -> None:
         """Listen. Raises SettingsError when the port is taken."""
@@ -111,11 +111,11 @@ class GrpcServer:
         self._health.end()
         await self._server.stop(self._service.settings.drain_timeout_s)
 
-    def _handlers(self, answers: Mapping[str, Answer]) -> dict[str, grpc.RpcMethodHandler]:
+    def _handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         """The handler of each path; _OTHER handles methods that are not served."""
         served = {
             f"/{_SERVICE}/{name}": self._handler(name, partial(self._answer, name, answer))
-            for name, answer in answers.items()
+            for name, answer in ANSWERS.items()
         }
         health = {
             f"/{HEALTH}/Check": self._handler("Check", self._health.check),
@@ -182,11 +182,12 @@ class GrpcServer:
 
     async def _answer(self, method: str, answer: Answer, context: Context, call: Call) -> Any:
         """Answer an authenticated call."""
+        reply = self._messages[f"{method}Response"]
         if method in _SILENT:
-            return await answer(None, call)
+            return reply(**await answer(None, call))
         async with self._call_slot():
-            with ExitStack() as room:
-                return await answer(await self._read(method, context, call, room), call)
+            with self._service.body_budget.reservation() as room:
+                return reply(**await answer(await self._read(method, context, call, room), call))
 
     @asynccontextmanager
     async def _call_slot(self) -> AsyncIterator[None]:
@@ -204,20 +205,17 @@ class GrpcServer:
         method: str,
         context: Context,
         call: Call,
-        room: ExitStack,
+        room: Reservation,
     ) -> Any:
-        """Read and parse the call's request; its part of the body budget is held until `room`
-        closes.
+        """Read and parse the call's request; its part of the body budget is `room`.
 
         Raises BodyTooSlow, ClientDisconnected, Overloaded or InvalidRequest. Nothing is awaited
         between parsing and the wait for the model, so that only one message is copied at a time.
         """
         message = await self._arrivals.read(context, call.deadline)
-        body_budget = self._service.body_budget
-        room.enter_context(body_budget.reserving(len(message)))
-        beside = await self._requests.decoded_bytes(method, message, body_budget.slices)
-        room.enter_context(body_budget.reserving(beside))
-        await body_budget.slices.before(len(message))
+        room.add(len(message))
+        room.add(await self._requests.decoded_bytes(method, message, room.slices))
+        await room.slices.before(len(message))
         return self._requests.parse(method, message)
 
     def _begin(self, name: str, given: dict[str, str]) -> Trace | None:

@@ -12,9 +12,10 @@ from typing import Any, TypeVar, get_args
 import numpy as np
 
 from runtime.postprocess import EmbeddingType, InputType, quantized
-from runtime.text import Truncate
+from runtime.requests import EmbedRequest, RankRequest, Truncate
 from server.call import Call, Field
 from server.errors import InvalidRequest
+from server.fields import one_of
 from server.kserve.models import KserveModel
 from server.kserve.tensors import Output, TextTensor, refuse_shared_memory
 
@@ -62,16 +63,13 @@ async def _rank(
     call: Call, inputs: Mapping[str, TextTensor], parameters: Parameters
 ) -> list[Output]:
     queries, passages = inputs["query"].texts, inputs["passage"].texts
-    if len(queries) == 1:
-        queries = queries * len(passages)
-    if len(queries) != len(passages):
+    if len(queries) not in (1, len(passages)):
         message = f"found {len(queries)} queries for {len(passages)} passages, wanted 1 or as many"
         raise InvalidRequest("value_error", ("query",), message)
     truncate = _word(parameters, "truncate", _TRUNCATES, "NONE")
-    ranking = await call.rank_pairs(
-        list(zip(queries, passages, strict=True)),
-        truncate,
-        queries_at=Field("query"),
+    ranking = await call.rank(
+        RankRequest(queries[0] if len(queries) == 1 else queries, passages, truncate=truncate),
+        query_at=Field("query"),
         passages_at=Field("passage"),
     )
     rows = np.arange(len(passages), dtype=np.int32)
@@ -90,13 +88,13 @@ async def _embed(
     kind = _word(parameters, "embedding_type", _TYPES, "float")
     # The NIM's own default over gRPC is query.
     default_type = call.service.settings.default_input_type or "query"
-    embeddings = await call.embed(
+    request = EmbedRequest(
         inputs["text"].texts,
         _word(parameters, "input_type", _INPUT_TYPES, default_type),
-        _word(parameters, "truncate", _TRUNCATES, "NONE"),
         _dimensions(parameters),
-        input_at=Field("text"),
+        truncate=_word(parameters, "truncate", _TRUNCATES, "NONE"),
     )
+    embeddings = await call.embed(request, input_at=Field("text"))
     return [
         Output("token_count", embeddings.token_counts.astype(np.int32)),
         Output("embeddings", quantized(embeddings.vectors, kind)),
@@ -151,13 +149,7 @@ def _shorten_deadline(call: Call, parameters: Parameters) -> None:
 
 
 def _word(parameters: Parameters, name: str, known: tuple[Word, ...], default: Word) -> Word:
-    found = parameters.get(name)
-    if found is None:
-        return default
-    if found not in known:
-        message = f"wanted one of {', '.join(known)}"
-        raise InvalidRequest("literal_error", ("parameters", name), message)
-    return next(word for word in known if word == found)
+    return one_of(parameters.get(name), known, "parameters", name) or default
 
 
 def whole_number(text: str) -> int | None:

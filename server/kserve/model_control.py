@@ -7,7 +7,7 @@ from runtime.daemon import run_in_daemon
 from runtime.errors import ArtifactError, EngineError
 from server.errors import RequestRefused
 from server.kserve.models import KserveModel
-from server.reloading import NotReloaded
+from server.reloading import NotReloaded, reload_model
 from server.service import Service
 
 
@@ -27,6 +27,7 @@ async def reload(service: Service, model: KserveModel) -> None:
             "RERANK_MODEL_CONTROL=true; SIGHUP reloads as well"
         )
     try:
-        await asyncio.wrap_future(run_in_daemon(partial(service.reload, model.kind), "reloader"))
+        work = partial(reload_model, service, model.kind)
+        await asyncio.wrap_future(run_in_daemon(work, "reloader"))
     except (ArtifactError, EngineError) as error:
         raise NotReloaded(error) from error

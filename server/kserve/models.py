@@ -5,12 +5,16 @@ Tensor names are those of NVIDIA's retrieval NIMs.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from runtime.profile import Kind
 from server.call import Limit, limit_of
 from server.errors import UnknownModel
 from server.names import TRITON_VERSION, triton_name
-from server.service import Served, Service
+from server.served import Served
+from server.service import Service
 from server.settings import MAX_BATCH_SIZES
 
 SERVER_NAME = "open-rerank"
@@ -20,31 +24,62 @@ PLATFORM = "open_rerank"
 _VERSIONS = (None, "", "-1", TRITON_VERSION)
 
 
-@dataclass(frozen=True)
-class TensorFacts:
-    """An input or output: its KServe datatype and its shape, -1 for variable sizes."""
+class TensorReply(msgspec.Struct):
+    """A tensor; -1 stands for variable sizes."""
 
     name: str
     datatype: str
-    shape: tuple[int, ...]
-
-    @property
-    def config_type(self) -> str:
-        """The datatype as a Triton configuration spells it."""
-        return "TYPE_STRING" if self.datatype == "BYTES" else f"TYPE_{self.datatype}"
-
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """The shape without the batch."""
-        return self.shape[1:]
+    shape: list[int]
 
 
-@dataclass(frozen=True)
-class Duration:
+class ModelReply(msgspec.Struct):
+    """A model's metadata."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorReply]
+    outputs: list[TensorReply]
+
+
+class ConfigTensor(msgspec.Struct):
+    """A tensor in Triton's configuration, without the batch."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ConfigReply(msgspec.Struct):
+    """A model's configuration in Triton's shape."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[ConfigTensor]
+    output: list[ConfigTensor]
+    dynamic_batching: dict[str, Any]
+
+
+class StatisticDuration(msgspec.Struct):
     """A count, and the total in nanoseconds."""
 
     count: int
     ns: int
+
+
+class ModelStatistics(msgspec.Struct):
+    """A model's counters: inference_count rows in execution_count engine calls."""
+
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: dict[str, StatisticDuration]
+    batch_stats: list[dict[str, Any]]
+    memory_usage: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,26 +91,55 @@ class KserveModel:
 
     name: str
     kind: Kind
-    inputs: tuple[TensorFacts, ...]
-    outputs: tuple[TensorFacts, ...]
+    inputs: list[TensorReply]
+    outputs: list[TensorReply]
     limit: Limit
     max_batch_size: int
     served: Served
 
-    def statistics(self) -> "Statistics":
-        """The current counters."""
-        return _statistics(self.served)
+    def metadata(self) -> ModelReply:
+        """Its inputs and outputs."""
+        return ModelReply(self.name, [TRITON_VERSION], PLATFORM, self.inputs, self.outputs)
 
+    def config(self) -> ConfigReply:
+        """Its configuration."""
+        return ConfigReply(
+            name=self.name,
+            platform=PLATFORM,
+            backend=PLATFORM,
+            max_batch_size=self.max_batch_size,
+            input=[_config_tensor(tensor) for tensor in self.inputs],
+            output=[_config_tensor(tensor) for tensor in self.outputs],
+            dynamic_batching={},
+        )
 
-@dataclass(frozen=True)
-class Statistics:
-    """Triton's figures of one model: `inference_count` rows in `execution_count` engine calls;
-    `stages` by Triton's names. `last_inference_ms` since 1970, 0 before the first."""
-
-    last_inference_ms: int
-    inference_count: int
-    execution_count: int
-    stages: dict[str, Duration]
+    def statistics(self) -> ModelStatistics:
+        """Its counters since it was loaded."""
+        stats, tally = self.served.stats(), self.served.tally
+        answered = tally.answered
+        stages = {
+            "success": (answered, tally.answered_s),
+            "fail": (tally.failed, tally.failed_s),
+            "queue": (answered, tally.queue_s),
+            "compute_input": (answered, tally.tokenize_s),
+            "compute_infer": (answered, tally.engine_s),
+            "compute_output": (answered, 0),  # writing the answer is not measured
+            "cache_hit": (0, 0),
+            "cache_miss": (0, 0),
+        }
+        return ModelStatistics(
+            name=self.name,
+            version=TRITON_VERSION,
+            last_inference=int(tally.last_at * 1e3),
+            inference_count=stats.inference_count,
+            execution_count=stats.execution_count,
+            inference_stats={
+                name: StatisticDuration(count, int(seconds * 1e9))
+                for name, (count, seconds) in stages.items()
+            },
+            batch_stats=[],
+            memory_usage=[],
+        )
 
 
 def all_models(service: Service) -> list[KserveModel]:
@@ -101,21 +165,19 @@ def _is_one_of(accepted: Iterable[str], name: str) -> bool:
 
 def _model(service: Service, served: Served) -> KserveModel:
     info = served.model.info
-    inputs: tuple[TensorFacts, ...]
-    outputs: tuple[TensorFacts, ...]
     if info.kind == "rank":
-        inputs = (TensorFacts("query", "BYTES", (-1, 1)), TensorFacts("passage", "BYTES", (-1, 1)))
-        outputs = (
-            TensorFacts("index", "INT32", (-1, 1)),
-            TensorFacts("logit", "FP32", (-1, 1)),
-            TensorFacts("token_count", "INT32", (-1,)),
-        )
+        inputs = [TensorReply("query", "BYTES", [-1, 1]), TensorReply("passage", "BYTES", [-1, 1])]
+        outputs = [
+            TensorReply("index", "INT32", [-1, 1]),
+            TensorReply("logit", "FP32", [-1, 1]),
+            TensorReply("token_count", "INT32", [-1]),
+        ]
     else:
-        inputs = (TensorFacts("text", "BYTES", (-1, 1)),)
-        outputs = (
-            TensorFacts("token_count", "INT32", (-1,)),
-            TensorFacts("embeddings", "FP32", (-1, info.dimensions or -1)),
-        )
+        inputs = [TensorReply("text", "BYTES", [-1, 1])]
+        outputs = [
+            TensorReply("token_count", "INT32", [-1]),
+            TensorReply("embeddings", "FP32", [-1, info.dimensions or -1]),
+        ]
     settings = service.settings
     limit = limit_of(settings, info.kind)
     # Smaller than the limit: nv-ingest fills every request up to this number, and rows of several
@@ -124,22 +186,6 @@ def _model(service: Service, served: Served) -> KserveModel:
     return KserveModel(triton_name(served.name), info.kind, inputs, outputs, limit, rows, served)
 
 
-def _statistics(served: Served) -> Statistics:
-    stats, tally = served.stats(), served.tally
-
-    def spent(count: int, seconds: float) -> Duration:
-        return Duration(count, int(seconds * 1e9))
-
-    stages = {
-        "success": spent(tally.answered, tally.answered_s),
-        "fail": spent(tally.failed, tally.failed_s),
-        "queue": spent(tally.answered, tally.queue_s),
-        "compute_input": spent(tally.answered, tally.tokenize_s),
-        "compute_infer": spent(tally.answered, tally.engine_s),
-        # Writing the answer is not measured, hence 0.
-        "compute_output": Duration(tally.answered, 0),
-        "cache_hit": Duration(0, 0),
-        "cache_miss": Duration(0, 0),
-    }
-    last_ms = int(tally.last_at * 1e3)
-    return Statistics(last_ms, stats.inference_count, stats.execution_count, stages)
+def _config_tensor(tensor: TensorReply) -> ConfigTensor:
+    kind = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+    return ConfigTensor(tensor.name, f"TYPE_{kind}", tensor.shape[1:])

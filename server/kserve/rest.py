@@ -11,8 +11,15 @@ from msgspec import UNSET, Meta, UnsetType
 from server.call import Limit, Place
 from server.errors import InvalidRequest
 from server.kserve.inference import whole_number
-from server.kserve.models import KserveModel, TensorFacts
-from server.kserve.tensors import Declared, Output, TextTensor, from_json, from_raw
+from server.kserve.models import KserveModel, ModelStatistics
+from server.kserve.tensors import (
+    Declared,
+    Output,
+    TextTensor,
+    text_tensor,
+    texts_of_json,
+    texts_of_raw,
+)
 from server.names import TRITON_VERSION
 
 # The header with the number of JSON bytes before the raw tensors.
@@ -88,69 +95,11 @@ class ServerReply(msgspec.Struct):
     extensions: list[str]
 
 
-class TensorReply(msgspec.Struct):
-    """A tensor; -1 stands for variable sizes."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-
-
 class ModelReadyReply(msgspec.Struct):
     """A model that is ready."""
 
     name: str
     ready: bool
-
-
-class ModelReply(msgspec.Struct):
-    """A model's metadata."""
-
-    name: str
-    versions: list[str]
-    platform: str
-    inputs: list[TensorReply]
-    outputs: list[TensorReply]
-
-
-class ConfigTensor(msgspec.Struct):
-    """A tensor in Triton's configuration, without the batch."""
-
-    name: str
-    data_type: str
-    dims: list[int]
-
-
-class ConfigReply(msgspec.Struct):
-    """A model's configuration in Triton's shape."""
-
-    name: str
-    platform: str
-    backend: str
-    max_batch_size: int
-    input: list[ConfigTensor]
-    output: list[ConfigTensor]
-    dynamic_batching: dict[str, Any]
-
-
-class StatisticDuration(msgspec.Struct):
-    """A count, and the total in nanoseconds."""
-
-    count: int
-    ns: int
-
-
-class ModelStatistics(msgspec.Struct):
-    """A model's counters: inference_count rows in execution_count engine calls."""
-
-    name: str
-    version: str
-    last_inference: int
-    inference_count: int
-    execution_count: int
-    inference_stats: dict[str, StatisticDuration]
-    batch_stats: list[dict[str, Any]]
-    memory_usage: list[dict[str, Any]]
 
 
 class StatisticsReply(msgspec.Struct):
@@ -188,7 +137,7 @@ def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterat
         size = parameters.get("binary_data_size")
         if size is None:
             data = None if given.data is UNSET else given.data
-            yield from_json(declared, data)
+            yield text_tensor(declared, texts_of_json(data, declared))
             continue
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(raw):
             message = f"wanted binary_data_size from 0 to the {len(raw)} bytes that are left"
@@ -196,7 +145,7 @@ def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterat
         if given.data is not UNSET:
             message = "found data and binary_data_size, wanted one of them"
             raise InvalidRequest("value_error", place, message)
-        yield from_raw(declared, raw[:size])
+        yield text_tensor(declared, texts_of_raw(raw[:size], declared))
         raw = raw[size:]
     if len(raw):
         raise InvalidRequest("value_error", (), f"found {len(raw)} bytes that belong to no input")
@@ -242,30 +191,3 @@ def write_reply(
     head = _ENCODER.encode(InferReply(model.name, TRITON_VERSION, replies, id=request_id))
     headers = {HEADER_LENGTH: str(len(head))} if tail else {}
     return b"".join([head, *tail]), headers
-
-
-def tensor_reply(facts: TensorFacts) -> TensorReply:
-    """The tensor in a metadata reply."""
-    return TensorReply(facts.name, facts.datatype, list(facts.shape))
-
-
-def config_tensor(facts: TensorFacts) -> ConfigTensor:
-    """The tensor in a configuration reply."""
-    return ConfigTensor(facts.name, facts.config_type, list(facts.dims))
-
-
-def model_statistics(model: KserveModel) -> ModelStatistics:
-    """The counters of `model` since it was loaded."""
-    found = model.statistics()
-    return ModelStatistics(
-        name=model.name,
-        version=TRITON_VERSION,
-        last_inference=found.last_inference_ms,
-        inference_count=found.inference_count,
-        execution_count=found.execution_count,
-        inference_stats={
-            name: StatisticDuration(spent.count, spent.ns) for name, spent in found.stages.items()
-        },
-        batch_stats=[],
-        memory_usage=[],
-    )

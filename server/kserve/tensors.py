@@ -67,22 +67,55 @@ class Declared:
     limit: Limit
 
 
-def from_json(declared: Declared, data: Any) -> TextTensor:
-    """A tensor with texts in `data`, flat or nested like the shape. Raises InvalidRequest."""
-    _check(declared)
-    return _tensor(declared, _flat(data, declared))
+def text_tensor(declared: Declared, texts: Iterable[str]) -> TextTensor:
+    """The declared tensor with `texts`, of which it reads at most one more than the shape says.
+    Raises InvalidRequest, before reading any if the declaration is wrong."""
+    refuse_shared_memory(declared.place, declared.parameters)
+    if declared.datatype != BYTES:
+        raise _wrong(declared, f"wanted the datatype {BYTES}")
+    shape = declared.shape
+    column = len(shape) <= 1 or (len(shape) == _MOST_AXES and shape[1] == 1)
+    if not shape or not column or shape[0] < 1:
+        raise _wrong(declared, "wanted the shape [n] or [n, 1] with n of 1 or more")
+    declared.limit.check(shape[0], declared.place)
+    wanted = math.prod(shape)
+    found = list(islice(texts, wanted + 1))
+    if len(found) != wanted:
+        count = "more" if len(found) > wanted else len(found)
+        raise _wrong(declared, f"found {count} elements, the shape says {wanted}")
+    return TextTensor(declared.name, tuple(shape), found)
 
 
-def from_elements(declared: Declared, elements: Sequence[bytes]) -> TextTensor:
-    """A tensor with a list of elements (gRPC's typed contents). Raises InvalidRequest."""
-    _check(declared)
-    return _tensor(declared, (_text(element, declared) for element in elements))
+def texts_of_json(data: Any, declared: Declared, depth: int = _MOST_AXES) -> Iterator[str]:
+    """Yield the texts in `data`, flat or nested like the shape. Raises InvalidRequest."""
+    if not isinstance(data, list):
+        raise _wrong(declared, "wanted a list of texts as data")
+    for item in data:
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, list) and item and depth > 1:  # empty lists are refused
+            yield from texts_of_json(item, declared, depth - 1)
+        else:
+            raise _wrong(declared, "wanted texts as data, nested as the shape is")
 
 
-def from_raw(declared: Declared, raw: memoryview) -> TextTensor:
-    """A tensor of length-prefixed texts. Raises InvalidRequest for wrong lengths."""
-    _check(declared)
-    return _tensor(declared, _unpacked(raw, declared))
+def texts_of_elements(elements: Iterable[bytes], declared: Declared) -> Iterator[str]:
+    """Yield the texts in a list of elements (gRPC's typed contents). Raises InvalidRequest."""
+    return (_text(element, declared) for element in elements)
+
+
+def texts_of_raw(raw: memoryview, declared: Declared) -> Iterator[str]:
+    """Yield length-prefixed texts. Raises InvalidRequest for wrong lengths."""
+    place = 0
+    for element in elements_of(raw):
+        yield _text(element, declared)
+        place += _LENGTH.size + len(element)
+    left = len(raw) - place - _LENGTH.size
+    if left >= 0:
+        (length,) = _LENGTH.unpack_from(raw, place)
+        raise _wrong(declared, f"found an element of {length} bytes, but only {left} are left")
+    if place < len(raw):
+        raise _wrong(declared, "found bytes behind the last element")
 
 
 def elements_of(raw: memoryview) -> Iterator[memoryview]:
@@ -104,54 +137,8 @@ def refuse_shared_memory(place: Place, parameters: Mapping[str, Any]) -> None:
         raise InvalidRequest("value_error", place, message)
 
 
-def _unpacked(raw: memoryview, declared: Declared) -> Iterator[str]:
-    place = 0
-    for element in elements_of(raw):
-        yield _text(element, declared)
-        place += _LENGTH.size + len(element)
-    left = len(raw) - place - _LENGTH.size
-    if left >= 0:
-        (length,) = _LENGTH.unpack_from(raw, place)
-        raise _wrong(declared, f"found an element of {length} bytes, but only {left} are left")
-    if place < len(raw):
-        raise _wrong(declared, "found bytes behind the last element")
-
-
 def _wrong(declared: Declared, message: str) -> InvalidRequest:
     return InvalidRequest("value_error", declared.place, message)
-
-
-def _check(declared: Declared) -> None:
-    refuse_shared_memory(declared.place, declared.parameters)
-    if declared.datatype != BYTES:
-        raise _wrong(declared, f"wanted the datatype {BYTES}")
-    shape = declared.shape
-    column = len(shape) <= 1 or (len(shape) == _MOST_AXES and shape[1] == 1)
-    if not shape or not column or shape[0] < 1:
-        raise _wrong(declared, "wanted the shape [n] or [n, 1] with n of 1 or more")
-    declared.limit.check(shape[0], declared.place)
-
-
-def _tensor(declared: Declared, texts: Iterable[str]) -> TextTensor:
-    """Build the tensor; reads at most one of `texts` more than the shape says."""
-    wanted = math.prod(declared.shape)
-    found = list(islice(texts, wanted + 1))
-    if len(found) != wanted:
-        count = "more" if len(found) > wanted else len(found)
-        raise _wrong(declared, f"found {count} elements, the shape says {wanted}")
-    return TextTensor(declared.name, tuple(declared.shape), found)
-
-
-def _flat(data: Any, declared: Declared, depth: int = _MOST_AXES) -> Iterator[str]:
-    if not isinstance(data, list):
-        raise _wrong(declared, "wanted a list of texts as data")
-    for item in data:
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, list) and item and depth > 1:  # empty lists are refused
-            yield from _flat(item, declared, depth - 1)
-        else:
-            raise _wrong(declared, "wanted texts as data, nested as the shape is")
 
 
 def _text(element: bytes | memoryview, declared: Declared) -> str:

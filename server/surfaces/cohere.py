@@ -9,32 +9,29 @@ x-truncated-passages has the number of truncated documents.
 import math
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
-from msgspec import UNSET, Meta
+from msgspec import Meta
 
 from runtime.postprocess import Ranking
-from runtime.text import TokenLimits
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
+from runtime.requests import RankRequest, TokenLimits
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import StrictPositive, lax_decoder
-from server.openapi import Operation
-from server.service import Service
 from server.surface import Surface
 from server.surfaces.documents import (
     RankedDocuments,
     RerankRequest,
-    ReturnedDocument,
+    Result,
     check_least,
-    document_writer,
     rank_documents,
+    results_of,
     top_results,
-    wants_raw,
 )
-from server.surfaces.nim import STATUSES
+from server.surfaces.usage import Usage, usage_of
 
 # Cohere's search unit is one query with up to so many documents.
 _UNIT_DOCUMENTS = 100
@@ -85,15 +82,6 @@ class RerankV2(NotInV2, kw_only=True):
 
 
 # Reply
-class ResultV1(msgspec.Struct):
-    """One document. `relevance_score` is the logit's sigmoid, or the other activation that the
-    model was saved with; with `use_activation: false` (Infinity: `raw_scores: true`) the logit."""
-
-    index: int
-    relevance_score: float
-    document: ReturnedDocument = UNSET
-
-
 class ResultV2(msgspec.Struct):
     """One document. `relevance_score` is the logit's sigmoid, or the other activation that the
     model was saved with."""
@@ -121,21 +109,14 @@ class CohereMeta(msgspec.Struct):
     billed_units: BilledUnits
 
 
-class RerankUsage(msgspec.Struct):
-    """Tokens of all pairs; the query counts once for each document."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class ReplyV1(msgspec.Struct):
     """The superset: Cohere reads id, results and meta, Jina and vLLM model, usage and results."""
 
     id: str
     model: str
-    usage: RerankUsage
+    usage: Usage
     meta: CohereMeta
-    results: list[ResultV1]
+    results: list[Result]
 
 
 class ReplyV2(msgspec.Struct):
@@ -149,13 +130,6 @@ class ReplyV2(msgspec.Struct):
 # Mapping
 _V1 = lax_decoder(RerankRequest)
 _V2 = msgspec.json.Decoder(RerankV2)
-_ENCODER = msgspec.json.Encoder()
-
-
-def usage_of(ranking: Ranking) -> RerankUsage:
-    """The tokens of a ranking."""
-    tokens = int(ranking.token_counts.sum())
-    return RerankUsage(tokens, tokens)
 
 
 def id_of(request_id: str | None) -> str:
@@ -168,25 +142,18 @@ def _meta(version: str, documents: Sequence[object]) -> CohereMeta:
     return CohereMeta(ApiVersion(version), BilledUnits(units))
 
 
-def _encode_v1(ranked: RankedDocuments, payload: RerankRequest, model: str) -> bytes:
-    ranking = ranked.ranking
-    scores = ranking.logits if wants_raw(payload) else ranking.relevance()
-    show = document_writer(payload, plain=False)
-    results = [
-        ResultV1(i, float(scores[i]), show(ranked.texts[i]))
-        for i in top_results(ranking.order.tolist(), payload.top_n)
-    ]
-    meta = _meta("1", ranked.texts)
-    reply = ReplyV1(id_of(payload.request_id), model, usage_of(ranking), meta, results)
-    return _ENCODER.encode(reply)
+def _reply_v1(ranked: RankedDocuments, payload: RerankRequest, model: str) -> ReplyV1:
+    results = results_of(ranked, payload, plain=False)
+    usage, meta = usage_of(ranked.ranking), _meta("1", ranked.texts)
+    return ReplyV1(id_of(payload.request_id), model, usage, meta, results)
 
 
-def _encode_v2(ranking: Ranking, payload: RerankV2) -> bytes:
+def _reply_v2(ranking: Ranking, payload: RerankV2) -> ReplyV2:
     scores = ranking.relevance()
     results = [
         ResultV2(i, float(scores[i])) for i in top_results(ranking.order.tolist(), payload.top_n)
     ]
-    return _ENCODER.encode(ReplyV2(id_of(None), results, _meta("2", payload.documents)))
+    return ReplyV2(id_of(None), results, _meta("2", payload.documents))
 
 
 def _check_v2(payload: RerankV2) -> None:
@@ -226,116 +193,51 @@ def error_type(failure: Failure) -> str:
     return types.get(failure.status, "BadRequestError" if failure.status < 500 else "InternalError")
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, RerankError]:
     """The superset error body."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
     return ErrorBody(
-        failure.status, _ENCODER.encode(RerankError(failure.message, failure.message, detail))
+        failure.status, msgspec.json.encode(RerankError(failure.message, failure.message, detail))
     )
 
 
-def error_body_v2(failure: Failure) -> ErrorBody:
+def error_body_v2(failure: Failure) -> Annotated[ErrorBody, CohereError]:
     """Cohere's error body."""
-    return ErrorBody(failure.status, _ENCODER.encode(CohereError(failure.message)))
+    return ErrorBody(failure.status, msgspec.json.encode(CohereError(failure.message)))
 
 
-# Controller
-class CohereRerank(Controller):
-    """Both generations of Cohere's API."""
+# Routes
+@post(
+    "/v1/rerank", status_code=200, tags=["Rerank dialects"], body=RerankRequest, errors=MODEL_ERRORS
+)
+async def rerank_v1(exchange: NamedDependency[Exchange]) -> Response[ReplyV1]:
+    """Rerank as Cohere v1, Jina, vLLM and Infinity do.
 
-    @post("/v1/rerank", status_code=200)
-    async def v1(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Cohere v1, Jina, vLLM, Infinity."""
-        exchange = Exchange(request, service)
-        payload = await exchange.json(_V1)
-        served = service.served("rank")
-        ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
-        return exchange.reply(_encode_v1(ranked, payload, served.name))
-
-    @post("/v2/rerank", status_code=200)
-    async def v2(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Cohere v2."""
-        exchange = Exchange(request, service)
-        payload = await exchange.json(_V2)
-        _check_v2(payload)
-        ranking = await exchange.rank(
-            payload.query,
-            payload.documents,
-            "END",
-            limits=TokenLimits(passage=payload.max_tokens_per_doc),
-        )
-        return exchange.reply(_encode_v2(ranking, payload))
+    `document` is left out with return_documents: false. A body with `raw_scores` is Infinity's:
+    `document` is a text then, with return_documents: true.
+    """
+    payload = await exchange.json(_V1)
+    served = exchange.service.served("rank")
+    ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
+    return exchange.reply(_reply_v1(ranked, payload, served.name))
 
 
-# Documentation
-_REQUEST: dict[str, Any] = {
-    "model": "rerank-v3.5",
-    "query": "What is machine learning?",
-    "documents": ["The weather is nice today", "Machine learning is a subset of AI"],
-    "top_n": 1,
-}
-_META = {"api_version": {"version": "1"}, "billed_units": {"search_units": 1}}
-_RESULT = {"index": 1, "relevance_score": 0.62}
-_USAGE = {"prompt_tokens": 30, "total_tokens": 30}
+@post("/v2/rerank", status_code=200, tags=["Rerank dialects"], body=RerankV2, errors=MODEL_ERRORS)
+async def rerank_v2(exchange: NamedDependency[Exchange]) -> Response[ReplyV2]:
+    """Rerank as Cohere v2 does.
 
-
-def _operation(path: str, summary: str, **fields: Any) -> Operation:
-    return Operation(
-        method="POST",
-        path=path,
-        tag="Rerank dialects",
-        summary=summary,
-        request_example=_REQUEST,
-        statuses=STATUSES,
-        **fields,
+    Fields of v1 and of other servers that would change an answer are refused; they may be null.
+    """
+    payload = await exchange.json(_V2)
+    _check_v2(payload)
+    limits = TokenLimits(passage=payload.max_tokens_per_doc)
+    ranking = await exchange.rank(
+        RankRequest(payload.query, payload.documents, truncate="END", limits=limits)
     )
+    return exchange.reply(_reply_v2(ranking, payload))
 
 
 SURFACES = (
-    Surface(
-        controllers=(CohereRerank,),
-        operations=(
-            _operation(
-                "/v1/rerank",
-                "Rerank as Cohere v1, Jina, vLLM and Infinity do",
-                description=(
-                    "`document` is left out with return_documents: false. A body with `raw_scores` "
-                    "is Infinity's: `document` is a text then, with return_documents: true."
-                ),
-                request=RerankRequest,
-                reply=ReplyV1,
-                reply_example={
-                    "id": "0f6b",
-                    "model": "nvidia/llama-nemotron-rerank-1b-v2",
-                    "usage": _USAGE,
-                    "meta": _META,
-                    "results": [
-                        _RESULT | {"document": {"text": "Machine learning is a subset of AI"}}
-                    ],
-                },
-                error=RerankError,
-            ),
-        ),
-        error_format=error_body,
-        paths=("/v1/rerank",),
-    ),
-    Surface(
-        controllers=(),
-        operations=(
-            _operation(
-                "/v2/rerank",
-                "Rerank as Cohere v2 does",
-                description=(
-                    "Fields of v1 and of other servers that would change an answer are refused; "
-                    "they may be null."
-                ),
-                request=RerankV2,
-                reply=ReplyV2,
-                reply_example={"id": "0f6b", "results": [_RESULT], "meta": _META},
-                error=CohereError,
-            ),
-        ),
-        error_format=error_body_v2,
-        paths=("/v2/rerank",),
-    ),
+    Surface(controllers=(rerank_v1,), error_format=error_body, paths=("/v1/rerank",)),
+    Surface(controllers=(rerank_v2,), error_format=error_body_v2, paths=("/v2/rerank",)),
 )

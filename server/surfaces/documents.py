@@ -13,8 +13,8 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from runtime.postprocess import Ranking
-from runtime.text import TokenLimits, Truncate
-from server.call import Field
+from runtime.requests import RankRequest, TokenLimits, Truncate
+from server.call import listed
 from server.errors import InvalidRequest
 from server.exchange import Exchange
 from server.lax import Flag, Positive, Whole
@@ -61,6 +61,15 @@ class DocumentText(msgspec.Struct):
 ReturnedDocument = str | DocumentText | UnsetType
 
 
+class Result(msgspec.Struct):
+    """One document. `relevance_score` is the logit's sigmoid, or the other activation that the
+    model was saved with; with `use_activation: false` (Infinity: `raw_scores: true`) the logit."""
+
+    index: int
+    relevance_score: float
+    document: ReturnedDocument = UNSET
+
+
 class RankedDocuments(NamedTuple):
     """A ranking of `texts`, the documents' texts in their order."""
 
@@ -75,8 +84,7 @@ async def rank_documents(
     without one in the payload, except for vLLM's, which then truncates nothing. Raises
     InvalidRequest and what Call.rank raises."""
     _check(payload)
-    documents = [payload.documents] if isinstance(payload.documents, str) else payload.documents
-    at = Field("documents", alone=isinstance(payload.documents, str))
+    documents, at = listed("documents", payload.documents)
     exchange.check_count("rank", len(documents), at)
     texts = texts_of(documents, payload.rank_fields)
     family = family_of(payload)
@@ -93,10 +101,8 @@ async def rank_documents(
         pair=limits.pair,
     )
     blanks = family is not None
-    ranking = await exchange.rank(
-        payload.query, texts, truncate, passages_at=at, limits=limits, blanks=blanks
-    )
-    return RankedDocuments(ranking, texts)
+    request = RankRequest(payload.query, texts, truncate=truncate, limits=limits, blanks=blanks)
+    return RankedDocuments(await exchange.rank(request, passages_at=at), texts)
 
 
 def family_of(payload: RerankRequest) -> Literal["vllm", "infinity"] | None:
@@ -106,12 +112,19 @@ def family_of(payload: RerankRequest) -> Literal["vllm", "infinity"] | None:
     return None if payload.raw_scores is None else "infinity"
 
 
-def wants_raw(payload: RerankRequest) -> bool:
-    """Whether relevance_score is the logit. Raises InvalidRequest for contradicting fields."""
-    return wants_logits(payload, payload.raw_scores)
+def results_of(ranked: RankedDocuments, payload: RerankRequest, *, plain: bool) -> list[Result]:
+    """The top results. Where the body does not decide the form of their documents, they are texts
+    if `plain`, else objects."""
+    ranking, show = ranked.ranking, _document_writer(payload, plain=plain)
+    raw = wants_logits(payload, payload.raw_scores)
+    scores = ranking.logits if raw else ranking.relevance()
+    return [
+        Result(i, float(scores[i]), show(ranked.texts[i]))
+        for i in top_results(ranking.order.tolist(), payload.top_n)
+    ]
 
 
-def document_writer(payload: RerankRequest, *, plain: bool) -> Callable[[str], ReturnedDocument]:
+def _document_writer(payload: RerankRequest, *, plain: bool) -> Callable[[str], ReturnedDocument]:
     """Returns a function from a text to the `document` of its result: an object for vLLM, a text
     for Infinity if it asks for one. If the body decides neither family nor form, a text if
     `plain`, else an object."""
@@ -166,7 +179,8 @@ def check_least(name: str, found: int | None, least: int) -> None:
 
 
 def _check(payload: RerankRequest) -> None:
-    wants_raw(payload)  # refuses contradicting fields before anything is scored
+    # Refuses contradicting fields, before anything is scored.
+    wants_logits(payload, payload.raw_scores)
     # vLLM's default, for all, is 0; Infinity's minimum is 1.
     check_least("top_n", payload.top_n, 1 if payload.raw_scores is not None else 0)
     check_least("max_query_length", payload.max_query_length, 1)

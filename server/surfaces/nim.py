@@ -5,24 +5,24 @@ llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.
 nv-ingest-client 26.3.0, Elasticsearch (which refuses any additional key in a ranking).
 """
 
-from typing import Annotated, Any, cast, get_args
+from typing import Any
 
 import msgspec
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from runtime.postprocess import Ranking
-from runtime.text import Truncate
+from runtime.requests import RankRequest, Truncate
 from server.call import Field
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
+from server.errors import MODEL_ERRORS, InvalidRequest, UnknownModel
 from server.exchange import Exchange
-from server.openapi import Operation
-from server.service import Service
+from server.fields import one_of
+from server.nim_error import error_body
 from server.surface import Surface
+from server.surfaces.truncation import TRUNCATES, Truncation
+from server.surfaces.usage import Usage, usage_of
 
-_TRUNCATES = get_args(Truncate)
 _QUERY = Field("query", inside=("text",), alone=True)
 _PASSAGES = Field("passages", inside=("text",))
 
@@ -41,7 +41,7 @@ class RankingRequest(msgspec.Struct):
     query: Text
     passages: list[Text]
     model: str | None = None
-    truncate: Annotated[str, Meta(extra_json_schema={"enum": list(_TRUNCATES)})] | None = None
+    truncate: Truncation | None = None
 
 
 # Reply
@@ -50,13 +50,6 @@ class Ranked(msgspec.Struct):
 
     index: int
     logit: float
-
-
-class Usage(msgspec.Struct):
-    """Tokens of all pairs; the query counts once for each passage."""
-
-    prompt_tokens: int
-    total_tokens: int
 
 
 class RankingReply(msgspec.Struct):
@@ -68,7 +61,6 @@ class RankingReply(msgspec.Struct):
 
 # Mapping
 _DECODER = msgspec.json.Decoder(RankingRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
@@ -80,21 +72,14 @@ def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
 
 def truncate_of(request: RankingRequest) -> Truncate:
     """How texts that are too long are truncated. START is in NVIDIA's recipe, not in its docs."""
-    if request.truncate is None:
-        return "NONE"
-    if request.truncate not in _TRUNCATES:
-        raise InvalidRequest(
-            "literal_error", ("truncate",), f"wanted one of {', '.join(_TRUNCATES)}"
-        )
-    return cast(Truncate, request.truncate)
+    return one_of(request.truncate, TRUNCATES, "truncate") or "NONE"
 
 
-def encode(ranking: Ranking) -> bytes:
-    """The reply's bytes."""
+def reply_of(ranking: Ranking) -> RankingReply:
+    """The passages by descending logit."""
     logits = ranking.logits.tolist()
     rankings = [Ranked(index, logits[index]) for index in ranking.order.tolist()]
-    tokens = int(ranking.token_counts.sum())
-    return _ENCODER.encode(RankingReply(rankings, Usage(tokens, tokens)))
+    return RankingReply(rankings, usage_of(ranking))
 
 
 def _text(text: Text, location: tuple[str | int, ...]) -> str:
@@ -107,117 +92,38 @@ def _text(text: Text, location: tuple[str | int, ...]) -> str:
     return text.text
 
 
-# Error body
-class NimError(msgspec.Struct):
-    """Both of NIM's error bodies; validation errors have no `error`."""
+# Route
+@post(
+    [
+        "/v1/ranking",
+        "/v1/retrieval/nvidia/reranking",
+        "/v1/retrieval/{org:str}/{model:str}/reranking",
+    ],
+    status_code=200,
+    tags=["NIM"],
+    body=RankingRequest,
+    errors=MODEL_ERRORS,
+)
+async def rank(exchange: NamedDependency[Exchange]) -> Response[RankingReply]:
+    """Rank passages for a query.
 
-    message: str
-    detail: dict[str, Any]
-    type: str
-    error: str | UnsetType = UNSET
-    object: str = "error"
-
-
-def error_body(failure: Failure) -> ErrorBody:
-    """NIM's two error bodies.
-
-    `message` and `error` both contain the text: Astra and langchain read `message`, older clients
-    of the hosted service read `error`. `detail` must not be null for langchain.
+    Passages by descending logit. Headers: x-truncated-passages when any was cut. The paths
+    below /v1/retrieval are those of NVIDIA's hosted service; the older one is without a model.
     """
-    if failure.problem is not None:
-        detail = {
-            "type": failure.problem,
-            "loc": ["body", *failure.location],
-            "msg": failure.message,
-        }
-        reply = NimError(failure.message, detail, "request_validation_error")
-    else:
-        reply = NimError(failure.message, {}, "invalid_request_error", error=failure.message)
-    return ErrorBody(failure.status, _ENCODER.encode(reply))
-
-
-# Controller
-class NimRanking(Controller):
-    """The three paths of one operation."""
-
-    @post(["/v1/ranking", "/v1/retrieval/nvidia/reranking"], status_code=200)
-    async def rank(self, request: AnyRequest, service: NamedDependency[Service]) -> Response[bytes]:
-        """Rank passages for a query."""
-        return await _rank(request, service, None)
-
-    @post("/v1/retrieval/{org:str}/{model:str}/reranking", status_code=200)
-    async def rank_with(
-        self,
-        request: AnyRequest,
-        service: NamedDependency[Service],
-        org: FromPath[str],
-        model: FromPath[str],
-    ) -> Response[bytes]:
-        """The same with the model in the path, as in litellm and the hosted service."""
-        return await _rank(request, service, f"{org}/{model}")
-
-
-async def _rank(request: AnyRequest, service: Service, path_model: str | None) -> Response[bytes]:
-    exchange = Exchange(request, service)
     payload = await exchange.json(_DECODER)
-    served = service.served("rank")
+    served = exchange.service.served("rank")
+    in_path = exchange.request.path_params
+    path_model = f"{in_path['org']}/{in_path['model']}" if in_path else None
     for name in (path_model, payload.model):
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
     exchange.check_count("rank", len(payload.passages), _PASSAGES)
     query, passages = texts_of(payload)
-    ranking = await exchange.rank(
-        query, passages, truncate_of(payload), query_at=_QUERY, passages_at=_PASSAGES
-    )
-    return exchange.reply(encode(ranking))
-
-
-# Documentation
-_REQUEST = {
-    "model": "nvidia/llama-nemotron-rerank-1b-v2",
-    "query": {"text": "which way should i go?"},
-    "passages": [
-        {"text": "two roads diverged in a yellow wood"},
-        {"text": "then took the other, as just as fair"},
-    ],
-    "truncate": "END",
-}
-_REPLY = {
-    "rankings": [{"index": 0, "logit": 0.47}, {"index": 1, "logit": -0.65}],
-    "usage": {"prompt_tokens": 42, "total_tokens": 42},
-}
-STATUSES = (400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
-
-
-def _operation(path: str, summary: str, **parameters: str) -> Operation:
-    return Operation(
-        method="POST",
-        path=path,
-        tag="NIM",
-        summary=summary,
-        description="Passages by descending logit. Headers: x-truncated-passages when any was cut.",
-        request=RankingRequest,
-        request_example=_REQUEST,
-        reply=RankingReply,
-        reply_example=_REPLY,
-        error=NimError,
-        statuses=STATUSES,
-        parameters=parameters,
-    )
+    asked = RankRequest(query, passages, truncate=truncate_of(payload))
+    ranking = await exchange.rank(asked, query_at=_QUERY, passages_at=_PASSAGES)
+    return exchange.reply(reply_of(ranking))
 
 
 SURFACE = Surface(
-    controllers=(NimRanking,),
-    operations=(
-        _operation("/v1/ranking", "Rank passages for a query"),
-        _operation("/v1/retrieval/nvidia/reranking", "Rank: the hosted service's older path"),
-        _operation(
-            "/v1/retrieval/{org}/{model}/reranking",
-            "Rank: the hosted service's path",
-            org="nvidia",
-            model="llama-3_2-nv-rerankqa-1b-v2",
-        ),
-    ),
-    error_format=error_body,
-    paths=("/v1/ranking", "/v1/retrieval/"),
+    controllers=(rank,), error_format=error_body, paths=("/v1/ranking", "/v1/retrieval/")
 )

@@ -11,27 +11,27 @@ import asyncio
 import binascii
 from collections.abc import Container
 from functools import partial
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, get_args
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import orjson
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
-from server.call import Field
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, UnknownModel
+from runtime.requests import EmbedRequest, TokenLimits
+from server.call import listed
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
+from server.fields import merge_synonyms, one_of
 from server.lax import Flag, Positive, lax_decoder
-from server.openapi import Operation
-from server.service import Service
+from server.nim_error import nim_error
 from server.surface import Surface
-from server.surfaces import nim
-from server.surfaces.synonyms import merge_synonyms
 from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
+from server.surfaces.usage import Usage, usage_of
 
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
@@ -39,6 +39,7 @@ _FORMATS = ("float", "base64")
 _MODALITIES = ("text",)
 # Jina's names of input types.
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
+_TOKEN_IDS = " (langchain-openai: check_embedding_ctx_length=False)"
 _UNIT = "vectors come with length 1 from this server"
 # Fields with a fixed value: the accepted values, and the reason why no other is.
 _FIXED_FIELDS: dict[str, tuple[tuple[object, ...], str]] = {
@@ -109,32 +110,17 @@ class Embedding(msgspec.Struct):
     object: str = "embedding"
 
 
-class EmbeddingUsage(msgspec.Struct):
-    """Tokens of all texts, prefixes and special tokens included."""
-
-    prompt_tokens: int
-    total_tokens: int
-
-
 class EmbeddingReply(msgspec.Struct):
     """The vectors in the order of the texts. `model` is the requested name."""
 
     data: list[Embedding]
     model: str
-    usage: EmbeddingUsage
+    usage: Usage
     object: str = "list"
 
 
 # Mapping
-Word = TypeVar("Word", bound=str)
-T = TypeVar("T")
 _DECODER = lax_decoder(EmbeddingRequest)
-_ENCODER = msgspec.json.Encoder()
-
-
-def texts_of(request: EmbeddingRequest) -> list[str]:
-    """The texts; a single one may come without a list."""
-    return [request.input] if isinstance(request.input, str) else request.input
 
 
 def input_type_of(
@@ -142,8 +128,8 @@ def input_type_of(
 ) -> tuple[str | None, InputType | None]:
     """The model's name without its suffix, and the input type by field or suffix. A name that is
     `accepted` as it is has no suffix."""
-    task = _one_of(request.task, tuple(_TASKS), "task")
-    input_type = _one_of(request.input_type, _INPUT_TYPES, "input_type")
+    task = one_of(request.task, tuple(_TASKS), "task")
+    input_type = one_of(request.input_type, _INPUT_TYPES, "input_type")
     input_type = merge_synonyms(
         {"input_type": input_type, "task": None if task is None else _TASKS[task]}
     )
@@ -170,14 +156,13 @@ def encode(embeddings: Embeddings, request: EmbeddingRequest, model: str) -> byt
         {"index": index, "embedding": msgspec.Raw(write(row)), "object": "embedding"}
         for index, row in enumerate(rows)
     ]
-    tokens = int(embeddings.token_counts.sum())
     reply = {
         "object": "list",
         "data": data,
         "model": model,
-        "usage": EmbeddingUsage(tokens, tokens),
+        "usage": usage_of(embeddings),
     }
-    return _ENCODER.encode(reply)
+    return msgspec.json.encode(reply)
 
 
 def _base64(row: npt.NDArray[np.generic]) -> bytes:
@@ -190,12 +175,6 @@ def _numbers(row: npt.NDArray[np.generic]) -> bytes:
     return orjson.dumps(np.ascontiguousarray(row), option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _one_of(found: str | None, known: tuple[Word, ...], field: str) -> Word | None:
-    if found is not None and found not in known:
-        raise InvalidRequest("literal_error", (field,), f"wanted one of {', '.join(known)}")
-    return found
-
-
 def _dimensions_of(request: EmbeddingRequest) -> int | None:
     for name in ("dimensions", "output_dimension"):
         found = getattr(request, name)
@@ -206,14 +185,14 @@ def _dimensions_of(request: EmbeddingRequest) -> int | None:
 
 
 def _type_of(request: EmbeddingRequest) -> EmbeddingType:
-    first = _one_of(request.embedding_type, _TYPES, "embedding_type")
-    second = _one_of(request.output_dtype, _TYPES, "output_dtype")
+    first = one_of(request.embedding_type, _TYPES, "embedding_type")
+    second = one_of(request.output_dtype, _TYPES, "output_dtype")
     return merge_synonyms({"embedding_type": first, "output_dtype": second}) or "float"
 
 
 def _check(request: EmbeddingRequest) -> None:
     """Refuse documented values that are not supported here."""
-    _one_of(request.encoding_format, _FORMATS, "encoding_format")
+    one_of(request.encoding_format, _FORMATS, "encoding_format")
     _type_of(request)
     for name, (known, why) in _FIXED_FIELDS.items():
         found = getattr(request, name)
@@ -246,102 +225,57 @@ class OpenAiError(msgspec.Struct):
     object: str = "error"
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, OpenAiError]:
     """NIM's error body plus OpenAI's `error`."""
-    status, body = nim.error_body(failure)
-    reply = msgspec.json.decode(body)
+    nim = nim_error(failure)
     param = ".".join(map(str, failure.location)) or None
-    reply["error"] = OpenAiErrorDetail(failure.message, reply["type"], param, failure.problem)
-    return ErrorBody(status, _ENCODER.encode(reply))
+    error = OpenAiErrorDetail(failure.message, nim.type, param, failure.problem)
+    reply = OpenAiError(failure.message, nim.detail, nim.type, error)
+    return ErrorBody(failure.status, msgspec.json.encode(reply))
 
 
-# Controller
-class OpenAiEmbeddings(Controller):
-    """The embeddings route."""
-
-    @post("/v1/embeddings", status_code=200)
-    async def embed(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Embed texts."""
-        exchange = Exchange(request, service)
-        payload = await _read(exchange)
-        served = service.served("embed")
-        name, input_type = input_type_of(payload, served.accepted_names)
-        if name is not None and name not in served.accepted_names:
-            raise UnknownModel(served.name)
-        _check(payload)
-        truncate, most_tokens = prompt_cut(
-            served.model.info.max_tokens,
-            tokens=payload.truncate_prompt_tokens,
-            side=payload.truncation_side,
-            truncate=payload.truncate,
-            truncation=payload.truncation,
-        )
-        embeddings = await exchange.embed(
-            texts_of(payload),
-            input_type,
-            truncate,
-            _dimensions_of(payload),
-            input_at=Field("input", alone=isinstance(payload.input, str)),
-            most_tokens=most_tokens,
-        )
-        write = partial(encode, embeddings, payload, payload.model or served.name)
-        many = embeddings.vectors.size > MANY_NUMBERS
-        return exchange.reply(await asyncio.to_thread(write) if many else write())
-
-
-async def _read(exchange: Exchange) -> EmbeddingRequest:
-    try:
-        return await exchange.json(_DECODER)
-    except InvalidRequest as error:
-        if error.location[:1] == ("input",):
-            message = (
-                "wanted a text or a list of texts; token ids are not taken, as the model has a "
-                "tokenizer of its own (langchain-openai: check_embedding_ctx_length=False)"
-            )
-            raise InvalidRequest(error.problem, error.location, message) from error
-        raise
-
-
-# Documentation
-_REQUEST = {
-    "model": "nvidia/llama-nemotron-embed-1b-v2",
-    "input": ["two roads diverged in a yellow wood"],
-    "input_type": "passage",
-    "truncate": "END",
-    "dimensions": 4,
-}
-_REPLY = {
-    "object": "list",
-    "data": [{"index": 0, "embedding": [0.5, -0.5, 0.5, 0.5], "object": "embedding"}],
-    "model": "nvidia/llama-nemotron-embed-1b-v2",
-    "usage": {"prompt_tokens": 11, "total_tokens": 11},
-}
-
-SURFACE = Surface(
-    controllers=(OpenAiEmbeddings,),
-    operations=(
-        Operation(
-            method="POST",
-            path="/v1/embeddings",
-            tag="Embeddings",
-            summary="Embed texts",
-            description=(
-                "`input_type` may be the ending of the model's name instead (-query, -passage). "
-                "`dimensions` keeps the first components and normalises them again; more than "
-                "there are: all of them, as the NIM has it. int8 scales each vector to a largest "
-                "component of ±127, uint8 adds 128, ubinary packs signs, binary is that minus 128. "
-                "Headers: x-truncated-passages when any text was cut."
-            ),
-            request=EmbeddingRequest,
-            request_example=_REQUEST,
-            reply=EmbeddingReply,
-            reply_example=_REPLY,
-            error=OpenAiError,
-            statuses=nim.STATUSES,
-        ),
-    ),
-    error_format=error_body,
-    paths=("/v1/embeddings",),
+# Route
+@post(
+    "/v1/embeddings",
+    status_code=200,
+    tags=["Embeddings"],
+    body=EmbeddingRequest,
+    errors=MODEL_ERRORS,
 )
+async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]:
+    """Embed texts.
+
+    `input_type` may be the ending of the model's name instead (-query, -passage). `dimensions`
+    keeps the first components and normalises them again; more than there are: all of them, as
+    the NIM has it. int8 scales each vector to a largest component of ±127, uint8 adds 128,
+    ubinary packs signs, binary is that minus 128. Headers: x-truncated-passages when any text
+    was cut.
+    """
+    payload = await exchange.json(_DECODER, texts="input", hint=_TOKEN_IDS)
+    served = exchange.service.served("embed")
+    name, input_type = input_type_of(payload, served.accepted_names)
+    if name is not None and name not in served.accepted_names:
+        raise UnknownModel(served.name)
+    _check(payload)
+    truncate, most_tokens = prompt_cut(
+        served.model.info.max_tokens,
+        tokens=payload.truncate_prompt_tokens,
+        side=payload.truncation_side,
+        truncate=payload.truncate,
+        truncation=payload.truncation,
+    )
+    texts, at = listed("input", payload.input)
+    asked = EmbedRequest(
+        texts,
+        input_type,
+        _dimensions_of(payload),
+        truncate=truncate,
+        limits=TokenLimits(pair=most_tokens),
+    )
+    embeddings = await exchange.embed(asked, input_at=at)
+    write = partial(encode, embeddings, payload, payload.model or served.name)
+    many = embeddings.vectors.size > MANY_NUMBERS
+    return exchange.encoded_reply(await asyncio.to_thread(write) if many else write())
+
+
+SURFACE = Surface(controllers=(embed,), error_format=error_body, paths=("/v1/embeddings",))

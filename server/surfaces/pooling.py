@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from runtime.text import TokenLimits, Truncate
+from runtime.requests import TokenLimits, Truncate
 from server.errors import InvalidRequest
+from server.fields import merge_synonyms
 from server.lax import Flag, Whole
-from server.surfaces.synonyms import merge_synonyms
 from server.surfaces.truncation import PromptTokens, Side, prompt_cut
 
 Salt = Annotated[str, Meta(min_length=1, max_length=1024)]

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 import orjson
@@ -17,17 +17,18 @@ from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
+from runtime import requests
 from runtime.embedder import Embedder
 from runtime.errors import EngineError, InputTypeRequired, NoPassages, Overloaded, Unavailable
 from runtime.postprocess import InputType, Ranking, descending, relevance
-from runtime.text import Truncate
+from runtime.requests import RankRequest, Truncate
 from runtime.tokens import Token
-from server.call import Field, limit_of
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest, KindNotServed
+from runtime.version import version
+from server.call import Field, limit_of, listed
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest, KindNotServed, NotReady
 from server.exchange import Exchange
+from server.fields import one_of
 from server.lax import StrictPositive
-from server.metadata import version
-from server.openapi import Operation
 from server.service import Service
 from server.surface import Surface
 
@@ -36,7 +37,6 @@ from server.surface import Surface
 _MOST_BYTES = 1 << 20
 _TOKENS_AT_ONCE = 1 << 12
 _PROMPTS: dict[str, InputType] = {"query": "query", "passage": "passage", "document": "passage"}
-_PROMPT_WANTED = f"wanted one of {', '.join(_PROMPTS)}"
 _SIDES: dict[str, Truncate] = {"left": "START", "Left": "START", "right": "END", "Right": "END"}
 
 
@@ -117,11 +117,8 @@ class Info(msgspec.Struct):
 
 
 # Mapping
-PayloadT = TypeVar("PayloadT", EmbedRequest, TokenizeRequest)
-_TEXTS = msgspec.json.Decoder(TextsRequest)
 _EMBED = msgspec.json.Decoder(EmbedRequest)
 _TOKENIZE = msgspec.json.Decoder(TokenizeRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
@@ -131,19 +128,12 @@ def truncate_of(truncate: bool | None, direction: str | None) -> Truncate:
     return _SIDES[direction or "right"] if truncate else "NONE"
 
 
-def _encode_ranks(ranking: Ranking, payload: TextsRequest) -> bytes:
+def _ranks(ranking: Ranking, payload: TextsRequest) -> list[Rank]:
     scores = ranking.logits if payload.raw_scores else relevance(ranking.logits)
-    ranks = [
+    return [
         Rank(i, float(scores[i]), payload.texts[i] if payload.return_text else None)
         for i in descending(ranking.logits).tolist()
     ]
-    return _ENCODER.encode(ranks)
-
-
-def _listed(inputs: str | list[str]) -> tuple[list[str], Field]:
-    """The texts, and their field in the body."""
-    alone = isinstance(inputs, str)
-    return [inputs] if isinstance(inputs, str) else inputs, Field("inputs", alone=alone)
 
 
 def _refuse_empty(texts: list[str], at: Field) -> None:
@@ -154,9 +144,8 @@ def _refuse_empty(texts: list[str], at: Field) -> None:
 
 
 def _input_type(name: str | None) -> InputType | None:
-    if name is not None and name not in _PROMPTS:
-        raise InvalidRequest("literal_error", ("prompt_name",), _PROMPT_WANTED)
-    return None if name is None else _PROMPTS[name]
+    known = one_of(name, tuple(_PROMPTS), "prompt_name")
+    return None if known is None else _PROMPTS[known]
 
 
 def _prompt(service: Service, name: str | None) -> str:
@@ -190,7 +179,7 @@ def _encode_tokens(texts: list[str], found: Iterable[Iterator[Token]]) -> bytes:
 def _encode_text(text: str, tokens: Iterator[Token]) -> bytes:
     parts = []
     while some := list(islice(tokens, _TOKENS_AT_ONCE)):
-        parts.append(_ENCODER.encode([_simple(token, text) for token in some])[1:-1])
+        parts.append(msgspec.json.encode([_simple(token, text) for token in some])[1:-1])
     return b"[" + b",".join(parts) + b"]"
 
 
@@ -255,7 +244,7 @@ _KINDS: dict[type[Exception], tuple[int, str]] = {
 _REJECTED = 422
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, TeiError]:
     """TEI's error body and statuses."""
     if failure.problem == "too_short":
         status, word = _KINDS[NoPassages]
@@ -264,86 +253,64 @@ def error_body(failure: Failure) -> ErrorBody:
         rejected = failure.status in (400, _REJECTED)
         default = (_REJECTED if rejected else failure.status, "Validation")
         status, word = known or default
-    return ErrorBody(status, _ENCODER.encode(TeiError(failure.message, word)))
+    return ErrorBody(status, msgspec.json.encode(TeiError(failure.message, word)))
 
 
 # Controller
-async def read_texts(exchange: Exchange, body: bytes) -> TextsRequest:
-    """Decode the body of POST /rerank with `texts`."""
-    exchange.use_error_format(error_body)
-    return await exchange.decode(_TEXTS, body)
-
-
-async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[bytes]:
+async def rank_texts(exchange: Exchange, payload: TextsRequest) -> Response[Any]:
     """Answer POST /rerank with `texts`."""
     truncate = truncate_of(payload.truncate, payload.truncation_direction)
     at = Field("texts")
     if not payload.query:
         _refuse_empty(payload.texts, at)
-    ranking = await exchange.rank(
-        payload.query, payload.texts, truncate, passages_at=at, blanks=True
-    )
-    return exchange.reply(_encode_ranks(ranking, payload))
-
-
-async def _read_inputs(exchange: Exchange, decoder: "msgspec.json.Decoder[PayloadT]") -> PayloadT:
-    try:
-        return await exchange.json(decoder)
-    except InvalidRequest as error:
-        if error.location[:1] == ("inputs",):
-            message = (
-                "wanted a text or a list of texts; token ids are not taken, as the model has a "
-                "tokenizer of its own"
-            )
-            raise InvalidRequest(error.problem, error.location, message) from error
-        raise
+    asked = RankRequest(payload.query, payload.texts, truncate=truncate, blanks=True)
+    ranking = await exchange.rank(asked, passages_at=at)
+    return exchange.reply(_ranks(ranking, payload))
 
 
 class TeiRoutes(Controller):
     """The routes that only TEI has."""
 
-    @post("/embed", status_code=200)
-    async def embed(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Embed texts: a bare list of vectors."""
-        exchange = Exchange(request, service)
-        payload = await _read_inputs(exchange, _EMBED)
-        _check_embed(payload, service.embedder.info.dimensions)
-        texts, at = _listed(payload.inputs)
+    tags = ("TEI",)
+
+    @post("/embed", status_code=200, body=EmbedRequest, errors=MODEL_ERRORS)
+    async def embed(self, exchange: NamedDependency[Exchange]) -> Response[list[list[float]]]:
+        """Embed texts as TEI does."""
+        payload = await exchange.json(_EMBED, texts="inputs")
+        _check_embed(payload, exchange.service.embedder.info.dimensions)
+        texts, at = listed("inputs", payload.inputs)
         _refuse_empty(texts, at)
+        asked = requests.EmbedRequest(
+            texts,
+            _input_type(payload.prompt_name),
+            payload.dimensions,
+            truncate=truncate_of(payload.truncate, payload.truncation_direction),
+            blanks=True,
+        )
         try:
-            embeddings = await exchange.embed(
-                texts,
-                _input_type(payload.prompt_name),
-                truncate_of(payload.truncate, payload.truncation_direction),
-                payload.dimensions,
-                input_at=at,
-                blanks=True,
-            )
+            embeddings = await exchange.embed(asked, input_at=at)
         except InputTypeRequired as error:
             message = (
                 "this model embeds queries and passages differently, and "
-                f"EMBED_DEFAULT_INPUT_TYPE is not set; {_PROMPT_WANTED}"
+                f"EMBED_DEFAULT_INPUT_TYPE is not set; wanted one of {', '.join(_PROMPTS)}"
             )
             raise InvalidRequest("missing", ("prompt_name",), message) from error
         body = await asyncio.to_thread(
             orjson.dumps, embeddings.vectors, None, orjson.OPT_SERIALIZE_NUMPY
         )
-        return exchange.reply(body)
+        return exchange.encoded_reply(body)
 
-    @post("/tokenize", status_code=200)
+    @post("/tokenize", status_code=200, body=TokenizeRequest, errors=MODEL_ERRORS)
     async def tokenize(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """The tokens of texts."""
-        exchange = Exchange(request, service)
-        payload = await _read_inputs(exchange, _TOKENIZE)
-        texts, at = _listed(payload.inputs)
-        kind = service.primary.model.info.kind
+        self, exchange: NamedDependency[Exchange]
+    ) -> Response[list[list[SimpleToken]]]:
+        """Tokens of texts."""
+        payload = await exchange.json(_TOKENIZE, texts="inputs")
+        texts, at = listed("inputs", payload.inputs)
+        kind = exchange.service.primary.model.info.kind
         exchange.check_count(kind, len(texts), at)
         _refuse_empty(texts, at)
-        if prompt := _prompt(service, payload.prompt_name):
+        if prompt := _prompt(exchange.service, payload.prompt_name):
             texts = [prompt + text for text in texts]
         if (size := sum(map(_bytes_of, texts))) > _MOST_BYTES:
             message = f"found {size} bytes of text, wanted at most {_MOST_BYTES} together"
@@ -352,82 +319,14 @@ class TeiRoutes(Controller):
         body = await exchange.tokens(
             texts, encode, special=payload.add_special_tokens, at=at, blanks=True
         )
-        return exchange.reply(body)
+        return exchange.encoded_reply(body)
 
-    @get("/info")
+    @get("/info", errors=(NotReady,))
     async def info(self, service: NamedDependency[Service]) -> Response[Info]:
-        """The served model."""
+        """What is served, in TEI's shape."""
         return Response(_info(service))
 
 
-# Documentation
-STATUSES = (400, 404, 408, 413, 415, 422, 424, 429, 500, 503)
-
-
-def _operation(path: str, summary: str, request: Any, reply: Any, *examples: object) -> Operation:
-    payload, answered = examples
-    return Operation(
-        method="POST",
-        path=path,
-        tag="TEI",
-        summary=summary,
-        request=request,
-        request_example=payload,
-        reply=reply,
-        reply_example=answered,
-        error=TeiError,
-        statuses=STATUSES,
-    )
-
-
 SURFACE = Surface(
-    controllers=(TeiRoutes,),
-    operations=(
-        _operation(
-            "/embed",
-            "Embed texts as TEI does",
-            EmbedRequest,
-            list[list[float]],
-            {"inputs": "two roads diverged", "prompt_name": "passage", "dimensions": 4},
-            [[0.5, -0.5, 0.5, 0.5]],
-        ),
-        _operation(
-            "/tokenize",
-            "Tokens of texts",
-            TokenizeRequest,
-            list[list[SimpleToken]],
-            {"inputs": "roads", "add_special_tokens": False},
-            [[{"id": 812, "text": "roads", "special": False, "start": 0, "stop": 5}]],
-        ),
-        Operation(
-            method="GET",
-            path="/info",
-            tag="TEI",
-            summary="What is served, in TEI's shape",
-            reply=Info,
-            reply_example={
-                "model_id": "nvidia/llama-nemotron-rerank-1b-v2",
-                "model_sha": "9b80352abec3",
-                "model_dtype": "fp32",
-                "served_model_name": "nvidia/llama-nemotron-rerank-1b-v2",
-                "model_type": {
-                    "reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-                },
-                "max_concurrent_requests": 8192,
-                "max_input_length": 8192,
-                "max_batch_tokens": 1024,
-                "max_batch_requests": 64,
-                "max_client_batch_size": 64,
-                "auto_truncate": False,
-                "tokenization_workers": 1,
-                "version": "0.1.0",
-                "sha": None,
-                "docker_label": None,
-            },
-            error=TeiError,
-            statuses=(503,),
-        ),
-    ),
-    error_format=error_body,
-    paths=("/embed", "/tokenize", "/info"),
+    controllers=(TeiRoutes,), error_format=error_body, paths=("/embed", "/tokenize", "/info")
 )

@@ -7,10 +7,10 @@ from typing import Annotated, get_args
 
 from msgspec import Meta
 
-from runtime.text import Truncate
+from runtime.requests import Truncate
 from server.errors import InvalidRequest
+from server.fields import merge_synonyms, one_of
 from server.lax import Whole
-from server.surfaces.synonyms import merge_synonyms
 
 TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
 Truncation = Annotated[str, Meta(extra_json_schema={"enum": list(TRUNCATES)})]
@@ -32,11 +32,7 @@ def prompt_cut(
     """The truncation of a prompt and its limit of tokens, for a model of `max_tokens`. `tokens` and
     `side` are vLLM's fields. Without any field the truncation is `default`. Raises InvalidRequest,
     also for contradicting fields."""
-    direction = next((word for word in TRUNCATES if word == truncate), None)
-    if isinstance(truncate, str) and direction is None:
-        raise InvalidRequest(
-            "literal_error", ("truncate",), f"wanted one of {', '.join(TRUNCATES)}"
-        )
+    direction = one_of(truncate, TRUNCATES, "truncate") if isinstance(truncate, str) else None
     if side is not None and side not in _SIDES:
         raise InvalidRequest("literal_error", ("truncation_side",), "wanted left or right")
     flag = direction != "NONE" if isinstance(truncate, str) else truncate

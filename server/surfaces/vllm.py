@@ -5,22 +5,21 @@ Shapes as in vLLM's pooling entrypoints: 1:1, 1:N and N:N, in four spellings.
 
 import time
 from itertools import chain
-from typing import Any
+from typing import Annotated
 
 import msgspec
-from litestar import Controller, Response, post
+from litestar import Response, post
 from litestar.di import NamedDependency
 
+from runtime.requests import RankRequest
 from server.call import Field
-from server.errors import AnyRequest, ErrorBody, Failure, InvalidRequest
+from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import lax_decoder
-from server.openapi import Operation
-from server.service import Service
 from server.surface import Surface
-from server.surfaces.cohere import ErrorDetail, RerankUsage, error_type, id_of, usage_of
-from server.surfaces.nim import STATUSES
+from server.surfaces.cohere import ErrorDetail, error_type, id_of
 from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
+from server.surfaces.usage import Usage, usage_of
 
 Texts = str | list[str]
 
@@ -64,13 +63,12 @@ class ScoreReply(msgspec.Struct):
     created: int
     model: str
     data: list[Score]
-    usage: RerankUsage
+    usage: Usage
     object: str = "list"
 
 
 # Mapping
 _DECODER = lax_decoder(ScoreRequest)
-_ENCODER = msgspec.json.Encoder()
 
 
 def _sides(payload: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]:
@@ -88,15 +86,15 @@ def _sides(payload: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]
     raise InvalidRequest("missing", (missing,), f"wanted the field `{missing}`")
 
 
-def _pairs(first: Texts, second: Texts, name: str) -> list[tuple[str, str]]:
+def _pairs(first: Texts, second: Texts, name: str) -> tuple[Texts, list[str]]:
+    """The query, or one for each passage, and the passages."""
     seconds = [second] if isinstance(second, str) else second
     if isinstance(first, str) or len(first) == 1:
-        one = first if isinstance(first, str) else first[0]
-        return [(one, text) for text in seconds]
+        return first if isinstance(first, str) else first[0], seconds
     if len(first) != len(seconds):
         message = f"found {len(first)} and {len(seconds)} texts, wanted one, or as many of both"
         raise InvalidRequest("value_error", (name,), message)
-    return list(zip(first, seconds, strict=True))
+    return first, seconds
 
 
 # Error body
@@ -106,77 +104,38 @@ class ScoreError(msgspec.Struct):
     error: ErrorDetail
 
 
-def error_body(failure: Failure) -> ErrorBody:
+def error_body(failure: Failure) -> Annotated[ErrorBody, ScoreError]:
     """vLLM's error body, for scores."""
     detail = ErrorDetail(failure.message, error_type(failure), failure.status)
-    return ErrorBody(failure.status, _ENCODER.encode(ScoreError(detail)))
+    return ErrorBody(failure.status, msgspec.json.encode(ScoreError(detail)))
 
 
-# Controller
-class Scores(Controller):
-    """The score route, on two paths."""
-
-    @post(["/score", "/v1/score"], status_code=200)
-    async def score(
-        self, request: AnyRequest, service: NamedDependency[Service]
-    ) -> Response[bytes]:
-        """Score pairs of texts."""
-        exchange = Exchange(request, service)
-        payload = await exchange.json(_DECODER)
-        served = service.served("rank")
-        (first, one), (second, two) = _sides(payload)
-        pairs = _pairs(one, two, second)
-        wants_logits(payload)  # refuses contradicting fields before anything is scored
-        truncate, limits = cut_of(payload, served.model.info.max_tokens)
-        ranking = await exchange.rank_pairs(
-            pairs,
-            truncate,
-            queries_at=Field(first, alone=isinstance(one, str)),
-            passages_at=Field(second, alone=isinstance(two, str)),
-            limits=limits,
-            blanks=True,
-        )
-        scores = ranking.logits if wants_logits(payload) else ranking.relevance()
-        data = [Score(index, score) for index, score in enumerate(scores.tolist())]
-        usage, answer_id = usage_of(ranking), id_of(payload.request_id)
-        reply = ScoreReply(answer_id, int(time.time()), served.name, data, usage)
-        return exchange.reply(_ENCODER.encode(reply))
-
-
-# Documentation
-_REQUEST = {
-    "text_1": "What is machine learning?",
-    "text_2": ["The weather is nice today", "Machine learning is a subset of AI"],
-}
-_REPLY: dict[str, Any] = {
-    "id": "0f6b",
-    "object": "list",
-    "created": 1700000000,
-    "model": "nvidia/llama-nemotron-rerank-1b-v2",
-    "data": [
-        {"index": 0, "object": "score", "score": 0.21},
-        {"index": 1, "object": "score", "score": 0.62},
-    ],
-    "usage": {"prompt_tokens": 30, "total_tokens": 30},
-}
-
-SURFACE = Surface(
-    controllers=(Scores,),
-    operations=tuple(
-        Operation(
-            method="POST",
-            path=path,
-            tag="Rerank dialects",
-            summary="Score pairs of texts as vLLM does",
-            request=ScoreRequest,
-            request_example=_REQUEST,
-            reply=ScoreReply,
-            reply_example=_REPLY,
-            error=ScoreError,
-            statuses=STATUSES,
-        )
-        for path in ("/score", "/v1/score")
-    ),
-    error_format=error_body,
-    paths=("/score", "/v1/score"),
+# Route
+@post(
+    ["/score", "/v1/score"],
+    status_code=200,
+    tags=["Rerank dialects"],
+    body=ScoreRequest,
+    errors=MODEL_ERRORS,
 )
+async def score(exchange: NamedDependency[Exchange]) -> Response[ScoreReply]:
+    """Score pairs of texts as vLLM does."""
+    payload = await exchange.json(_DECODER)
+    served = exchange.service.served("rank")
+    (first, one), (second, two) = _sides(payload)
+    query, passages = _pairs(one, two, second)
+    wants_logits(payload)  # refuses contradicting fields before anything is scored
+    truncate, limits = cut_of(payload, served.model.info.max_tokens)
+    ranking = await exchange.rank(
+        RankRequest(query, passages, truncate=truncate, limits=limits, blanks=True),
+        query_at=Field(first, alone=isinstance(one, str)),
+        passages_at=Field(second, alone=isinstance(two, str)),
+    )
+    scores = ranking.logits if wants_logits(payload) else ranking.relevance()
+    data = [Score(index, score) for index, score in enumerate(scores.tolist())]
+    usage, answer_id = usage_of(ranking), id_of(payload.request_id)
+    reply = ScoreReply(answer_id, int(time.time()), served.name, data, usage)
+    return exchange.reply(reply)
+
+
+SURFACE = Surface(controllers=(score,), error_format=error_body, paths=("/score", "/v1/score"))

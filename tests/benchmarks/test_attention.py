@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import attention as attention_module
-from benchmarks.attention import FLASH, usual_attention
+from benchmarks.gpu import candidates
+from benchmarks.gpu.candidates import FLASH, usual_attention
 from recipe.training.llama_bidirec import (
     LlamaBidirectionalConfig,
     LlamaBidirectionalForSequenceClassification,
@@ -27,7 +27,7 @@ from recipe.training.llama_bidirec import (
 def test_flash_attention_is_taken_where_it_can_be(
     monkeypatch: pytest.MonkeyPatch, device: str, dtype: Any, installed: bool, wanted: str
 ) -> None:
-    monkeypatch.setattr(attention_module, "find_spec", lambda _: object() if installed else None)
+    monkeypatch.setattr(candidates, "find_spec", lambda _: object() if installed else None)
     assert usual_attention(device, dtype) == wanted
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from checks.beir import candidates, ndcg, read_collection, rerank
 from runtime.opening import open_embedder
+from runtime.requests import EmbedRequest, RankRequest
 
 TEXTS = ("the cat sat", "wings and lift of aircraft", "lift of a delta wing", "bread")
 
@@ -26,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 class LongestFirst:
-    def rank(self, query: str, passages: Any, *, truncate: str) -> Any:
-        return SimpleNamespace(order=np.argsort([-len(p) for p in passages], kind="stable"))
+    def rank(self, request: RankRequest) -> Any:
+        return SimpleNamespace(order=np.argsort([-len(p) for p in request.texts], kind="stable"))
 
 
 def test_unjudged_queries_are_left_out(folder: Path) -> None:
@@ -58,8 +59,8 @@ def test_an_embedder_orders_by_cosine(folder: Path, embed_artifact: Path) -> Non
     embedder = open_embedder(embed_artifact)
     try:
         _, model = rerank(embedder, collection, queries=5)
-        asked = embedder.embed(collection.queries, input_type="query").vectors
-        found = embedder.embed(collection.texts, input_type="passage").vectors
+        asked = embedder.embed(EmbedRequest(collection.queries, "query")).vectors
+        found = embedder.embed(EmbedRequest(collection.texts, "passage")).vectors
     finally:
         embedder.close()
     among = candidates(collection.texts, collection.queries)[0]

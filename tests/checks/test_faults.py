@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from checks.faults import __main__ as suite
-from checks.faults import fault as faults
-from checks.faults.fault import Broken, Fault, NotJudged, Stopwatch
-from checks.faults.target import Target
+from checks.faults import target as targets
+from checks.faults.fault import Broken, Fault, NotJudged
+from checks.faults.target import Stopwatch, Target
 from checks.here import NOT_HERE
 
 
@@ -119,7 +119,7 @@ class Others:
 def test_a_late_answer(
     own: bool, taken: float, raised: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faults, "Others", Others)
+    monkeypatch.setattr(targets, "Others", Others)
     monkeypatch.setattr(Others, "taken", taken)
     target = Target("http://127.0.0.1:1")
     target.own = object() if own else None  # type: ignore[assignment]

@@ -23,6 +23,7 @@ from checks.gpu.service import (
     survives_no_memory,
     with_tokenizer,
 )
+from checks.serving import ServerFailed
 
 
 def reply(status: int, message: str, **headers: str) -> Answer:
@@ -53,7 +54,7 @@ class Played:
     refused: bool = False
     broken: bool = False
 
-    def rank(self, *passages: str) -> Answer:
+    def ranks(self, *passages: str) -> Answer:
         if self.broken:
             return self.lost
         if LONG in passages:
@@ -116,7 +117,7 @@ def test_a_server_that_takes_a_lost_gpu_otherwise_does_not_pass(wrong: Any) -> N
 def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
     code = "raise SystemExit('nothing to serve')"
     with (
-        pytest.raises(AssertionError, match="nothing to serve"),
+        pytest.raises(ServerFailed, match="nothing to serve"),
         serving(tmp_path / "log", tmp_path, {}, code),
     ):
         pass

@@ -8,6 +8,7 @@ import pytest
 from checks.minilm import Reference, compare
 from checks.serving import served
 from runtime.opening import open_embedder
+from runtime.requests import EmbedRequest
 from tests.conftest import Exported
 from tests.tiny_checkpoints import write_sentence_transformers
 
@@ -25,7 +26,7 @@ def reference(artifact: Path) -> Reference:
     """The tiny model's own results for TEXTS."""
     embedder = open_embedder(artifact)
     try:
-        found = embedder.embed(TEXTS, truncate="END")
+        found = embedder.embed(EmbedRequest(TEXTS, truncate="END"))
     finally:
         embedder.close()
     return Reference("", found.vectors.tolist(), found.token_counts.tolist())

@@ -1,13 +1,14 @@
 """The logic of check-real, on the tiny checkpoint: it passes with its own facts, not the NIM's."""
 
 import json
+import re
 import shutil
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from checks import real
+from checks import exporting, real
 from checks.real import (
     EMBED_NIM,
     NIM,
@@ -44,7 +45,7 @@ def stand_in(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         shutil.copytree(exported(checkpoint, args), out, dirs_exist_ok=True)
 
     monkeypatch.setattr(real, "WORK", tmp_path / "work")
-    monkeypatch.setattr(real, "export", copy)
+    monkeypatch.setattr(exporting, "export", copy)
 
 
 @pytest.fixture
@@ -147,12 +148,12 @@ def test_the_embedded_checkpoint_from_export_to_ndcg(
     assert main([*embedded, "--beir", str(beir)]) == 1
     output = capsys.readouterr().out
     assert "FAILED, wanted 33006" in output
-    assert "nDCG@10                          1.0000" in output
+    assert re.search(r"^nDCG@10 +1\.0000", output, re.MULTILINE)
 
 
-def test_an_export_that_fails_is_a_message(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["/no/such/checkpoint"]) == 1
-    assert "check-real: found no directory" in capsys.readouterr().err
+def test_an_export_that_fails_is_a_message() -> None:
+    with pytest.raises(SystemExit, match=r"^check-real: found no directory"):
+        main(["/no/such/checkpoint"])
 
 
 @pytest.mark.heavy

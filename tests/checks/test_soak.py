@@ -1,28 +1,31 @@
 """The faults of `make soak`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from checks.soak import Seen, _check_vectors, _faults, _verdict
+from checks.soak import Sample, Seen, _faults, _verdict
 
 
 def sound() -> Seen:
     """Twenty minutes without a fault."""
     seen = Seen(scores=100, vectors=10, reloads=1)
     seen.statuses["good 200"] = 100
-    seen.samples = [(2.0 * n, 10**9 + n % 2, 20, 30) for n in range(600)]
+    seen.samples = [Sample(2.0 * n, 10**9 + n % 2, 20, 30) for n in range(600)]
     return seen
 
 
 def leak(seen: Seen) -> None:
-    seen.samples = [(s, b + int(s * 1e5), t, d) for s, b, t, d in seen.samples]
+    seen.samples = [
+        replace(one, resident=one.resident + int(one.seconds * 1e5)) for one in seen.samples
+    ]
 
 
 def lose_threads(seen: Seen) -> None:
     half = len(seen.samples) * 7 // 10
-    seen.samples[half:] = [(s, b, t + 9, d) for s, b, t, d in seen.samples[half:]]
+    seen.samples[half:] = [replace(one, threads=one.threads + 9) for one in seen.samples[half:]]
 
 
 def fail(seen: Seen) -> None:
@@ -31,12 +34,12 @@ def fail(seen: Seen) -> None:
 
 def mix_vectors_up(seen: Seen) -> None:
     wanted = list(np.eye(4, dtype=np.float32))
-    _check_vectors(wanted, [vector.tolist() for vector in reversed(wanted)], seen)
+    seen.check_vectors(wanted, [vector.tolist() for vector in reversed(wanted)])
 
 
 def shorten_vectors(seen: Seen) -> None:
     wanted = list(np.eye(4, dtype=np.float32))
-    _check_vectors(wanted, [vector[:3].tolist() for vector in wanted], seen)
+    seen.check_vectors(wanted, [vector[:3].tolist() for vector in wanted])
 
 
 def check_no_vector(seen: Seen) -> None:
@@ -50,7 +53,7 @@ def reload_nothing(seen: Seen) -> None:
 def test_nothing_wrong() -> None:
     seen = sound()
     wanted = list(np.eye(4, dtype=np.float32))
-    _check_vectors(wanted, [vector.tolist() for vector in wanted], seen)
+    seen.check_vectors(wanted, [vector.tolist() for vector in wanted])
     assert _faults(seen) == []
     assert _verdict(seen, []) == "nothing wrong"
     assert seen.vectors == 14

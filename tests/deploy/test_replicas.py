@@ -8,13 +8,13 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from rerank_client import RerankClient
-from tests.server.conftest import PATIENCE_S, Server
+from tests.server.conftest import Server
 from tests.server.figures import figures, outcomes
+from tests.waiting import PATIENCE_S
 
 DOCUMENTS = [f"passage {number} " * (1 + number % 7) for number in range(12)]
 CALLERS = 8
@@ -71,13 +71,11 @@ async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -
 
 
 @pytest.fixture
-def replicas(tmp_path: Path) -> Iterator[list[Server]]:
-    with contextlib.ExitStack() as ended:
+def replicas() -> Iterator[list[Server]]:
+    with contextlib.ExitStack() as running:
         # Running connections get the time that they need.
         given = {"ENABLE_MOCK_INFERENCE": "1", "RERANK_DRAIN_TIMEOUT_S": "3600"}
-        started = [Server(tmp_path, given) for _ in range(3)]
-        for server in started:
-            ended.callback(server.end)
+        started = [running.enter_context(Server(given)) for _ in range(3)]
         yield [server.ready() for server in started]
 
 
@@ -118,8 +116,8 @@ def test_replicas_that_go_cost_no_caller_an_answer(replicas: list[Server], proxy
                 # A running request is answered when there is time for it.
                 (replicas[1], signal.SIGTERM, 0),
             ):
-                server.process.send_signal(fate)
-                assert server.exit_code() == code
+                server.signal(fate)
+                assert server.ends() == code
                 each_has_more_answers()
         finally:
             enough.set()

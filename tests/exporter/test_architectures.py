@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaModel
 
+from exporter.architectures.config import Config
 from exporter.architectures.llama_bidirectional import rotary_frequencies
 from exporter.architectures.pooling import POOLINGS, pool, visible
 from exporter.checkpoint import load_model, read_checkpoint
@@ -59,12 +60,12 @@ def test_llama_gives_transformers_scores(tmp_path: Path, causal: bool) -> None:
 
 def test_both_rope_spellings_mean_the_same() -> None:
     v5 = {k: v for k, v in LLAMA.items() if not k.startswith("rope")} | ROPE_V5
-    assert torch.equal(rotary_frequencies(LLAMA), rotary_frequencies(v5))
+    assert torch.equal(rotary_frequencies(Config(LLAMA)), rotary_frequencies(Config(v5)))
 
 
 def test_rope_scaling_is_honoured() -> None:
     plain = LLAMA | {"rope_scaling": None}
-    assert not torch.equal(rotary_frequencies(LLAMA), rotary_frequencies(plain))
+    assert not torch.equal(rotary_frequencies(Config(LLAMA)), rotary_frequencies(Config(plain)))
 
 
 def test_temperature_divides_the_logit(tmp_path: Path) -> None:

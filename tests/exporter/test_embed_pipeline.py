@@ -18,6 +18,7 @@ from exporter.witness.llama import LlamaEmbedder
 from runtime.errors import GoldenMismatch, ProfileError
 from runtime.manifest import Manifest, read_manifest, write_manifest
 from runtime.opening import open_embedder
+from runtime.requests import EmbedRequest
 from tests.conftest import Exported
 from tests.exporter.conftest import ReadyGraph
 from tests.tiny_checkpoints import (
@@ -82,7 +83,7 @@ def test_vectors_that_are_not_normalised_stay_so_when_served(sentence_artifact: 
     embedder = open_embedder(sentence_artifact)
     try:
         embedder.warm_up()
-        vectors = embedder.embed(["a sheep", "deep learning"], input_type="query").vectors
+        vectors = embedder.embed(EmbedRequest(["a sheep", "deep learning"], "query")).vectors
     finally:
         embedder.close()
     assert np.all(np.linalg.norm(vectors, axis=1) > 2)

@@ -14,6 +14,7 @@ from transformers import (
 )
 from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
+from exporter.architectures.config import Config
 from exporter.architectures.deberta import distance_places
 from exporter.architectures.modernbert import GLOBAL, LOCAL, layer_kinds
 from exporter.checkpoint import load_model, probe, read_checkpoint
@@ -21,6 +22,7 @@ from exporter.errors import CheckpointRefused
 from exporter.tokens import load_tokenizer
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 from tests.conftest import Exported
 from tests.exporter.targets import HALF
 from tests.tiny_encoders import (
@@ -166,7 +168,7 @@ def test_both_spellings_of_modernbert_mean_the_same(tmp_path: Path) -> None:
 
 def test_every_third_layer_of_modernbert_sees_all() -> None:
     config = {"num_hidden_layers": 5}
-    assert layer_kinds(config) == [GLOBAL, LOCAL, LOCAL, GLOBAL, LOCAL]
+    assert layer_kinds(Config(config)) == [GLOBAL, LOCAL, LOCAL, GLOBAL, LOCAL]
 
 
 def test_deberta_distances_fall_into_transformers_buckets() -> None:
@@ -174,7 +176,7 @@ def test_deberta_distances_fall_into_transformers_buckets() -> None:
     config = DEBERTA | {"position_buckets": 256, "max_position_embeddings": 512}
     apart = torch.arange(-511, 512)
     wanted = make_log_bucket_position(apart, 256, 512).long() + 256
-    assert distance_places(config).equal(wanted.clamp(0, 511))
+    assert distance_places(Config(config)).equal(wanted.clamp(0, 511))
 
 
 @pytest.mark.parametrize(
@@ -287,8 +289,8 @@ def assert_proven_and_served(artifact: Path) -> None:
     assert all(rung["passed"] for rung in rungs.values())
     with closing(open_ranker(artifact, engine="onnxruntime-cpu")) as ranker:
         short, long = ("short", "a passage of some more words than the other one")
-        together = ranker.rank("query", [short, long]).logits
-        swapped = ranker.rank("query", [long, short]).logits
+        together = ranker.rank(RankRequest("query", [short, long])).logits
+        swapped = ranker.rank(RankRequest("query", [long, short])).logits
     assert together.tolist() == pytest.approx(swapped[::-1].tolist(), abs=1e-3)
 
 

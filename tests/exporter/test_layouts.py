@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporter import tokens
+from exporter.architectures.config import Config
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.draft import draft
 from exporter.errors import CheckpointRefused
@@ -190,7 +191,7 @@ def test_links_below_a_folder_end_and_do_not_lead_out(tmp_path: Path) -> None:
     ],
 )
 def test_labels_are_one_or_two(config: Mapping[str, object], count: int) -> None:
-    assert read_labels(config).count == count
+    assert read_labels(Config(config)).count == count
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,7 @@ def test_labels_of_which_no_logit_is_the_score_are_refused(
     config: Mapping[str, object], message: str
 ) -> None:
     with pytest.raises(CheckpointRefused) as refused:
-        read_labels(config)
+        read_labels(Config(config))
     assert message in str(refused.value)
 
 

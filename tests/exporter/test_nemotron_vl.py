@@ -16,9 +16,11 @@ from torch.nn import functional
 
 from exporter.answers import Tokens
 from exporter.architectures import nemotron_vl as architecture
+from exporter.architectures.config import Config
 from exporter.architectures.nemotron_vl import NemotronVLCrossEncoder, NemotronVLEmbedder
 from exporter.errors import NoWitness
 from exporter.witness.nemotron_vl import Sight, VisionEmbedder, VisionReranker
+from runtime.errors import TextPlace
 from runtime.vision.decoding import open_image
 from runtime.vision.tiling import cut, pixel_values
 from tests.tiny_vision import (
@@ -77,7 +79,7 @@ class Bench:
 
 
 def ours(data: bytes) -> np.ndarray:
-    return pixel_values(cut(open_image(data, "").decode(), TINY))
+    return pixel_values(cut(open_image(data, TextPlace("")).decode(), TINY))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def witness(folder: Path) -> VisionReranker:
 
 @pytest.fixture
 def bench(witness: VisionReranker) -> Bench:
-    return Bench(witness, load(NemotronVLCrossEncoder(RERANKER), RERANKER))
+    return Bench(witness, load(NemotronVLCrossEncoder(Config(RERANKER)), RERANKER))
 
 
 @pytest.mark.parametrize("data", [None, ONE, THREE, FIVE], ids=["text", "1", "3", "5"])
@@ -117,7 +119,7 @@ def test_pixels_are_the_witness_s_and_embeddings_too(bench: Bench, data: bytes) 
 def test_vectors_are_the_witness_s(tmp_path: Path) -> None:
     folder = write_vision(tmp_path, EMBEDDER)
     witness = VisionEmbedder(folder, folder, EMBEDDER, {})
-    model = load(NemotronVLEmbedder(EMBEDDER), EMBEDDER)
+    model = load(NemotronVLEmbedder(Config(EMBEDDER)), EMBEDDER)
     sight = witness.see(THREE)
     tokens, wanted = witness.embed_image("some text", sight)
     ids = torch.tensor([tokens.token_ids])
@@ -140,7 +142,7 @@ def test_both_spellings_of_the_rope_are_read(witness: VisionReranker, tmp_path: 
     config = RERANKER | {"llm_config": llm | {"rope_parameters": scaling | {"rope_theta": theta}}}
     again = witness_of(write_vision(tmp_path, config))
     assert again.score("q", "text") == witness.score("q", "text")
-    assert Bench(witness, load(NemotronVLCrossEncoder(config), config)).delta() <= TOLERANCE
+    assert Bench(witness, load(NemotronVLCrossEncoder(Config(config)), config)).delta() <= TOLERANCE
 
 
 def test_padding_on_either_side_and_tiles_of_others_change_nothing(bench: Bench) -> None:
@@ -210,7 +212,7 @@ def causal(bench: Bench, patch: pytest.MonkeyPatch) -> None:
 
 def plain_rope(bench: Bench, patch: pytest.MonkeyPatch) -> None:
     config = reranker_config(llm_config={"rope_scaling": {"rope_type": "default"}})
-    other = NemotronVLCrossEncoder(config)
+    other = NemotronVLCrossEncoder(Config(config))
     bench.model.language_model.frequencies = other.language_model.frequencies
 
 

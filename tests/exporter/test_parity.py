@@ -17,6 +17,7 @@ from exporter.report import read_report, require_passed
 from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
 from runtime.errors import NonFiniteScore
+from runtime.requests import RankRequest
 from tests.exporter.targets import target_in
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
@@ -43,8 +44,10 @@ class FixedRanker:
     def __init__(self, logits: np.ndarray) -> None:
         self._logits = dict(zip(PASSAGES, logits, strict=True))
 
-    def rank(self, query: str, passages: Any, *, truncate: str) -> Any:
-        return SimpleNamespace(logits=np.asarray([self._logits[p] for p in passages], np.float32))
+    def rank(self, request: RankRequest) -> Any:
+        return SimpleNamespace(
+            logits=np.asarray([self._logits[p] for p in request.texts], np.float32)
+        )
 
 
 def climb(
@@ -77,8 +80,8 @@ def test_a_logit_off_tolerance_names_rung_pair_scores_and_tolerance() -> None:
 
 def test_nan_from_the_engine_fails_the_logits_rung() -> None:
     class Overflowing(FixedRanker):
-        def rank(self, query: str, passages: Any, *, truncate: str) -> Any:
-            raise NonFiniteScore(len(passages))
+        def rank(self, request: RankRequest) -> Any:
+            raise NonFiniteScore(len(request.texts))
 
     report = new_report("onnxruntime-cpu", target_in("fp16"), "a witness", random_weights=False)
     with pytest.raises(ParityFailed, match="NaN or infinity"):

@@ -20,6 +20,7 @@ from exporter.pipeline import ExportArgs, export, verify
 from runtime.errors import EngineUnavailable, FileChanged, GoldenMismatch, ProfileError
 from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 from tests.exporter.conftest import ReadyGraph
 from tests.tiny_checkpoints import write_llama
 
@@ -64,14 +65,16 @@ def test_a_bert_artifact_tells_query_from_passage(pair_artifact: Path) -> None:
     assert manifest.inputs == ["input_ids", "attention_mask", "token_type_ids"]
     assert (manifest.template, manifest.pooling, manifest.max_tokens) == (None, "cls", 512)
     with closing(open_ranker(pair_artifact)) as ranker:
-        there = ranker.rank("deep learning", ["the sheep"]).logits[0]
-        back = ranker.rank("the sheep", ["deep learning"]).logits[0]
+        there = ranker.rank(RankRequest("deep learning", ["the sheep"])).logits[0]
+        back = ranker.rank(RankRequest("the sheep", ["deep learning"])).logits[0]
     assert abs(there - back) > 1e-3
 
 
 def scores(artifact: Path) -> list[float]:
     with closing(open_ranker(artifact)) as ranker:
-        return ranker.rank("deep learning", ["the sheep", "neural networks"]).logits.tolist()
+        return ranker.rank(
+            RankRequest("deep learning", ["the sheep", "neural networks"])
+        ).logits.tolist()
 
 
 def test_an_artifact_can_be_moved(rank_artifact: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from exporter.inspecting import describe_artifact
 from exporter.pipeline import quantize_artifact, verify
 from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_embedder, open_ranker
+from runtime.requests import RankRequest
 from tests.exporter.conftest import ReadyGraph
 from tests.tiny_checkpoints import write_sentence_transformers
 
@@ -87,8 +88,10 @@ def test_an_artifact_needs_no_file_that_an_option_named(
     with closing(open_ranker(wished_ranker)) as ranker:
         ranker.warm_up()
         assert ranker.info.profile == "tiny-rerank-v1.toml"
-        (row,) = ranker.encode("a", ["AI " * 200], "END").rows
-        tail = ranker.encode("a", ["AI"], "END").rows[0].token_ids[-5:]
+        (row,) = ranker.encoder.encode(RankRequest("a", ["AI " * 200], truncate="END")).rows
+        tail = (
+            ranker.encoder.encode(RankRequest("a", ["AI"], truncate="END")).rows[0].token_ids[-5:]
+        )
         assert (len(row), row.token_ids[-5:].tolist()) == (100, tail.tolist())
     bears_out(wished_ranker, tiny_llama_checkpoint)
     found = table(wished_ranker)

@@ -13,6 +13,7 @@ from exporter.checkpoint import read_checkpoint
 from exporter.errors import CheckpointRefused
 from exporter.pipeline import ExportArgs, export
 from exporter.tokens import CheckpointTokenizer, load_tokenizer
+from runtime.requests import RankRequest
 from runtime.text import PairEncoder
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
@@ -60,7 +61,9 @@ def test_of_a_pair_that_is_too_long_the_runtime_keeps_the_same_tokens(
     for limit in range(1, len(whole.token_ids)):
         ours = CheckpointTokenizer(loaded, tiny_llama_checkpoint, template, limit)
         found, cut = ours.encode(*pair)
-        served = PairEncoder(plain, template, limit).encode(pair[0], [pair[1]], "END")
+        served = PairEncoder(plain, template, limit).encode(
+            RankRequest(pair[0], [pair[1]], truncate="END")
+        )
         assert found.token_ids == served.rows[0].token_ids.tolist()
         assert (cut, len(found.token_ids)) == (True, limit)
         if limit > behind + 1:

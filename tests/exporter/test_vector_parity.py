@@ -1,6 +1,5 @@
 """An embedder's rungs, on vectors made by hand."""
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +13,7 @@ from exporter.parity_texts import Group
 from exporter.proof import EmbedProof, vector_golden_tolerance
 from exporter.report import Parity
 from runtime.errors import NonFiniteScore
+from runtime.requests import EmbedRequest
 from tests.exporter.targets import target_in
 
 PASSAGES = tuple(f"passage {i}" for i in range(8))
@@ -44,9 +44,9 @@ class FixedEmbedder:
         self._vectors = dict(zip(("query", *PASSAGES), vectors, strict=True))
         self.asked: list[tuple[str, int]] = []
 
-    def embed(self, texts: Sequence[str], *, input_type: str, truncate: str) -> Any:
-        self.asked.append((input_type, len(texts)))
-        rows = [self._vectors[text] for text in texts]
+    def embed(self, request: EmbedRequest) -> Any:
+        self.asked.append((request.input_type, len(request.texts)))
+        rows = [self._vectors[text] for text in request.texts]
         return SimpleNamespace(vectors=np.asarray(rows, np.float32))
 
 
@@ -146,8 +146,8 @@ def test_vectors_that_all_agree_have_no_order_but_components_in_float32() -> Non
 
 def test_nan_from_the_engine_fails_the_logits_rung() -> None:
     class Overflowing(FixedEmbedder):
-        def embed(self, texts: Sequence[str], *, input_type: str, truncate: str) -> Any:
-            raise NonFiniteScore(len(texts))
+        def embed(self, request: EmbedRequest) -> Any:
+            raise NonFiniteScore(len(request.texts))
 
     report = new_report("onnxruntime-cpu", target_in("fp16"), "a witness", random_weights=False)
     with pytest.raises(ParityFailed, match="NaN or infinity"):

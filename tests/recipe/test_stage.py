@@ -29,6 +29,10 @@ class Toy(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 1
     seed: int = 42
 
+    @property
+    def home(self) -> Path:
+        return Path(self.folder)
+
 
 def run(settings: Toy, log: Callable[[str], None]) -> None:
     """Refuses to work while a file called `stop` exists in the folder."""
@@ -43,7 +47,6 @@ TOY = Stage(
     name="toy",
     about="copies",
     settings=Toy,
-    home=lambda settings: Path(settings.folder),
     inputs=lambda settings: [Input(Path(settings.source), "text", "writer")],
     outputs=lambda settings: [Path(settings.folder) / "copy.txt"],
     check=lambda _: None,
@@ -65,9 +68,9 @@ def go(settings: Toy, stage: Stage[Toy] = TOY, *, force: bool = False) -> bool:
 
 
 def test_the_mark_is_last_and_says_where_the_output_comes_from(toy: Toy) -> None:
-    assert state(TOY, toy) == "not begun"
+    assert state(toy) == "not begun"
     assert go(toy)
-    assert state(TOY, toy) == "finished"
+    assert state(toy) == "finished"
     mark = json.loads((Path(toy.folder) / DONE_FILE).read_text())
     assert mark["settings"] == msgspec.to_builtins(toy)
     assert mark["inputs"] == {toy.source: hash_of(Path(toy.source))}
@@ -99,7 +102,7 @@ def test_an_interrupted_run_goes_on_only_with_its_own_settings(toy: Toy) -> None
     (folder / "stop").touch()
     with pytest.raises(KeyboardInterrupt):
         go(toy)
-    assert state(TOY, toy) == "begun"
+    assert state(toy) == "begun"
     with pytest.raises(OutputRefused, match="begun with times = 2, wanted 3"):
         go(msgspec.structs.replace(toy, times=3))
     (folder / "stop").unlink()
@@ -113,10 +116,10 @@ def test_a_finished_stage_that_was_begun_again_is_not_called_finished(toy: Toy) 
     (Path(toy.folder) / "stop").touch()
     with pytest.raises(KeyboardInterrupt):
         go(msgspec.structs.replace(toy, times=3), adding)
-    assert state(adding, toy) == "begun"
+    assert state(toy) == "begun"
     (Path(toy.folder) / "stop").unlink()
     assert go(msgspec.structs.replace(toy, times=3), adding)
-    assert state(adding, toy) == "finished"
+    assert state(toy) == "finished"
 
 
 def test_files_of_others_are_left_alone(toy: Toy) -> None:
@@ -303,7 +306,7 @@ def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
     stage = replace(TOY, run=fail)
     with pytest.raises(BadInput):
         go(wrong, stage)
-    assert state(stage, wrong) == "not begun"
+    assert state(wrong) == "not begun"
     assert go(toy, stage)
 
 

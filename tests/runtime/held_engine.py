@@ -28,6 +28,6 @@ class HeldEngine:
     async def let_go_after(self, rows: int) -> None:
         """Once so many rows are in its calls or wait for one."""
         async with asyncio.timeout(PATIENCE_S):
-            while sum(self._rows) + self._model.queue_depth()[0] < rows:
+            while sum(self._rows) + self._model.scheduler.queue_depth()[0] < rows:
                 await asyncio.sleep(0.001)
         self._free.set()

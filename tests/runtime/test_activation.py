@@ -15,6 +15,7 @@ from runtime.errors import ArtifactError, ManifestError
 from runtime.manifest import SCHEMA, read_manifest
 from runtime.opening import open_model, open_ranker
 from runtime.postprocess import Activation, relevance
+from runtime.requests import RankRequest
 
 SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"
 OLD = "sbert_ce_default_activation_function"
@@ -86,7 +87,7 @@ def test_rankings_know_the_artifacts_activation(rank_artifact: Path, tmp_path: P
         (edited(rank_artifact, tmp_path / "identity", activation="identity"), "identity"),
     ):
         with closing(open_ranker(place)) as ranker:
-            found = ranker.rank("who", ["one", "another"])
+            found = ranker.rank(RankRequest("who", ["one", "another"]))
         assert found.activation == wanted
         assert found.relevance().tolist() == relevance(found.logits, wanted).tolist()
 
@@ -154,7 +155,7 @@ def test_a_bare_directory_says_its_activation_in_the_checkpoint_s_files(
                 (place / f"{name}.json").write_text(json.dumps(content))
         caplog.clear()
         with caplog.at_level(logging.WARNING), closing(open_ranker(place)) as ranker:
-            assert ranker.rank("who", ["one"]).activation == wanted
+            assert ranker.rank(RankRequest("who", ["one"])).activation == wanted
         assert message in caplog.text
     for content, message in (
         (b'{"activation_fn": "torch.nn.Tanh"}', "torch.nn.Tanh"),

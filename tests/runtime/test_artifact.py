@@ -28,6 +28,7 @@ from runtime.manifest import (
 )
 from runtime.opening import open_ranker
 from runtime.ranker import Ranker
+from runtime.requests import RankRequest
 from tests.runtime.conftest import write_bare_directory
 
 GOLDEN = ("why", "because")
@@ -45,8 +46,8 @@ def finish(directory: Path, *, proven_on: str = "onnxruntime-cpu", **changes: ob
         outputs=["logits"],
     )
     ranker = open_ranker(directory, manifest=manifest)
-    row = ranker.encode(GOLDEN[0], [GOLDEN[1]]).rows[0]
-    logit = float(ranker.rank(GOLDEN[0], [GOLDEN[1]]).logits[0])
+    row = ranker.encoder.encode(RankRequest(GOLDEN[0], [GOLDEN[1]])).rows[0]
+    logit = float(ranker.rank(RankRequest(GOLDEN[0], [GOLDEN[1]])).logits[0])
     ranker.close()
     (directory / "parity.json").write_text(json.dumps({"schema": 1, "engine": proven_on}))
     files = [p for p in directory.rglob("*") if p.is_file()]

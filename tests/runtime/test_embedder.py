@@ -38,6 +38,7 @@ from runtime.manifest import (
     write_manifest,
 )
 from runtime.opening import mock_model, open_embedder, open_model, open_ranker
+from runtime.requests import EmbedRequest
 from tests.runtime.held_engine import HeldEngine
 from tests.small_graphs import embedding_table, write_embedding_directory
 from tests.waiting import wait_until
@@ -60,7 +61,7 @@ def finish(directory: Path, **changes: object) -> Manifest:
         dimensions=SIZE,
     )
     embedder = open_embedder(directory, manifest=bare)
-    ids = embedder.encode([GOLDEN], "query").rows[0].token_ids.tolist()
+    ids = embedder.encoder.encode(EmbedRequest([GOLDEN], "query")).rows[0].token_ids.tolist()
     embedder.close()
     vector = mean_row(ids).tolist()
     golden = VectorGolden(text=GOLDEN, input_type="query", token_ids=ids, vector=vector)
@@ -85,7 +86,7 @@ def mean_row(ids: list[int], size: int = SIZE) -> np.ndarray:
 
 
 def expected(embedder: Embedder, text: str, input_type: str, size: int = SIZE) -> np.ndarray:
-    (row,) = embedder.encode([text], input_type).rows  # type: ignore[arg-type]
+    (row,) = embedder.encoder.encode(EmbedRequest([text], input_type)).rows  # type: ignore[arg-type]
     return mean_row(row.token_ids.tolist(), size)
 
 
@@ -129,25 +130,25 @@ def test_an_artifact_opens_and_reproduces_its_golden(embedder: Embedder) -> None
 
 def test_a_proven_artifacts_vectors_are_the_graphs_own(embedder: Embedder) -> None:
     """They are not touched: a graph that was exported normalises, or was meant not to."""
-    found = embedder.embed(TEXTS, input_type="passage")
+    found = embedder.embed(EmbedRequest(TEXTS, "passage"))
     wanted = np.stack([expected(embedder, text, "passage") for text in TEXTS])
     assert found.vectors.dtype == np.float32
     assert found.vectors == pytest.approx(wanted, abs=1e-5)
-    rows = embedder.encode(TEXTS, "passage").rows
+    rows = embedder.encoder.encode(EmbedRequest(TEXTS, "passage")).rows
     assert found.token_counts.tolist() == [len(row) for row in rows]
     assert found.truncated == 0
 
 
 def test_queries_and_passages_differ(embedder: Embedder) -> None:
-    query = embedder.embed(["because"], input_type="query").vectors
-    passage = embedder.embed(["because"], input_type="passage").vectors
+    query = embedder.embed(EmbedRequest(["because"], "query")).vectors
+    passage = embedder.embed(EmbedRequest(["because"], "passage")).vectors
     assert query[0] == pytest.approx(expected(embedder, "because", "query"), abs=1e-5)
     assert not np.allclose(query, passage, atol=1e-2)
 
 
 def test_an_asymmetric_model_wants_to_know_the_type(embedder: Embedder) -> None:
     with pytest.raises(InputTypeRequired):
-        embedder.embed(["because"], input_type=None)
+        embedder.embed(EmbedRequest(["because"], None))
 
 
 def test_a_symmetric_model_ignores_the_type(
@@ -156,16 +157,16 @@ def test_a_symmetric_model_ignores_the_type(
     manifest = msgspec.structs.replace(read_manifest(artifact), prefixes={})
     embedder = opened(artifact, manifest=manifest)
     assert not embedder.info.asymmetric
-    found = [embedder.embed(["b"], input_type=t).vectors for t in ("query", "passage", None)]
+    found = [embedder.embed(EmbedRequest(["b"], t)).vectors for t in ("query", "passage", None)]
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
-    assert embedder.embed(["b"], input_type=None).token_counts.tolist() == [1]
+    assert embedder.embed(EmbedRequest(["b"], None)).token_counts.tolist() == [1]
 
 
 def test_vectors_do_not_depend_on_neighbours(embedder: Embedder) -> None:
-    together = embedder.embed(TEXTS, input_type="passage").vectors
-    alone = np.concatenate([embedder.embed([t], input_type="passage").vectors for t in TEXTS])
-    backwards = embedder.embed(TEXTS[::-1], input_type="passage").vectors[::-1]
+    together = embedder.embed(EmbedRequest(TEXTS, "passage")).vectors
+    alone = np.concatenate([embedder.embed(EmbedRequest([t], "passage")).vectors for t in TEXTS])
+    backwards = embedder.embed(EmbedRequest(TEXTS[::-1], "passage")).vectors[::-1]
     assert together == pytest.approx(alone, abs=1e-6)
     assert together == pytest.approx(backwards, abs=1e-6)
 
@@ -177,22 +178,28 @@ def test_many_async_callers_share_engine_calls(
     engine = HeldEngine(embedder, monkeypatch)
 
     async def all_at_once() -> list[np.ndarray]:
-        callers = asyncio.gather(*(embedder.embed_async([t], input_type="passage") for t in texts))
+        callers = asyncio.gather(
+            *(embedder.embed_async(EmbedRequest([t], "passage")) for t in texts)
+        )
         await engine.let_go_after(len(texts))
         return [found.vectors[0] for found in await callers]
 
     found = np.stack(asyncio.run(all_at_once()))
     wanted = np.stack([expected(embedder, text, "passage") for text in texts])
     assert found == pytest.approx(wanted, abs=1e-5)
-    assert embedder.stats().execution_count < embedder.stats().inference_count == len(texts)
+    assert (
+        embedder.scheduler.stats().execution_count
+        < embedder.scheduler.stats().inference_count
+        == len(texts)
+    )
 
 
 @pytest.mark.parametrize("dimensions", [1, 3, SIZE - 1])
 def test_fewer_dimensions_are_the_first_ones_at_length_one(
     embedder: Embedder, dimensions: int
 ) -> None:
-    whole = embedder.embed(TEXTS, input_type="query").vectors
-    found = embedder.embed(TEXTS, input_type="query", dimensions=dimensions).vectors
+    whole = embedder.embed(EmbedRequest(TEXTS, "query")).vectors
+    found = embedder.embed(EmbedRequest(TEXTS, "query", dimensions=dimensions)).vectors
     assert found == pytest.approx(
         np.stack([unit_length(vector[:dimensions]) for vector in whole]), abs=1e-6
     )
@@ -200,8 +207,8 @@ def test_fewer_dimensions_are_the_first_ones_at_length_one(
 
 @pytest.mark.parametrize("dimensions", [SIZE, 10**6])
 def test_more_dimensions_than_there_are_mean_all(embedder: Embedder, dimensions: int) -> None:
-    whole = embedder.embed(TEXTS, input_type="query").vectors
-    found = embedder.embed(TEXTS, input_type="query", dimensions=dimensions).vectors
+    whole = embedder.embed(EmbedRequest(TEXTS, "query")).vectors
+    found = embedder.embed(EmbedRequest(TEXTS, "query", dimensions=dimensions)).vectors
     assert found == pytest.approx(whole, abs=1e-6)
 
 
@@ -211,8 +218,8 @@ def test_truncation_is_reported_and_spares_the_prefix(
     embedder = opened(artifact, max_tokens=16)
     long = "x" * 20
     with pytest.raises(InputTooLong, match="27 exceeds maximum allowed token size 16"):
-        embedder.embed(["b", long], input_type="query")
-    found = embedder.embed(["b", long], input_type="query", truncate="START")
+        embedder.embed(EmbedRequest(["b", long], "query"))
+    found = embedder.embed(EmbedRequest(["b", long], "query", truncate="START"))
     assert found.truncated == 1
     assert found.token_counts.tolist() == [8, 16]
     assert found.vectors[1] == pytest.approx(expected(embedder, "x" * 9, "query"), abs=1e-5)
@@ -220,19 +227,19 @@ def test_truncation_is_reported_and_spares_the_prefix(
 
 def test_a_blank_input_is_named(embedder: Embedder) -> None:
     with pytest.raises(BlankInput, match=r"input\[3\] is blank"):
-        embedder.embed(["a", "b", "c", "  "], input_type="query")
+        embedder.embed(EmbedRequest(["a", "b", "c", "  "], "query"))
 
 
 def test_a_deadline_in_the_past(embedder: Embedder) -> None:
     past = time.monotonic() - 1
     with pytest.raises(DeadlineExceeded):
-        embedder.embed(["b"], input_type="query", deadline=past)
+        embedder.embed(EmbedRequest(["b"], "query", deadline=past))
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(embedder.embed_async(["b"], input_type="query", deadline=past))
+        asyncio.run(embedder.embed_async(EmbedRequest(["b"], "query", deadline=past)))
 
 
 def test_timing_adds_up(embedder: Embedder) -> None:
-    timing = embedder.embed(TEXTS, input_type="query").timing
+    timing = embedder.embed(EmbedRequest(TEXTS, "query")).timing
     parts = timing.tokenize_ms + timing.queue_ms + timing.engine_ms
     assert 0 < parts <= timing.total_ms
 
@@ -296,7 +303,7 @@ def test_a_graph_whose_vectors_have_another_size_is_an_error(
     manifest = msgspec.structs.replace(read_manifest(artifact), dimensions=SIZE + 1)
     embedder = opened(artifact, manifest=manifest)
     with pytest.raises(EngineError, match=r"shape \[1, 8\] for 1 rows, wanted \[1, 9\]"):
-        embedder.embed(["b"], input_type="query")
+        embedder.embed(EmbedRequest(["b"], "query"))
 
 
 def test_a_graph_that_does_not_pool_is_an_error(
@@ -336,7 +343,7 @@ def test_a_bare_directorys_vectors_get_length_one(
     directory = write_embedding_directory(tmp_path / "bare", size=128, declared=declared)
     embedder = opened(directory, profile="tiny-embed-v1")
     wanted = np.stack([unit_length(expected(embedder, t, "query", 128)) for t in TEXTS])
-    assert embedder.embed(TEXTS, input_type="query").vectors == pytest.approx(wanted, abs=1e-6)
+    assert embedder.embed(EmbedRequest(TEXTS, "query")).vectors == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -368,8 +375,8 @@ def test_a_graph_that_takes_the_number_of_dimensions_gets_all(
     directory = write_embedding_directory(tmp_path / "recipe", size=128, dimensions_input=True)
     embedder = opened(directory, profile="tiny-embed-v1")
     wanted = np.stack([unit_length(expected(embedder, t, "query", 128)) for t in TEXTS])
-    assert embedder.embed(TEXTS, input_type="query").vectors == pytest.approx(wanted, abs=1e-6)
-    short = embedder.embed(TEXTS, input_type="query", dimensions=5).vectors
+    assert embedder.embed(EmbedRequest(TEXTS, "query")).vectors == pytest.approx(wanted, abs=1e-6)
+    short = embedder.embed(EmbedRequest(TEXTS, "query", dimensions=5)).vectors
     assert short == pytest.approx(np.stack([unit_length(v[:5]) for v in wanted]), abs=1e-6)
 
 
@@ -388,10 +395,10 @@ def test_the_mock_is_deterministic_and_gives_unit_vectors() -> None:
     first, second = (cast(Embedder, mock_model("embed")) for _ in range(2))
     first.warm_up()
     assert (first.info.mock, first.info.asymmetric, first.info.dimensions) == (True, True, 64)
-    vectors = first.embed(TEXTS, input_type="query").vectors
-    assert np.array_equal(vectors, second.embed(TEXTS, input_type="query").vectors)
+    vectors = first.embed(EmbedRequest(TEXTS, "query")).vectors
+    assert np.array_equal(vectors, second.embed(EmbedRequest(TEXTS, "query")).vectors)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(np.ones(len(TEXTS)), abs=1e-6)
     assert np.array_equal(vectors[1], vectors[4])
-    assert not np.allclose(vectors[0], first.embed(TEXTS[:1], input_type="passage").vectors)
+    assert not np.allclose(vectors[0], first.embed(EmbedRequest(TEXTS[:1], "passage")).vectors)
     first.close()
     second.close()

@@ -22,6 +22,7 @@ from runtime.errors import ArtifactError, EngineUnavailable, FileChanged, Manife
 from runtime.manifest import Manifest, check_files, hash_file, read_manifest, write_manifest
 from runtime.model_files import GRAPH_BYTES, JSON_BYTES, TOKENIZER_BYTES
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 from tests.hub_cache import as_snapshot
 from tests.runtime.test_artifact import finish
 from tests.waiting import PATIENCE_S
@@ -230,7 +231,7 @@ def scores(directory: Path, engine: str) -> list[float]:
     """What the artifact gives on `engine`, once it has proven itself."""
     ranker = open_ranker(directory, engine=engine)
     ranker.warm_up()
-    found = ranker.rank("query", ["passage", "another"]).logits
+    found = ranker.rank(RankRequest("query", ["passage", "another"])).logits
     ranker.close()
     assert ranker.info.proven
     return cast(list[float], found.tolist())

@@ -12,7 +12,8 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from runtime.engines.mock import byte_tokenizer
 from runtime.errors import DeadlineExceeded
 from runtime.parts import part
-from runtime.text import PairEncoder, TextEncoder, TokenLimits, unchecked
+from runtime.requests import EmbedRequest, RankRequest, TokenLimits
+from runtime.text import PairEncoder, TextEncoder, unchecked
 
 LETTERS = "abcdehlort"
 
@@ -86,7 +87,7 @@ def test_a_pair_is_cut_as_if_it_were_tokenised_as_a_whole(
     name: str, text: str, most: int, last: bool
 ) -> None:
     pairs = PairEncoder(TOKENIZERS[name], None, 10**6)
-    whole = pairs.encode("", [text], blanks=True).rows[0].token_ids.tolist()
+    whole = pairs.encode(RankRequest("", [text], blanks=True)).rows[0].token_ids.tolist()
     special = 3 if name == "bert" else 0
     first, room = (2, most - special) if special else (0, most)
     body, end = whole[first : len(whole) - (1 if special else 0)], whole[-1:] if special else []
@@ -94,7 +95,8 @@ def test_a_pair_is_cut_as_if_it_were_tokenised_as_a_whole(
     if len(whole) > most:
         wanted = whole[:first] + (body[-room:] if last else body[:room]) + end
     truncate = "START" if last else "END"
-    found = pairs.encode("", [text], truncate, limits=TokenLimits(pair=most), blanks=True)  # type: ignore[arg-type]
+    limits = TokenLimits(pair=most)
+    found = pairs.encode(RankRequest("", [text], truncate=truncate, limits=limits, blanks=True))  # type: ignore[arg-type]
     assert found.rows[0].token_ids.tolist() == wanted
     assert found.truncated == (len(whole) > most)
 
@@ -109,18 +111,21 @@ def test_few_tokens_of_many_characters_are_kept(
     text: str, truncate: str, limits: TokenLimits
 ) -> None:
     pairs = PairEncoder(TOKENIZERS["bert"], None, 512)
-    whole = pairs.encode("the cat", [text])
-    found = pairs.encode("the cat", [text], truncate, limits=limits)  # type: ignore[arg-type]
+    whole = pairs.encode(RankRequest("the cat", [text]))
+    found = pairs.encode(RankRequest("the cat", [text], truncate=truncate, limits=limits))  # type: ignore[arg-type]
     assert found.rows[0].token_ids.tolist() == whole.rows[0].token_ids.tolist()
     assert found.truncated == whole.truncated == 0
     texts = TextEncoder(TOKENIZERS["bert"], {}, 512)
-    alone = texts.encode([text], None, truncate, most_tokens=8)  # type: ignore[arg-type]
-    assert alone.rows[0].token_ids.tolist() == texts.encode([text], None).rows[0].token_ids.tolist()
+    alone = texts.encode(EmbedRequest([text], truncate=truncate, limits=TokenLimits(pair=8)))  # type: ignore[arg-type]
+    assert (
+        alone.rows[0].token_ids.tolist()
+        == texts.encode(EmbedRequest([text])).rows[0].token_ids.tolist()
+    )
     assert alone.truncated == 0
 
 
 def test_a_long_word_is_not_too_long_for_being_counted_in_pieces() -> None:
-    found = PairEncoder(TOKENIZERS["bert"], None, 6).encode("the cat", ["h" * 200_000])
+    found = PairEncoder(TOKENIZERS["bert"], None, 6).encode(RankRequest("the cat", ["h" * 200_000]))
     assert len(found.rows[0]) == 6
 
 
@@ -154,7 +159,7 @@ def test_a_vast_text_is_never_tokenised_as_a_whole(last: bool, vast: str) -> Non
     assert max(watched.given) == len(found) == 1 << 20
     assert sum(watched.given) < 3 << 19
     pairs = PairEncoder(TOKENIZERS["bert"], None, 512)
-    cut = pairs.encode("the", [f"cat{vast}cat"], "START" if last else "END")
+    cut = pairs.encode(RankRequest("the", [f"cat{vast}cat"], truncate="START" if last else "END"))
     assert cut.truncated == 1
 
 

@@ -15,6 +15,7 @@ from runtime.manifest import Plan, PlanHardware, hash_file, write_manifest
 from runtime.opening import open_ranker
 from runtime.profile import Shapes
 from runtime.ranker import Ranker
+from runtime.requests import RankRequest
 from tests.runtime.conftest import write_bare_directory
 from tests.runtime.engines.tensorrt_stand_in import FakeCudart, FakeTensorRt
 from tests.runtime.test_artifact import finish
@@ -68,10 +69,12 @@ def test_the_plan_is_served_and_gives_the_graph_s_scores(trt: FakeTensorRt, plan
     info = ranker.info
     assert (info.engine, info.target, info.precision) == ("tensorrt", "tensorrt-fp16", "fp16")
     assert (info.device, info.max_tokens, info.max_rows) == ("cuda:0", 512, 64)
-    found = ranker.rank("query", PASSAGES).logits
+    found = ranker.rank(RankRequest("query", PASSAGES)).logits
     ranker.close()
     graph = open_ranker(planned, engine="onnxruntime-cpu")
-    assert found.tolist() == pytest.approx(graph.rank("query", PASSAGES).logits.tolist())
+    assert found.tolist() == pytest.approx(
+        graph.rank(RankRequest("query", PASSAGES)).logits.tolist()
+    )
     graph.close()
 
 
@@ -82,8 +85,8 @@ def opened(planned: Path, **args: int) -> Ranker:
 def test_rows_beyond_the_profile_follow_truncate(trt: FakeTensorRt, planned: Path) -> None:
     ranker = opened(planned)
     with pytest.raises(InputTooLong, match="exceeds maximum allowed token size 512"):
-        ranker.rank("query", ["y" * 600])
-    cut = ranker.rank("query", ["y" * 600], truncate="END")
+        ranker.rank(RankRequest("query", ["y" * 600]))
+    cut = ranker.rank(RankRequest("query", ["y" * 600], truncate="END"))
     assert (cut.token_counts[0], cut.truncated) == (512, 1)
     assert trt.plans[0].computed[-1] == (0, (1, 512))
     ranker.close()
@@ -102,7 +105,7 @@ def test_a_bound_on_tokens_is_kept_and_one_above_the_profile_refused(
 def test_rows_are_cut_to_the_profile(trt: FakeTensorRt, planned: Path) -> None:
     trt.profiles[:] = [((1, 3), (2, 256), (4, 512))]
     ranker = opened(planned)
-    ranker.rank("query", [f"{i:05}" for i in range(10)])
+    ranker.rank(RankRequest("query", [f"{i:05}" for i in range(10)]))
     assert max(rows for _, (rows, _) in trt.plans[0].computed) <= 4
     ranker.close()
 

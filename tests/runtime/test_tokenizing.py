@@ -13,7 +13,8 @@ from runtime.errors import ModelClosed
 from runtime.model import Model
 from runtime.opening import mock_model
 from runtime.ranker import Ranker
-from runtime.text import NO_LIMITS, Encoding, PairEncoder, TokenLimits
+from runtime.requests import NO_LIMITS, EmbedRequest, RankRequest, TokenLimits
+from runtime.text import Encoding, PairEncoder
 from tests.waiting import PATIENCE_S
 
 TEXTS = ["because", "of", "many", "texts"]
@@ -77,7 +78,7 @@ async def cancel(work: Coroutine[Any, Any, Any], begun: Callable[[], bool]) -> N
 
 
 def test_a_ranking_that_is_left(ranker: Ranker, held: Held) -> None:
-    asyncio.run(cancel(ranker.rank_async("why", TEXTS), lambda: held.chunks > 0))
+    asyncio.run(cancel(ranker.rank_async(RankRequest("why", TEXTS)), lambda: held.chunks > 0))
     assert ranker.idle()  # its room is free at once
     held.free.set()
     end(ranker)
@@ -85,15 +86,14 @@ def test_a_ranking_that_is_left(ranker: Ranker, held: Held) -> None:
 
 
 def test_pairs_that_are_left(ranker: Ranker, held: Held) -> None:
-    pairs = [(text, text) for text in TEXTS]
-    asyncio.run(cancel(ranker.rank_pairs_async(pairs), lambda: held.chunks > 0))
+    asyncio.run(cancel(ranker.rank_async(RankRequest(TEXTS, TEXTS)), lambda: held.chunks > 0))
     held.free.set()
     end(ranker)
     assert held.chunks == 1
 
 
 def test_embeddings_that_are_left(embedder: Embedder, held: Held) -> None:
-    work = embedder.embed_async(TEXTS, input_type="query")
+    work = embedder.embed_async(EmbedRequest(TEXTS, "query"))
     asyncio.run(cancel(work, lambda: held.chunks > 0))
     held.free.set()
     end(embedder)
@@ -102,7 +102,7 @@ def test_embeddings_that_are_left(embedder: Embedder, held: Held) -> None:
 
 def test_a_model_that_closes_ends_what_is_tokenised(ranker: Ranker, held: Held) -> None:
     async def ask() -> None:
-        task = asyncio.ensure_future(ranker.rank_async("why", TEXTS))
+        task = asyncio.ensure_future(ranker.rank_async(RankRequest("why", TEXTS)))
         async with asyncio.timeout(PATIENCE_S):
             while not held.chunks:
                 await asyncio.sleep(0.001)
@@ -143,13 +143,13 @@ LONG = [f"{number} {'word ' * 500}" for number in range(4)]
 def reckoned(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each request was expected to have."""
     found: list[int] = []
-    admit = model._scheduler.admit
+    admit = model.scheduler.admit
 
     def watched(rows: int, tokens: int, *rest: Any, **more: Any) -> Any:
         found.append(tokens)
         return admit(rows, tokens, *rest, **more)
 
-    monkeypatch.setattr(model._scheduler, "admit", watched)
+    monkeypatch.setattr(model.scheduler, "admit", watched)
     return found
 
 
@@ -165,7 +165,7 @@ def test_what_a_limit_cuts_off_a_pair_is_not_expected(
 ) -> None:
     found = reckoned(ranker, monkeypatch)
     for limit in (None, 64, None):
-        ranker.rank("why", LONG, truncate="END", limits=TokenLimits(pair=limit))
+        ranker.rank(RankRequest("why", LONG, truncate="END", limits=TokenLimits(pair=limit)))
     check_reckoning(found)
 
 
@@ -174,7 +174,7 @@ def test_what_a_limit_cuts_off_a_text_is_not_expected(
 ) -> None:
     found = reckoned(embedder, monkeypatch)
     for limit in (None, 64, None):
-        embedder.embed(LONG, input_type="query", truncate="END", most_tokens=limit)
+        embedder.embed(EmbedRequest(LONG, "query", truncate="END", limits=TokenLimits(pair=limit)))
     check_reckoning(found)
 
 
@@ -183,8 +183,8 @@ def test_what_a_limit_cuts_off_each_text_is_not_expected(
 ) -> None:
     found = reckoned(ranker, monkeypatch)
     for limits in (NO_LIMITS, *[TokenLimits(query=2, passage=8)] * 16, NO_LIMITS):
-        ranker.rank(LONG[0], LONG, truncate="END", limits=limits)
-        ranker.rank("why", ["because"])  # whose tokens are as many as before
+        ranker.rank(RankRequest(LONG[0], LONG, truncate="END", limits=limits))
+        ranker.rank(RankRequest("why", ["because"]))  # whose tokens are as many as before
     expected = found[::2]
     assert set(expected[1:-1]) == {len(LONG) * (2 + 8)}
     assert expected[-1] >= expected[0], "it was learned from what had been cut"
@@ -196,7 +196,7 @@ def test_nothing_is_learned_from_what_the_engine_s_bound_cuts(
     found = reckoned(ranker, monkeypatch)
     vast = "word " * ranker.info.max_tokens
     for texts in (LONG, [vast], [vast], LONG):
-        ranker.rank("why", texts, truncate="END")
+        ranker.rank(RankRequest("why", texts, truncate="END"))
     assert found[1] == found[2] == ranker.info.max_tokens
     assert found[3] > found[0], "bytes are more than were expected at first"
 
@@ -205,5 +205,5 @@ def test_each_text_is_expected_to_have_no_more_than_is_taken(
     ranker: Ranker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = reckoned(ranker, monkeypatch)
-    ranker.rank("why", ["word " * ranker.info.max_tokens, *["ok"] * 9], truncate="END")
+    ranker.rank(RankRequest("why", ["word " * ranker.info.max_tokens, *["ok"] * 9], truncate="END"))
     assert found[0] < ranker.info.max_tokens + 50

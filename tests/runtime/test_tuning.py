@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from runtime import machine
-from runtime.model import ModelInfo
+from runtime.model_info import ModelInfo
 from runtime.opening import open_model
 from runtime.tuning import TUNING_FILE, Tuning, conditions, write_tuning
 

@@ -15,6 +15,7 @@ from runtime.errors import DeviceLost, EngineError, GoldenMismatch, OutOfMemory
 from runtime.opening import mock_model, open_embedder, open_ranker
 from runtime.profile import Kind
 from runtime.ranker import Ranker
+from runtime.requests import RankRequest
 from tests.runtime.test_artifact import finish
 from tests.small_graphs import write_embedding_directory, write_graph
 
@@ -65,7 +66,7 @@ def test_batches_are_cut_to_what_fits_before_anybody_waits(
     model.warm_up()
     refused = [call for call in calls if np.prod(call) > 300]
     assert refused
-    model.rank("q", ["x" * (i + 1) for i in range(30)])
+    model.rank(RankRequest("q", ["x" * (i + 1) for i in range(30)]))
     model.close()
     assert [call for call in calls if np.prod(call) > 300] == refused
 
@@ -78,9 +79,9 @@ def test_a_longest_row_without_memory_is_logged_and_the_others_are_served(
     assert isinstance(model, Ranker)
     model.warm_up()
     assert "no memory for one row of 400 tokens" in caplog.text
-    assert len(model.rank("q", ["short"]).logits) == 1
+    assert len(model.rank(RankRequest("q", ["short"])).logits) == 1
     with pytest.raises(OutOfMemory):
-        model.rank("q", ["x" * 350])
+        model.rank(RankRequest("q", ["x" * 350]))
     model.close()
 
 
@@ -150,7 +151,7 @@ def test_requests_have_no_padding_row(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(model, Ranker)
     model.warm_up()
     masks = masks_of(monkeypatch)
-    model.rank("q", ["p"])
+    model.rank(RankRequest("q", ["p"]))
     model.close()
     assert [len(mask) for mask in masks] == [1]
 

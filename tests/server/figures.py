@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.metrics import REFUSALS
+from server.metrics import refusals as reasons
 
 
 def values(text: str) -> dict[str, float]:
@@ -42,7 +42,5 @@ def sums(found: dict[str, float]) -> tuple[float, float]:
 def refusals(server: Any) -> dict[str, float]:
     """Reason → requests, without those that have none."""
     found = figures(server)
-    counted = {
-        reason: found[f'rerank_refusals_total{{reason="{reason}"}}'] for reason in REFUSALS.values()
-    }
+    counted = {reason: found[f'rerank_refusals_total{{reason="{reason}"}}'] for reason in reasons()}
     return {reason: count for reason, count in counted.items() if count}

@@ -15,7 +15,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from litestar.types import ASGIApp, Receive, Scope, Send
 from uvicorn.lifespan.on import LifespanOn
 
-from server import service
+from server import loading
 from server.app import create_app
 from server.settings import Settings, read_settings
 from tests.waiting import wait_until
@@ -62,7 +62,7 @@ def in_process(
         )
         # Ends the process, as the last thing that the thread does that loads the models.
         reasons: list[str] = []
-        with mock.patch.object(service, "abort_start", reasons.append):
+        with mock.patch.object(loading, "abort_start", reasons.append):
             running.enter_context(portal.wrap_async_context_manager(_lifespan(app)))
             wait_until(lambda: _is_ready(http, reasons))
         yield InProcess(http, settings)

@@ -9,6 +9,7 @@ import pytest
 
 from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 from tests.server.conftest import Server
 from tests.server.in_process import GaveUp, Serve
 
@@ -23,16 +24,15 @@ BODY = {"query": {"text": QUERY}, "passages": [{"text": p} for p in PASSAGES]}
 
 
 @pytest.fixture(scope="module")
-def server(rank_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(rank_artifact: Path) -> Iterator[Server]:
     """A process that serves the artifact."""
-    server = Server(tmp_path_factory.mktemp("rank"), {"NIM_CUSTOM_MODEL": str(rank_artifact)})
-    yield server.ready()
-    server.end()
+    with Server({"NIM_CUSTOM_MODEL": str(rank_artifact)}) as server:
+        yield server.ready()
 
 
 def test_the_answer_is_the_runtime_s(server: Server, rank_artifact: Path) -> None:
     ranker = open_ranker(rank_artifact)
-    wanted = ranker.rank(QUERY, PASSAGES)
+    wanted = ranker.rank(RankRequest(QUERY, PASSAGES))
     ranker.close()
     found = server.rank(BODY).json()
     assert [r["index"] for r in found["rankings"]] == wanted.order.tolist()

@@ -86,22 +86,6 @@ def test_an_endless_chunked_body_is_cut_off(client: httpx.Client) -> None:
             send_until_cut_off(connection, chunk)
 
 
-def test_a_large_announced_body_is_refused_without_being_asked_for(client: httpx.Client) -> None:
-    with connect(client) as connection:
-        connection.sendall(head("content-length: 99999999999", "expect: 100-continue"))
-        status, received = reply(connection)
-    assert status == 413
-    assert b"100 Continue" not in received
-
-
-def test_expect_100_continue(client: httpx.Client) -> None:
-    with connect(client) as connection:
-        connection.sendall(head(f"content-length: {len(BODY)}", "expect: 100-continue"))
-        assert connection.recv(100).startswith(b"HTTP/1.1 100")
-        connection.sendall(BODY)
-        assert reply(connection)[0] == 200
-
-
 def test_many_small_chunks_are_one_body(client: httpx.Client) -> None:
     chunks = b"".join(b"1\r\n" + bytes([byte]) + b"\r\n" for byte in BODY)
     with connect(client) as connection:
@@ -128,11 +112,6 @@ def test_a_body_that_never_comes_is_waited_for_no_longer_than_allowed(hasty: Ser
     with connect(hasty.http) as connection:
         connection.sendall(head(f"content-length: {len(BODY) + 10}") + BODY)
         assert reply(connection)[0] == 408
-
-
-def test_a_client_that_leaves_in_the_middle(client: httpx.Client) -> None:
-    with connect(client) as connection:
-        connection.sendall(head(f"content-length: {len(BODY) + 10}") + BODY)
 
 
 @pytest.mark.parametrize(
@@ -193,14 +172,6 @@ def test_bytes_that_are_hardly_http(client: httpx.Client, raw: bytes) -> None:
         status, received = reply(connection)
     assert status == 0 or 400 <= status < 500
     assert b"Traceback" not in received
-
-
-def test_two_requests_on_one_connection(client: httpx.Client) -> None:
-    one = head(f"content-length: {len(BODY)}") + BODY
-    with connect(client) as connection:
-        connection.sendall(one + one)
-        answers = replies(connection)
-        assert [next(answers)[0] for _ in range(2)] == [200, 200]
 
 
 def test_an_offer_to_upgrade_does_not_lose_the_body(client: httpx.Client) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from server import framing, lingering
-from server.hosts import AllowedHostsMiddleware
+from server.auth import AccessMiddleware
+from server.nim_error import error_body
 from server.settings import read_settings
-from server.surfaces import nim
 from tests.server.wire import Wire, deny, echo
 
 POST = b"POST /p HTTP/1.1\r\nhost: h\r\n"
@@ -251,7 +251,7 @@ async def test_the_host_of_an_address_is_the_one_that_must_be_allowed(
 ) -> None:
     settings = read_settings({"ENABLE_MOCK_INFERENCE": "1", "RERANK_ALLOWED_HOSTS": "rank.me"})
     for given in (target, target.replace(b"rank", b"evil")):
-        wire = Wire(AllowedHostsMiddleware(echo, settings, lambda _: nim.error_body))
+        wire = Wire(AccessMiddleware(echo, settings, lambda _: error_body))
         wire.send(b"GET " + given + b" HTTP/1.1\r\nhost: evil.me\r\n\r\n")
         assert await wire.answered() == (status if given == target else 400)
 

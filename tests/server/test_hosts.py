@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.hosts import _name
+from server.auth import _name
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from server import json_size
-from server.app import SURFACES
 from server.errors import Failure, InvalidRequest
 from server.json_size import decoded_bytes, most_values
 from server.time_slices import TimeSlices
+from tests.server.described import OPERATIONS
 from tests.server.in_process import Serve
 
 MOST = most_values(512)
@@ -162,14 +162,10 @@ def test_every_route_that_reads_json_counts_first(serve: Serve) -> None:
     settings = server.settings
     most = most_values(max(settings.max_passages, settings.embed_max_inputs))
     body = b'{"ignored":[' + b"0," * most + b"0]}"
-    reading = [
-        (operation, surface.error_format)
-        for surface in SURFACES
-        for operation in surface.operations
-        if operation.request is not None
-    ]
+    reading = [operation for operation in OPERATIONS if operation.request]
     assert len(reading) > 10
-    for operation, error_format in reading:
+    for operation in reading:
+        error_format = operation.error_formats[0]
         path = operation.path.format(**operation.parameters)
         found = server.http.post(path, content=body)
         assert f"more than {most} values" in found.text, path

@@ -4,12 +4,10 @@ import asyncio
 import json
 import os
 import re
-import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import httpx
 import pytest
 
@@ -18,9 +16,7 @@ from server.kserve.grpc_service import GrpcServer
 from server.service import Service
 from server.settings import SettingsError, read_settings
 from tests.server.conftest import Server, Start
-from tests.server.figures import refusals
 from tests.server.in_process import GaveUp, Serve
-from tests.server.surfaces.kserve_requests import RANK, grpc_ready
 from tests.waiting import PATIENCE_S
 
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
@@ -50,40 +46,12 @@ def critical_lines(log: str) -> list[str]:
     return [line for line in log.splitlines() if " CRITICAL " in line]
 
 
-def test_a_model_that_loads_slowly(start: Start, bare_directory: Path, pipe: Path) -> None:
-    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)}, *held(pipe))
-    server.wait_for("/v1/health/live", 200)
-    assert server.get("/v1/health/ready").status_code == 503
-    assert server.get("/v1/health/ready").json()["message"] == "Service is not ready."
-    assert server.get("/v2/health/ready").status_code == 503
-    assert server.get(f"/v2/models/{RANK}/ready").status_code == 503
-    assert not grpc_ready(server.grpc_port)
-    health = server.get("/health")
-    assert (health.status_code, health.json()["model_loaded"]) == (503, False)
-    for response in (
-        server.rank(BODY),
-        server.get("/v1/models"),
-        server.get("/v1/metadata"),
-    ):
-        assert response.status_code == 503
-        assert int(response.headers["retry-after"]) >= 1
-        assert response.json()["type"] == "invalid_request_error"
-    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
-        index = channel.unary_unary("/inference.GRPCInferenceService/RepositoryIndex")
-        with pytest.raises(grpc.RpcError, match="not ready"):
-            index(b"", timeout=PATIENCE_S)
-    assert refusals(server) == {"not_ready": 5}
-    server.wait_until(lambda: let_go(pipe))
-    server.ready()
-    assert grpc_ready(server.grpc_port)
-
-
 def test_a_model_that_fails_after_a_while(start: Start, bare_directory: Path, pipe: Path) -> None:
     given = {"NIM_CUSTOM_MODEL": str(bare_directory), "MAX_SEQUENCE_LENGTH": "999999"}
     server = start(given, *held(pipe))
     server.wait_for("/v1/health/ready", 503)
     server.wait_until(lambda: let_go(pipe))
-    assert server.exit_code() == 1
+    assert server.ends() == 1
     (line,) = critical_lines(server.log)
     assert "MAX_SEQUENCE_LENGTH=999999" in line
     assert "8192" in line
@@ -93,7 +61,7 @@ def test_a_model_that_fails_after_a_while(start: Start, bare_directory: Path, pi
 def test_a_model_that_is_broken(start: Start, bare_directory: Path) -> None:
     (bare_directory / "model.onnx").write_bytes(b"not a graph")
     server = start({"RERANK_MODEL_DIR": str(bare_directory)}, *UVICORN)
-    assert server.exit_code() == 1
+    assert server.ends() == 1
     assert len(critical_lines(server.log)) == 1
     assert "Traceback" not in server.log
 
@@ -125,22 +93,11 @@ def test_a_bare_directory_is_served_with_raw_logits(start: Start, bare_directory
     assert [r["index"] for r in ranked] == list(range(99, -1, -1))
 
 
-@pytest.mark.parametrize("arguments", [(), UVICORN])
-def test_settings_that_cannot_be_used(start: Start, arguments: tuple[str, ...]) -> None:
-    server = start({**MOCK, "NIM_REQUIRE_AUTH": "true"}, *arguments)
-    assert server.exit_code() != 0
+def test_settings_that_cannot_be_used(start: Start) -> None:
+    server = start({**MOCK, "NIM_REQUIRE_AUTH": "true"}, *UVICORN)
+    assert server.ends() != 0
     assert "NIM_REQUIRE_AUTH: found " in server.log
     assert len(server.log.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
-    ("setting", "code"), [("NIM_HTTP_API_PORT", 2), ("NIM_TRITON_METRICS_PORT", 1)]
-)
-def test_a_taken_port(start: Start, taken_port: int, setting: str, code: int) -> None:
-    server = start({**MOCK, setting: str(taken_port)})
-    assert server.exit_code() == code
-    assert f"{setting}: found port {taken_port}" in server.log
-    assert "Traceback" not in server.log
 
 
 def test_a_taken_port_of_grpc(taken_port: int) -> None:
@@ -174,7 +131,7 @@ def test_plain_uvicorn(start: Start) -> None:
 
 def test_several_workers_are_refused(start: Start) -> None:
     server = start({**MOCK, "WEB_CONCURRENCY": "2"}, *UVICORN)
-    server.exit_code()
+    server.ends()
     assert "found several uvicorn workers" in server.log
     assert "leave --workers and WEB_CONCURRENCY out" in server.log
 
@@ -191,28 +148,6 @@ def test_the_log_holds_no_text_and_no_query_string(mock_server: Server) -> None:
     assert "POST /v1/ranking 200" in mock_server.log
     assert "DEBUG" in mock_server.log
     assert "Zq7text" not in mock_server.log
-
-
-def test_a_server_that_still_loads_stops_as_well(
-    start: Start, bare_directory: Path, pipe: Path
-) -> None:
-    server = start({"NIM_CUSTOM_MODEL": str(bare_directory)}, *held(pipe))
-    server.wait_for("/v1/health/live", 200)
-    assert server.stop() == 0
-    assert "Traceback" not in server.log
-
-
-def test_kill_leaves_nothing_behind(start: Start) -> None:
-    server = start(MOCK, start_new_session=True).ready()
-    server.process.kill()
-    assert server.exit_code() == -signal.SIGKILL
-    with pytest.raises(ProcessLookupError):  # nobody of its group is left
-        os.killpg(server.process.pid, 0)
-    again = {"NIM_HTTP_API_PORT": str(server.port)}
-    again["NIM_TRITON_METRICS_PORT"] = str(server.metrics_port)
-    successor = start({**MOCK, **again})
-    successor.http.base_url = httpx.URL(server.url)
-    successor.ready()
 
 
 def test_settings_that_change_answers(serve: Serve) -> None:

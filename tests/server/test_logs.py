@@ -123,7 +123,7 @@ def test_a_start_that_is_refused_logs_json(
         taken = str(other.getsockname()[1])
         filled = {name: value.replace("{taken}", taken) for name, value in given.items()}
         server = start({**JSON, "PYTHONWARNINGS": "default", **filled}, *arguments)
-        assert server.exit_code() == code
+        assert server.ends() == code
     lines = [json.loads(line) for line in server.log.splitlines()]
     assert reason in f"{lines[-1]['message']} {lines[-1].get('traceback')}"
     assert lines[-1]["level"] == "CRITICAL"

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.engines.mock import MockEngine
 from runtime.errors import DeviceLost, EngineUnreachable
-from server import service
+from server import loading
 from tests.server.in_process import Serve
 from tests.server.surfaces.kserve_requests import RANK
 from tests.waiting import wait_until
@@ -51,7 +51,7 @@ def test_not_ready_while_the_engine_is_unreachable(
 
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(MockEngine, "run", run)
-    monkeypatch.setattr(service, "_WATCHDOG_INTERVAL_S", 0.01)
+    monkeypatch.setattr(loading, "_WATCHDOG_INTERVAL_S", 0.01)
     server = serve(MOCK)
     assert server.rank(BODY).status_code == 200
     unreachable.set()

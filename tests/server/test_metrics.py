@@ -14,7 +14,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server import service
+from server import reloading
 from server.metrics import Metrics, families
 from tests.server.conftest import MAX_TOKENS, Server, StartGated
 from tests.server.figures import figures, outcomes, pending, sums, total, values
@@ -190,7 +190,7 @@ def test_cut_texts_tokens_and_padding_are_counted(client: httpx.Client) -> None:
 def test_reloads_are_counted(
     serve: Serve, bare_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "_RETIRE_DELAY_S", 0.0)
+    monkeypatch.setattr(reloading, "_RETIRE_DELAY_S", 0.0)
     server = serve({"NIM_CUSTOM_MODEL": str(bare_directory), "RERANK_MODEL_CONTROL": "true"})
     index = server.http.post("/v2/repository/index").json()
     load = f"/v2/repository/models/{index[0]['name']}/load"

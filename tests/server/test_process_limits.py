@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import ArtifactError, EngineError, EngineUnavailable, OutOfMemory
-from server import process_limits
-from server import service as service_module
+from server import loading, process_limits
 from server.process_limits import LimitExceeded, check_process_limits, find_exceeded_limit
 from tests.server.conftest import Start
 from tests.server.in_process import GaveUp, Serve
@@ -164,7 +163,7 @@ def test_a_model_that_meets_one(
         raise error
 
     limited(monkeypatch, RLIMIT_NPROC=9)
-    monkeypatch.setattr(service_module, "_open", meet)
+    monkeypatch.setattr(loading, "open_served", meet)
     with pytest.raises(GaveUp, match=f"cannot serve the model: found no .*{reason}"):
         serve(MOCK)
 
@@ -175,7 +174,7 @@ def test_a_model_whose_error_only_looks_like_one(
     def meet(*_: Any, **__: Any) -> None:
         raise ArtifactError(f"cannot read model.onnx: {AGAIN}")
 
-    monkeypatch.setattr(service_module, "_open", meet)
+    monkeypatch.setattr(loading, "open_served", meet)
     with pytest.raises(GaveUp, match=f"cannot serve the model: cannot read model.onnx: {AGAIN}"):
         serve(MOCK)
 
@@ -188,7 +187,7 @@ _SMALL = (
 
 def test_a_process_that_has_too_little_memory(start: Start) -> None:
     server = start({**MOCK, "NIM_JSONL_LOGGING": "1"}, "-c", _SMALL)
-    assert server.exit_code() == 1
+    assert server.ends() == 1
     (line,) = server.log.splitlines()
     assert "RLIMIT_AS is 256 MiB" in json.loads(line)["message"]
 
@@ -212,7 +211,7 @@ sys.exit(main([]))
 @pytest.mark.parametrize("name", ["engine-watchdog", "reload-signals"])
 def test_a_thread_that_does_not_start_after_all(start: Start, name: str) -> None:
     server = start(MOCK, "-c", _WITHOUT, name)
-    assert server.exit_code() == 1
+    assert server.ends() == 1
     assert "Traceback" not in server.log
     (line,) = [line for line in server.log.splitlines() if " CRITICAL " in line]
     assert "cannot start: found no room for another thread" in line

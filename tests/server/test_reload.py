@@ -15,7 +15,7 @@ import tritonclient.grpc
 import tritonclient.http
 
 from runtime.model import Model
-from server import service as service_module
+from server import loading, reloading
 from tests.server.conftest import Server, Start
 from tests.server.figures import figures
 from tests.server.in_process import Serve
@@ -31,7 +31,7 @@ MOCK = {"ENABLE_MOCK_INFERENCE": "1", **CONTROL}
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, models that were replaced are closed as soon as they are idle."""
-    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
+    monkeypatch.setattr(reloading, "_RETIRE_DELAY_S", 0.0)
 
 
 def swap(served: Path, new: Path) -> None:
@@ -48,36 +48,11 @@ def ask(server: Server, statuses: list[int], stop: threading.Event) -> None:
 
 
 def wait_for_models(server: Server, count: int) -> None:
-    server.wait_until(lambda: server.log.count("INFO server.service: ready: ") == count)
+    server.wait_until(lambda: server.log.count("INFO server.loading: ready: ") == count)
 
 
 def wait_for_answers(statuses: list[int], count: int) -> None:
     wait_until(lambda: len(statuses) >= count)
-
-
-def test_sighup_replaces_the_model_without_a_gap(start: Start, bare_directory: Path) -> None:
-    """The second time, the first model has been closed."""
-    served = bare_directory.parent / "served"
-    served.symlink_to(bare_directory)
-    server = start({"NIM_CUSTOM_MODEL": str(served)}).ready()
-    statuses: list[int] = []
-    stop = threading.Event()
-    asking = threading.Thread(target=ask, args=(server, statuses, stop))
-    asking.start()
-    try:
-        for number in range(2):
-            again = bare_directory.parent / f"again-{number}"
-            shutil.copytree(bare_directory, again)
-            swap(served, again)
-            server.process.send_signal(signal.SIGHUP)
-            wait_for_models(server, number + 2)
-            wait_for_answers(statuses, len(statuses) + 5)
-    finally:
-        stop.set()
-        asking.join()
-    assert set(statuses) == {200}
-    assert server.stop() == 0
-    assert "Traceback" not in server.log
 
 
 def test_a_model_that_cannot_be_served_changes_nothing(serve: Serve, bare_directory: Path) -> None:
@@ -107,7 +82,7 @@ def test_a_file_that_never_ends_is_refused_and_holds_no_process(
         (strange / name).unlink(missing_ok=True)
         os.mkfifo(strange / name)
         swap(served, strange)
-        server.process.send_signal(signal.SIGHUP)
+        server.signal(signal.SIGHUP)
         server.wait_until(lambda message=f"{name}: it is a FIFO": message in server.log)
     assert server.rank(BODY).status_code == 200
     assert server.stop() == 0
@@ -146,13 +121,13 @@ class Opening:
 
 @pytest.fixture
 def opening(monkeypatch: pytest.MonkeyPatch) -> Opening:
-    opening, open_model = Opening(), service_module._open
+    opening, open_model = Opening(), loading.open_served
 
     def open_later(*given: Any, **named: Any) -> Model:
         opening.wait()
         return open_model(*given, **named)
 
-    monkeypatch.setattr(service_module, "_open", open_later)
+    monkeypatch.setattr(loading, "open_served", open_later)
     return opening
 
 
@@ -180,7 +155,7 @@ def test_a_model_that_never_opens_is_given_up(
     server = serve(MOCK)
     opening.shut()
     with monkeypatch.context() as patch:
-        patch.setattr(service_module, "_OPEN_TIMEOUT_S", 0.1)
+        patch.setattr(reloading, "_OPEN_TIMEOUT_S", 0.1)
         late = server.http.post(LOAD)
     assert late.status_code == 400
     assert "did not open" in late.json()["error"]

@@ -7,7 +7,10 @@ import pytest
 
 from runtime.engines.mock import MockEngine
 from runtime.errors import OutOfMemory
-from server import service as module
+from runtime.requests import RankRequest
+from server import loading, reloading
+from server.loading import load
+from server.reloading import reload_model
 from server.service import Service
 from server.settings import read_settings
 from tests.waiting import retiring, wait_until
@@ -45,25 +48,25 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     monkeypatch.setattr(MockEngine, "device", "cuda:0")
     monkeypatch.setattr(MockEngine, "run", lambda engine, inputs: gpu.run(engine, inputs))
     monkeypatch.setattr(MockEngine, "close", lambda engine: gpu.close(engine))
-    monkeypatch.setattr(module, "_RETIRE_DELAY_S", 0.0)
+    monkeypatch.setattr(reloading, "_RETIRE_DELAY_S", 0.0)
     # One model: a second one would share the memory for good.
-    monkeypatch.setattr(module, "_directories", lambda _: [("rank", None)])
+    monkeypatch.setattr(loading, "_directories", lambda _: [("rank", None)])
     return gpu
 
 
 def largest_call(service: Service, gpu: Gpu) -> int:
     """The largest of a request whose rows would fill several calls."""
     gpu.calls.clear()
-    service.ranker.rank("q", [f"{number:0100}" for number in range(40)])
+    service.ranker.rank(RankRequest("q", [f"{number:0100}" for number in range(40)]))
     return max(gpu.calls)
 
 
 def test_a_reload_leaves_batches_as_large_as_they_were(gpu: Gpu) -> None:
     service = Service(read_settings(SETTINGS))
-    service._load()
+    load(service)
     whole = largest_call(service, gpu)
     assert whole > ROOM // 2
-    service.reload("rank")
+    reload_model(service, "rank")
     wait_until(lambda: not retiring())
     assert largest_call(service, gpu) == whole
     service.close()
@@ -73,7 +76,7 @@ def test_a_reload_that_fails_leaves_batches_as_large_as_they_were(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = Service(read_settings(SETTINGS))
-    service._load()
+    load(service)
     whole = largest_call(service, gpu)
     served = service.ranker
 
@@ -87,7 +90,7 @@ def test_a_reload_that_fails_leaves_batches_as_large_as_they_were(
 
     monkeypatch.setattr(type(served), "warm_up", fail)
     with pytest.raises(OutOfMemory):
-        service.reload("rank")
+        reload_model(service, "rank")
     assert service.ranker is served
     assert largest_call(service, gpu) == whole
     service.close()

@@ -30,18 +30,20 @@ from runtime.manifest import read_manifest, write_manifest
 from runtime.model import Model
 from runtime.profile import Kind
 from runtime.ranker import Ranker
-from runtime.tokenizing import TokenizerPool, Work
-from server import service as service_module
+from runtime.requests import RankRequest
+from runtime.tokenizing import TokenizerPool
+from server import loading, reloading
 from server.app import routed
 from server.call import Call
+from server.loading import load, start
 from server.names import triton_name
-from server.reloading import reloading_on_signal
+from server.reloading import reload_model, reloading_on_signal
 from server.service import Service
 from server.settings import Settings, read_settings
 from server.surfaces import kserve
 from tests.waiting import PATIENCE_S, retiring, wait_until
 
-_open = service_module._open
+_open = loading.open_served
 
 
 class PanicException(BaseException):
@@ -55,10 +57,10 @@ def settings(**given: str) -> Settings:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """The mock's reranker and embedder."""
-    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.2)
-    monkeypatch.setattr(service_module, "_WATCHDOG_INTERVAL_S", 0.05)
+    monkeypatch.setattr(reloading, "_RETIRE_DELAY_S", 0.2)
+    monkeypatch.setattr(loading, "_WATCHDOG_INTERVAL_S", 0.05)
     started = Service(settings())
-    started.start()
+    start(started)
     wait_until(lambda: started.loaded)
     yield started
     started.close()
@@ -68,13 +70,11 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
 def opening(monkeypatch: pytest.MonkeyPatch, before: Callable[[Kind | None], None]) -> None:
     """Call `before` with the kind of every model that opens from now on."""
 
-    def open_after(
-        settings: Settings, kind: Kind | None, directory: Path | None, alone: bool
-    ) -> Any:
+    def open_after(settings: Settings, kind: Kind | None, directory: Path | None) -> Any:
         before(kind)
-        return _open(settings, kind, directory, alone)
+        return _open(settings, kind, directory)
 
-    monkeypatch.setattr(service_module, "_open", open_after)
+    monkeypatch.setattr(loading, "open_served", open_after)
 
 
 def test_a_model_that_hung_is_not_swapped_in(
@@ -92,7 +92,7 @@ def test_a_model_that_hung_is_not_swapped_in(
         # Only now: a stall of the machine is no call that hangs.
         patch.setattr(service, "settings", replace(service.settings, engine_patience_s=1))
         last.set()
-        self.rank("q", ["p"])
+        self.rank(RankRequest("q", ["p"]))
 
     def recorded_close(self: Model) -> None:
         if self in hanging:
@@ -109,12 +109,12 @@ def test_a_model_that_hung_is_not_swapped_in(
         patch.setattr(Model, "close", recorded_close)
         patch.setattr(MockEngine, "run", late)
         with pytest.raises(EngineError, match="the new model does not compute"):
-            service.reload("rank")
+            reload_model(service, "rank")
     # The model that is served is as well as before.
     assert set(states) == {(True, True)}
-    assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
-    service.reload("rank")
-    assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
+    assert len(service.ranker.rank(RankRequest("q", ["a", "b"])).order) == 2
+    reload_model(service, "rank")
+    assert len(service.ranker.rank(RankRequest("q", ["a", "b"])).order) == 2
 
 
 def test_a_model_that_is_ready_when_all_close_is_closed(
@@ -130,9 +130,9 @@ def test_a_model_that_is_ready_when_all_close_is_closed(
 
     monkeypatch.setattr(Model, "inherit_estimates", close_meanwhile)
     with pytest.raises(ModelClosed):
-        service.reload("rank")
+        reload_model(service, "rank")
     with pytest.raises(ModelClosed):
-        new[0].rank("q", ["p"])
+        new[0].rank(RankRequest("q", ["p"]))
 
 
 def test_a_model_that_warms_up_when_the_process_is_stopping_is_closed(
@@ -154,7 +154,7 @@ def test_a_model_that_warms_up_when_the_process_is_stopping_is_closed(
     monkeypatch.setattr(Model, "warm_up", warm_up_for_ever)
     monkeypatch.setattr(Model, "close", recorded_close)
     with pytest.raises(ModelClosed):
-        service.reload("rank")
+        reload_model(service, "rank")
 
 
 def test_a_model_is_not_ready_while_the_process_ends(service: Service) -> None:
@@ -175,12 +175,11 @@ def test_reloads_in_a_row_have_one_more_model_in_memory(
     found: list[int] = []
 
     def count(_: Kind | None) -> None:
-        replaced = [one for served in service.all_served for one in served.before]
-        found.append(sum(not one.ended for one in replaced))
+        found.append(sum(served.before is not None for served in service.all_served))
 
     opening(monkeypatch, count)
     for kind in ("rank", "rank", "embed", "rank"):
-        service.reload(kind)
+        reload_model(service, kind)
     assert found == [0, 0, 0, 0]
 
 
@@ -192,9 +191,9 @@ def test_a_model_that_retires_answers_whoever_has_begun(
     held, released = threading.Event(), threading.Event()
     looks: list[bool] = []
 
-    def hold(self: TokenizerPool, work: Work, encodings: Any) -> None:
-        learn(self, work, encodings)
-        if work.rows == 3:
+    def hold(self: TokenizerPool, request: RankRequest, encodings: Any) -> None:
+        learn(self, request, encodings)
+        if len(request.texts) == 3:
             held.set()
             assert released.wait(PATIENCE_S)
 
@@ -205,9 +204,9 @@ def test_a_model_that_retires_answers_whoever_has_begun(
     monkeypatch.setattr(TokenizerPool, "_update_estimate", hold)
     monkeypatch.setattr(Model, "idle", look)
     with ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(asyncio.run, Call(service).rank("q", ["a", "bb", "ccc"]))
+        begun = pool.submit(asyncio.run, Call(service).rank(RankRequest("q", ["a", "bb", "ccc"])))
         assert held.wait(PATIENCE_S)
-        service.reload("rank")
+        reload_model(service, "rank")
         wait_until(lambda: len(looks) > 0)
         assert not looks[0]
         released.set()
@@ -222,7 +221,7 @@ def test_a_disk_s_time_out_is_reported_as_such(
 
     opening(monkeypatch, time_out)
     with pytest.raises(TimeoutError, match="the disk is gone"):
-        service.reload("rank")
+        reload_model(service, "rank")
 
 
 @pytest.mark.parametrize("error", [ArtifactError("bad"), PanicException("worse")])
@@ -272,7 +271,7 @@ def test_signals_while_a_reload_runs_are_one_more_behind_it(
             os.kill(os.getpid(), signal.SIGHUP)
         assert service.ranker is before
         go_on.set()
-        wait_until(lambda: len(opened) == 4 and not service._reloading.locked())
+        wait_until(lambda: len(opened) == 4 and not service.reload_lock.locked())
     assert opened == ["rank", "embed"] * 2
 
 
@@ -306,17 +305,17 @@ def test_a_start_ends_when_opening_panics(monkeypatch: pytest.MonkeyPatch) -> No
 
     given_up = threading.Event()
     opening(monkeypatch, panic)
-    monkeypatch.setattr(service_module, "abort_start", lambda _: given_up.set())
+    monkeypatch.setattr(loading, "abort_start", lambda _: given_up.set())
     service = Service(settings())
-    service.start()
+    start(service)
     assert given_up.wait(PATIENCE_S)
     service.close()
 
 
 def test_a_small_body_limit_leaves_room_for_many_bodies() -> None:
     async def hold(service: Service) -> None:
-        with service.body_budget.reserving(200 << 20):
-            pass
+        with service.body_budget.reservation() as room:
+            room.add(200 << 20)
 
     service = Service(settings(NIM_HTTP_BODY_LIMIT_BYTES="100000"))
     asyncio.run(hold(service))
@@ -342,12 +341,12 @@ def test_a_reload_that_fails_leaves_nothing_behind(
     with monkeypatch.context() as patch:
         fail_with(error, patch)
         with pytest.raises(ServingError):
-            service.reload(kind)
+            reload_model(service, kind)
     wait_until(lambda: set(threading.enumerate()) <= threads)
     assert service.served(kind) is before
     assert service.ready
-    assert len(service.ranker.rank("q", ["a", "b"]).order) == 2
-    service.reload(kind)
+    assert len(service.ranker.rank(RankRequest("q", ["a", "b"])).order) == 2
+    reload_model(service, kind)
 
 
 def test_a_model_is_retired_where_no_more_threads_are_to_be_had(
@@ -362,8 +361,8 @@ def test_a_model_is_retired_where_no_more_threads_are_to_be_had(
 
     monkeypatch.setattr(threading.Thread, "start", start_others)
     for _ in range(2):
-        service.reload("rank")
-        assert all(one.ended for one in service.served("rank").before)
+        reload_model(service, "rank")
+        assert service.served("rank").before is None
 
 
 def test_a_second_model_that_cannot_start_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,9 +376,9 @@ def test_a_second_model_that_cannot_start_is_closed(monkeypatch: pytest.MonkeyPa
 
     given_up = threading.Event()
     monkeypatch.setattr(Model, "warm_up", fail)
-    monkeypatch.setattr(service_module, "abort_start", lambda _: given_up.set())
+    monkeypatch.setattr(loading, "abort_start", lambda _: given_up.set())
     service = Service(settings())
-    service.start()
+    start(service)
     assert given_up.wait(PATIENCE_S)
     service.close()
     wait_until(lambda: set(threading.enumerate()) <= threads)
@@ -393,9 +392,9 @@ def artifact(rank_artifact: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def of_artifact(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """A service of the proven artifact."""
-    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
+    monkeypatch.setattr(reloading, "_RETIRE_DELAY_S", 0.0)
     service = Service(read_settings({"RERANK_MODEL_DIR": str(artifact)}))
-    service._load()
+    load(service)
     yield service
     service.close()
     wait_until(lambda: not retiring())
@@ -419,10 +418,10 @@ def test_a_proven_model_is_never_replaced_by_a_guess(
     (artifact / "manifest.json").unlink()
     put(artifact / "manifest.json")
     with pytest.raises(ArtifactError, match=r"manifest\.json"):
-        of_artifact.reload("rank")
+        reload_model(of_artifact, "rank")
     assert of_artifact.primary is before
     assert of_artifact.ready
-    assert len(of_artifact.ranker.rank("q", ["a", "b"]).order) == 2
+    assert len(of_artifact.ranker.rank(RankRequest("q", ["a", "b"])).order) == 2
 
 
 def test_a_proven_model_may_be_replaced_by_one_of_another_name(
@@ -430,7 +429,7 @@ def test_a_proven_model_may_be_replaced_by_one_of_another_name(
 ) -> None:
     manifest = read_manifest(artifact)
     write_manifest(artifact, msgspec.structs.replace(manifest, model_id="org/another"))
-    of_artifact.reload("rank")
+    reload_model(of_artifact, "rank")
     assert of_artifact.primary.name == "org/another"
     assert f"rank: served as org/another from now on, not as {manifest.model_id}" in caplog.text
 
@@ -438,14 +437,14 @@ def test_a_proven_model_may_be_replaced_by_one_of_another_name(
 def test_an_unproven_model_may_become_proven(
     artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "_RETIRE_DELAY_S", 0.0)
+    monkeypatch.setattr(reloading, "_RETIRE_DELAY_S", 0.0)
     manifest = (artifact / "manifest.json").rename(artifact / "kept")
     service = Service(read_settings({"RERANK_MODEL_DIR": str(artifact)}))
-    service._load()
+    load(service)
     assert not service.ranker.info.proven
-    service.reload("rank")  # one that is not proven stands in for another
+    reload_model(service, "rank")  # one that is not proven stands in for another
     manifest.rename(artifact / "manifest.json")
-    service.reload("rank")
+    reload_model(service, "rank")
     assert service.ranker.info.proven
     service.close()
     wait_until(lambda: not retiring())

@@ -39,24 +39,13 @@ def test_at_the_deadline_the_rest_is_answered_with_503(start_gated: StartGated) 
         server.gate.wait_for_call()
         # A second request is still being sent when the time is up.
         begin_a_request(server, connection)
-        server.process.send_signal(signal.SIGTERM)
+        server.signal(signal.SIGTERM)
         assert connection.recv(100).startswith(b"HTTP/1.1 503")
         assert computed.result().status_code == 503
         assert int(computed.result().headers["retry-after"]) >= 1
     server.gate.open()
-    assert server.exit_code() == 0
+    assert server.ends() == 0
     assert "Traceback" not in server.log
-
-
-def test_a_second_signal_ends_at_once(start: Start) -> None:
-    server = start({**MOCK, "RERANK_DRAIN_TIMEOUT_S": "3600"}).ready()
-    with connect(server) as connection:
-        begin_a_request(server, connection)
-        server.process.send_signal(signal.SIGTERM)
-        server.wait_until_deaf()
-        assert server.process.poll() is None
-        server.process.send_signal(signal.SIGINT)
-        assert server.exit_code() == 128 + signal.SIGINT
 
 
 # Its notice never ends.
@@ -68,7 +57,7 @@ _NOTICE = (
 
 def test_readiness_flips_and_requests_are_taken_for_a_while(start: Start) -> None:
     server = start(MOCK, "-c", _NOTICE).ready()
-    server.process.send_signal(signal.SIGTERM)
+    server.signal(signal.SIGTERM)
     server.wait_for("/v1/health/ready", 503)
     assert server.get("/v1/health/live").status_code == 200
     model = server.get(f"/v2/models/{RANK}/ready")
@@ -76,22 +65,3 @@ def test_readiness_flips_and_requests_are_taken_for_a_while(start: Start) -> Non
     assert set(model.json()) == {"error"}
     assert not grpc_ready(server.grpc_port)
     assert server.rank(BODY).status_code == 200
-
-
-def test_what_has_begun_is_answered_before_the_end(start: Start) -> None:
-    server = start({**MOCK, "RERANK_DRAIN_TIMEOUT_S": "3600"}).ready()
-    with connect(server) as connection:
-        rest = begin_a_request(server, connection)
-        server.process.send_signal(signal.SIGTERM)
-        server.wait_until_deaf()
-        connection.sendall(rest)
-        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
-    assert server.exit_code() == 0
-
-
-def test_an_idle_server_waits_for_nobody(start: Start) -> None:
-    """Else it would for the time that requests have to end, which nobody has patience for."""
-    server = start({**MOCK, "RERANK_DRAIN_TIMEOUT_S": "3600"}).ready()
-    server.process.send_signal(signal.SIGINT)
-    assert server.exit_code() == 0
-    assert "Traceback" not in server.log

@@ -54,7 +54,7 @@ def test_a_start_that_gets_a_signal_ends(
     start: Start, tmp_path: Path, event: str, moment: str, number: signal.Signals
 ) -> None:
     server = signalled(start, tmp_path, event, moment, number)
-    assert server.exit_code() == 0
+    assert server.ends() == 0
     assert "Traceback" not in server.log
 
 
@@ -63,13 +63,13 @@ def test_so_does_one_that_opens_its_model(
 ) -> None:
     model = {"NIM_CUSTOM_MODEL": str(bare_directory)}
     server = signalled(start, tmp_path, "import", "'onnxruntime.capi", signal.SIGTERM, **model)
-    assert server.exit_code() == 0
+    assert server.ends() == 0
     assert "Traceback" not in server.log
 
 
 def test_so_does_plain_uvicorn(start: Start, tmp_path: Path) -> None:
     server = signalled(start, tmp_path, "import", "'server.auth'", signal.SIGTERM, *UVICORN)
-    assert server.exit_code() == -signal.SIGTERM  # as uvicorn ends
+    assert server.ends() == -signal.SIGTERM  # as uvicorn ends
     assert "Traceback" not in server.log
 
 

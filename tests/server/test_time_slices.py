@@ -13,7 +13,7 @@ import pytest
 from checks.ports import free_port
 from server import exchange, time_slices
 from server.connection import BodyBudget
-from server.kserve import tensors
+from server.kserve import rest
 from server.kserve.grpc_requests import Requests
 from server.kserve.messages import Messages
 from tests.server.in_process import InProcess, in_process
@@ -97,7 +97,7 @@ def test_large_bodies_are_decoded_one_in_a_time_slice(
     monkeypatch.setattr(Requests, "decoded_bytes", at_once(Requests.decoded_bytes))
     monkeypatch.setattr(exchange, "decode", watched(exchange.decode))
     monkeypatch.setattr(Requests, "parse", watched(Requests.parse))
-    monkeypatch.setattr(tensors, "_unpacked", watched(tensors._unpacked))
+    monkeypatch.setattr(rest, "texts_of_raw", watched(rest.texts_of_raw))
     with ThreadPoolExecutor(3 * each) as pool:
         asked = [pool.submit(reranked, server, "text") for _ in range(each)]
         asked += [pool.submit(inferred, server, "text") for _ in range(each)]
@@ -105,7 +105,7 @@ def test_large_bodies_are_decoded_one_in_a_time_slice(
         for one in asked:
             one.result()
     over = True
-    assert len(steps) == (2 + 2 + 1) * each
+    assert len(steps) == (1 + 2 + 1) * each
     assert all(later - before >= time_slices._BETWEEN for before, later in pairwise(steps))
 
 

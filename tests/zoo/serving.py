@@ -12,6 +12,7 @@ from exporter.pipeline import ExportArgs, export
 from runtime.embedder import Embedder
 from runtime.opening import open_model
 from runtime.ranker import Ranker
+from runtime.requests import EmbedRequest, RankRequest
 from tests.zoo.answers import Answers, row
 from tests.zoo.texts import PASSAGES, QUERY, TEXTS
 
@@ -26,15 +27,15 @@ def serve(directory: Path, args: ExportArgs) -> Answers:
         typed = "token_type_ids" in export(str(directory), artifact, args).inputs
         with closing(open_model(artifact, engine="onnxruntime-cpu")) as model:
             if isinstance(model, Ranker):
-                encodings = model.encode(QUERY, PASSAGES, "END").rows
-                numbers = model.rank(QUERY, PASSAGES, truncate="END").logits
+                encodings = model.encoder.encode(RankRequest(QUERY, PASSAGES, truncate="END")).rows
+                numbers = model.rank(RankRequest(QUERY, PASSAGES, truncate="END")).logits
             else:
                 assert isinstance(model, Embedder)
                 encodings, vectors = [], []
                 for kind, together in itertools.groupby(TEXTS, key=itemgetter(1)):
                     texts = [text for text, _ in together]
-                    encodings += model.encode(texts, kind, "END").rows
-                    found = model.embed(texts, input_type=kind, truncate="END")
+                    encodings += model.encoder.encode(RankRequest(texts, kind, truncate="END")).rows
+                    found = model.embed(EmbedRequest(texts, kind, truncate="END"))
                     vectors.append(found.vectors)
                 numbers = np.concatenate(vectors)
     rows = [row(one.token_ids, one.type_ids if typed else None) for one in encodings]

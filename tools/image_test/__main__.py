@@ -16,7 +16,7 @@ import signal
 import sys
 from pathlib import Path
 
-from tools.image_test.build import CACHE, ROOT, Image, Unbuildable, build_image, check_host
+from tools.image_test.build import CACHE, ROOT, Unbuildable, build_image, check_host
 from tools.image_test.checks import Report, check_contents, check_embedder, check_runs
 
 
@@ -28,7 +28,11 @@ def main() -> int:
     try:
         check_host(artifact)
         with build_image(artifact) as image:
-            _describe(image)
+            sys.stdout.write(
+                f"built in {image.build_s:.0f} s: {image.size_mb} MB, "
+                f"{image.size_mb - image.base_mb} MB of it on top of the base "
+                f"(cache: {CACHE.relative_to(ROOT)})\n"
+            )
             check_contents(report, image)
             check_runs(report, image, artifact)
             if embedder is not None:
@@ -37,13 +41,6 @@ def main() -> int:
         report.add("the image is built", ok=False, found=str(error))
     sys.stdout.write(f"{report.passed} passed, {report.failed} failed\n")
     return 1 if report.failed else 0
-
-
-def _describe(image: Image) -> None:
-    sys.stdout.write(
-        f"built in {image.build_s:.0f} s: {image.size_mb} MB, {image.size_mb - image.base_mb} MB "
-        f"of it on top of the base (cache: {CACHE.relative_to(ROOT)})\n"
-    )
 
 
 if __name__ == "__main__":

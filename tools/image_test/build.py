@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,21 +26,18 @@ ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / "build" / "image-test"
 
 _SUITE = "bookworm"
+_SUITES = (("Debian", ""), ("Debian", "-updates"), ("Debian-Security", "-security"))
 _BASE = "localhost/open-rerank-base"
 _NAME = "localhost/open-rerank-cpu"
 _STAGE = "localhost/open-rerank-cpu-build"
-_EXTRAS = ("serve-cpu", "openvino", "triton")
 # Debian's buildah only recommends the package with the machine's own policy. This policy permits
 # anything, but nothing is pulled: the base is ours.
 _POLICY = f"--signature-policy={Path(__file__).with_name('policy.json')}"
 _TOOLS = {
-    "buildah": "buildah",
-    "debootstrap": "debootstrap",
+    **{name: name for name in ("buildah", "debootstrap")},
     "apt-get": "apt",
     "ip": "iproute2",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "unshare": "util-linux",
+    **dict.fromkeys(("nsenter", "setpriv", "unshare"), "util-linux"),
 }
 
 
@@ -87,14 +85,8 @@ def build_image(artifact: Path | None) -> Iterator[Image]:
     with _mounted(_BASE) as base:
         base_mb = _size_mb(base)
     with _mounted(_NAME) as rootfs:
-        yield Image(
-            config=facts["Docker"]["config"],
-            history=facts["Docker"]["history"],
-            rootfs=rootfs,
-            size_mb=_size_mb(rootfs),
-            base_mb=base_mb,
-            build_s=build_s,
-        )
+        docker, size_mb = facts["Docker"], _size_mb(rootfs)
+        yield Image(docker["config"], docker["history"], rootfs, size_mb, base_mb, build_s)
 
 
 def _make_base() -> None:
@@ -113,7 +105,12 @@ def _make_base() -> None:
             ]
         )
         if mirrors:
-            (root / "etc/apt/sources.list").write_text("".join(_sources(mirrors)))
+            sources = [
+                f"deb {mirrors[label]} {_SUITE}{end} main\n"
+                for label, end in _SUITES
+                if label in mirrors
+            ]
+            (root / "etc/apt/sources.list").write_text("".join(sources))
         for cache in ("var/cache/apt", "var/lib/apt/lists"):
             shutil.rmtree(root / cache)
             (root / cache).mkdir()
@@ -133,23 +130,19 @@ def _debian_mirrors() -> dict[str, str]:
     return {label: uri for origin, label, uri in rows if origin == "Debian"}
 
 
-def _sources(mirrors: dict[str, str]) -> Iterator[str]:
-    for label, suite in (
-        ("Debian", _SUITE),
-        ("Debian", f"{_SUITE}-updates"),
-        ("Debian-Security", f"{_SUITE}-security"),
-    ):
-        if label in mirrors:
-            yield f"deb {mirrors[label]} {suite} main\n"
-
-
 def _download_wheels() -> Path:
     """Downloads outside the build: no index address or certificate gets into the image."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    # The extras that the image installs, in its own words: `"/src[serve-cpu,...]"`.
+    (extras,) = re.findall(r'"/src\[([\w,-]+)\]"', (ROOT / "Dockerfile.cpu").read_text())
     wanted = [
         *project["build-system"]["requires"],
         *project["project"]["dependencies"],
-        *(pin for name in _EXTRAS for pin in project["project"]["optional-dependencies"][name]),
+        *(
+            pin
+            for name in extras.split(",")
+            for pin in project["project"]["optional-dependencies"][name]
+        ),
     ]
     constraints = (ROOT / "constraints.txt").read_bytes()
     digest = hashlib.sha256(json.dumps(wanted).encode() + constraints).hexdigest()[:12]
@@ -189,18 +182,18 @@ def _build(wheels: Path, artifact: Path | None) -> None:
 @contextmanager
 def _served(directory: Path) -> Iterator[str]:
     """Serves the directory over HTTP on loopback: a mount would leave its mount point behind."""
-    handler = functools.partial(_QuietHandler, directory=str(directory))
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Log nothing: there are many wheels."""
+
+    handler = functools.partial(Handler, directory=str(directory))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
         thread.join()
-
-
-class _QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        """Log nothing: there are many wheels."""
 
 
 @contextmanager
@@ -235,13 +228,8 @@ def _buildah_in(driver: str) -> list[str]:
 
 def _run(command: list[str]) -> str:
     # Its own process group: an interrupted build ends with all its processes.
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     try:
         output, errors = process.communicate()
     except BaseException:

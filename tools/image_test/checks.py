@@ -22,6 +22,7 @@ _QUESTION = {
     ],
 }
 _ORDER = [1, 2, 0]
+_LIMITS = {"RERANK_MAX_PASSAGES": 512, "EMBED_MAX_INPUTS": 8192}
 
 
 class Report:
@@ -38,35 +39,28 @@ class Report:
         sys.stdout.flush()
         return ok
 
+    def same(self, what: str, found: object, wanted: object) -> bool:
+        return self.add(what, ok=found == wanted, found=found)
+
 
 def check_contents(report: Report, image: Image) -> None:
     """Configuration, and files that must not be left in the image."""
     config = image.config
-    report.add("the user is 1000:1000", ok=config["User"] == "1000:1000", found=config["User"])
-    ports = sorted(config["ExposedPorts"])
-    report.add(
-        "ports 8000, 8001 and 8002 are exposed",
-        ok=ports == ["8000/tcp", "8001/tcp", "8002/tcp"],
-        found=ports,
-    )
-    env = dict(entry.split("=", 1) for entry in config["Env"])
-    limits = {name: env.get(name) for name in ("RERANK_MAX_PASSAGES", "EMBED_MAX_INPUTS")}
-    report.add(
-        "requests may be as large as the real NIM's",
-        ok=limits == {"RERANK_MAX_PASSAGES": "512", "EMBED_MAX_INPUTS": "8192"},
-        found=limits,
-    )
+    report.same("the user is 1000:1000", config["User"], "1000:1000")
+    ports = [f"{port}/tcp" for port in (8000, 8001, 8002)]
+    report.same("ports 8000, 8001 and 8002 are exposed", sorted(config["ExposedPorts"]), ports)
+    limits = [entry for entry in config["Env"] if entry.partition("=")[0] in _LIMITS]
+    wanted = [f"{name}={limit}" for name, limit in _LIMITS.items()]
+    report.same("requests may be as large as the real NIM's", sorted(limits), sorted(wanted))
     remembered = json.dumps([config, image.history])
     traces = re.findall(r"PIP_\w+|\w+://(?!127\.0\.0\.1)[^\s\"]+", remembered)
-    report.add("no registry is in the configuration or history", ok=not traces, found=traces)
+    report.same("no registry is in the configuration or history", traces, [])
     left = [
         str(path.relative_to(image.rootfs))
         for pattern in ("etc/pip.conf", "run/secrets", "src", "root/.*/pip", "var/lib/apt/lists/*")
         for path in image.rootfs.glob(pattern)
     ]
-    report.add(
-        "no pip settings, wheels, sources or package lists are left", ok=not left, found=left
-    )
+    report.same("no pip settings, wheels, sources or package lists are left", left, [])
 
 
 def check_runs(report: Report, image: Image, artifact: Path | None) -> None:
@@ -80,13 +74,9 @@ def check_runs(report: Report, image: Image, artifact: Path | None) -> None:
     other = {"NIM_HTTP_API_PORT": "8123", **(mock or {"NIM_CUSTOM_MODEL": "/mnt"})}
     # The baked copy once more: unlike the original, every user can read it.
     mounted = image.rootfs / "opt/model" if artifact else None
+    log = CACHE / "run-other.log"
     with Container(
-        image.rootfs,
-        image.config,
-        CACHE / "run-other.log",
-        user="54321:0",
-        mounted=mounted,
-        env=other,
+        image.rootfs, image.config, log, user="54321:0", mounted=mounted, env=other
     ) as container:
         if _check_ready(report, container, image, "any user, port 8123, mounted artifact"):
             _check_answer(report, container, 8123, expect_order=artifact is not None)
@@ -95,13 +85,8 @@ def check_runs(report: Report, image: Image, artifact: Path | None) -> None:
 
 def check_embedder(report: Report, image: Image, embedder: Path) -> None:
     """The same image with an embedder mounted, as nv-ingest's embedding service runs it."""
-    with Container(
-        image.rootfs,
-        image.config,
-        CACHE / "run-embed.log",
-        mounted=embedder,
-        env={"NIM_CUSTOM_MODEL": "/mnt"},
-    ) as container:
+    log, env = CACHE / "run-embed.log", {"NIM_CUSTOM_MODEL": "/mnt"}
+    with Container(image.rootfs, image.config, log, mounted=embedder, env=env) as container:
         if _check_ready(report, container, image, "mounted embedder"):
             _check_vectors(report, container)
         _check_stop(report, container)
@@ -128,11 +113,7 @@ def _check_ready(report: Report, container: Container, image: Image, what: str) 
 
 
 def _check_answer(report: Report, container: Container, port: int, *, expect_order: bool) -> None:
-    done = container.run(
-        *("curl", "-fsS", "--max-time", "30", f"http://127.0.0.1:{port}/v1/ranking"),
-        *("-H", "Content-Type: application/json", "--data-binary", "@-"),
-        given=json.dumps(_QUESTION),
-    )
+    done = _posted(container, f"http://127.0.0.1:{port}/v1/ranking", _QUESTION)
     try:
         order = [item["index"] for item in json.loads(done.stdout)["rankings"]]
     except (ValueError, KeyError, TypeError):
@@ -145,12 +126,15 @@ def _check_answer(report: Report, container: Container, port: int, *, expect_ord
     )
 
 
+def _posted(container: Container, url: str, body: object) -> "subprocess.CompletedProcess[str]":
+    """What curl inside prints for a POST of the body."""
+    options = ("-fsS", "--max-time", "30", "-H", "Content-Type: application/json")
+    return container.run("curl", *options, "--data-binary", "@-", url, given=json.dumps(body))
+
+
 def _check_vectors(report: Report, container: Container) -> None:
-    done = container.run(
-        *("curl", "-fsS", "--max-time", "30", "http://127.0.0.1:8000/v1/embeddings"),
-        *("-H", "Content-Type: application/json", "--data-binary", "@-"),
-        given=json.dumps({"input": ["a", "b"], "input_type": "passage", "dimensions": 16}),
-    )
+    question = {"input": ["a", "b"], "input_type": "passage", "dimensions": 16}
+    done = _posted(container, "http://127.0.0.1:8000/v1/embeddings", question)
     try:
         sizes = [len(item["embedding"]) for item in json.loads(done.stdout)["data"]]
     except (ValueError, KeyError, TypeError):
@@ -172,11 +156,11 @@ def _check_confinement(report: Report, container: Container) -> None:
         for name in ("torch", "transformers", "onnx", "pip")
         if container.run("python", "-c", f"import {name}").returncode == 0
     ]
-    report.add("torch, transformers, onnx and pip are absent", ok=not importable, found=importable)
+    report.same("torch, transformers, onnx and pip are absent", importable, [])
     served = container.run("python", "-c", "import server, runtime, onnxruntime")
     report.add("python inside is the server's own", ok=not served.returncode, found=served.stderr)
     compilers = container.run("sh", "-c", "command -v gcc cc g++ make")
-    report.add("no compiler is inside", ok=not compilers.stdout, found=compilers.stdout)
+    report.same("no compiler is inside", compilers.stdout, "")
 
 
 def _check_stop(report: Report, container: Container) -> None:

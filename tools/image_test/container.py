@@ -9,8 +9,8 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 # Arguments: root, user, directory to mount at /mnt or nothing, then the arguments of `env`.
@@ -72,12 +72,7 @@ class Container:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._outside.poll() is None:
             if self.pid is not None:
                 os.kill(self.pid, signal.SIGKILL)
@@ -88,11 +83,10 @@ class Container:
     def pid(self) -> int | None:
         """Process 1, as seen from outside; None before it is forked and after its end."""
         parent = self._outside.pid
-        try:
-            children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        except FileNotFoundError:
-            return None
-        return int(children[0]) if children else None
+        with suppress(FileNotFoundError):
+            for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+                return int(child)
+        return None
 
     @property
     def running(self) -> bool:
@@ -125,8 +119,6 @@ class Container:
             return self._outside.wait(), 0.0
         began = time.monotonic()
         os.kill(self.pid, signal.SIGTERM)
-        try:
-            code: int | None = self._outside.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            code = None
-        return code, time.monotonic() - began
+        with suppress(subprocess.TimeoutExpired):
+            self._outside.wait(_STOP_S)
+        return self._outside.poll(), time.monotonic() - began

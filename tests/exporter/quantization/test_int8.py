@@ -22,6 +22,7 @@ from exporter.quantization.step import quantize
 from exporter.report import Rung, read_report
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 from tests.conftest import Exported
 from tests.exporter.conftest import QuantizedOnce
 from tests.exporter.quantization.conftest import EMBEDDED
@@ -231,7 +232,7 @@ def test_the_readme_s_example(int8_artifact: Path) -> None:
             "Machine learning is a subset of AI",
             "Deep learning uses neural networks",
         ]
-        ranking = ranker.rank("What is machine learning?", passages)
+        ranking = ranker.rank(RankRequest("What is machine learning?", passages))
         assert ranking.order.tolist() == [1, 2, 0]
     finally:
         ranker.close()

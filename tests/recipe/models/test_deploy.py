@@ -15,11 +15,10 @@ import httpx
 import msgspec
 import pytest
 
-from recipe import launchers
 from recipe.cli import main
 from recipe.config import DeployConfig
 from recipe.evaluation.results import read_results, write_results
-from recipe.launchers import DockerLauncher
+from recipe.launchers import DockerLauncher, ProcessLauncher
 from recipe.processes import read_started
 from tests.recipe.conftest import write_program
 from tests.recipe.killing import killed_after
@@ -146,15 +145,15 @@ def test_a_deployment_in_the_foreground_is_finished_by_a_signal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     said_before = []
-    wait = launchers._Process.wait
+    wait = ProcessLauncher.wait
 
-    def signalled(endpoint: launchers._Process) -> None:
+    def signalled(endpoint: ProcessLauncher) -> None:
         said_before.append(capsys.readouterr().err)
         assert is_ready(port)
         signal.raise_signal(number)
         wait(endpoint)
 
-    monkeypatch.setattr(launchers._Process, "wait", signalled)
+    monkeypatch.setattr(ProcessLauncher, "wait", signalled)
     terminated = signal.getsignal(signal.SIGTERM)
     # A shell's background job inherits an ignored SIGINT.
     interrupted = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -174,13 +173,13 @@ def test_a_deployment_in_the_foreground_is_finished_by_a_signal(
 def test_a_deployment_in_the_foreground_fails_with_its_server(
     folder: Path, port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wait = launchers._Process.wait
+    wait = ProcessLauncher.wait
 
-    def killed(endpoint: launchers._Process) -> None:
+    def killed(endpoint: ProcessLauncher) -> None:
         endpoint.running.kill()
         wait(endpoint)
 
-    monkeypatch.setattr(launchers._Process, "wait", killed)
+    monkeypatch.setattr(ProcessLauncher, "wait", killed)
     arguments = [f"host_port={port}", "detach=false", "eval_dir=null"]
     assert main(["deploy", "-c", "c.toml", *arguments]) == 1
     assert "the server ended by itself with code -9; its last lines:" in capsys.readouterr().err

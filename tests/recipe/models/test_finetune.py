@@ -19,7 +19,8 @@ from transformers import (
 
 from exporter.checkpoint import load_model, read_checkpoint
 from recipe.cli import main
-from recipe.training import loop
+from recipe.training.loop import _on_one_device
+from recipe.training.trainer import Reporter
 from tests.recipe.conftest import PATIENCE_S
 from tests.recipe.killing import environment, interrupt_after
 from tests.recipe.models.material import write_prep
@@ -90,7 +91,7 @@ def test_transformers_and_the_exporter_read_the_same_model(
 
 def stop_at_the_first_checkpoint(*arguments: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, loop._Reporter, "on_save")
+        interrupt_after(patch, Reporter, "on_save")
         assert main(["finetune", "-c", "c.toml", *arguments]) == 130
     assert not (CHECKPOINTS / "LATEST").exists()
     assert len(list((CHECKPOINTS / "trainer").glob("checkpoint-*/whole"))) == 1
@@ -183,7 +184,7 @@ def test_one_process_trains_on_one_of_several_gpus(tmp_path: Path) -> None:
     )
     several._n_gpu = 4  # what the Trainer counts on a machine with four
     assert several.train_batch_size == 8
-    assert loop._on_one_device(several).train_batch_size == 2
+    assert _on_one_device(several).train_batch_size == 2
 
 
 def test_a_bert_trains_without_a_template(

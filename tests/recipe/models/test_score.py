@@ -17,6 +17,7 @@ from recipe.durable import JournalWriter
 from recipe.score import CHUNK_LINES
 from runtime.opening import open_ranker
 from runtime.outputs import MARK, locked_work_folder
+from runtime.requests import RankRequest
 from tests.dying import die_everywhere
 from tests.recipe.killing import environment, killed_after
 from tests.recipe.models.material import passage, question, write_lines
@@ -48,7 +49,7 @@ def test_scores_are_those_of_the_ranker(asked: Path, rank_artifact: Path) -> Non
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["id"] for row in rows] == list(range(80))
     with closing(open_ranker(rank_artifact)) as ranker:
-        wanted = ranker.rank(question(5), [passage(5), passage(6), passage(7)]).logits
+        wanted = ranker.rank(RankRequest(question(5), [passage(5), passage(6), passage(7)])).logits
     assert rows[5]["scores"] == wanted.tolist()
     assert sorted(path.name for path in asked.parent.iterdir()) == ["in.jsonl", "out.jsonl"]
 

@@ -11,6 +11,7 @@ from runtime.engines import AnyShape, EngineSetup, open_engine
 from runtime.engines.openvino import OpenVinoEngine
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.opening import open_ranker
+from runtime.requests import RankRequest
 
 PASSAGES = ["Short.", "A passage that is a little longer than the other one.", "Third"]
 HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -19,7 +20,7 @@ HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILIT
 def logits(artifact: Path, engine: str) -> np.ndarray:
     ranker = open_ranker(artifact, engine=engine)
     try:
-        return ranker.rank("a question", PASSAGES).logits
+        return ranker.rank(RankRequest("a question", PASSAGES)).logits
     finally:
         ranker.close()
 

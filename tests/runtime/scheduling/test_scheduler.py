@@ -393,7 +393,7 @@ def test_an_unreachable_engine_is_polled_again(make: Callable[..., Scheduler]) -
     gone.clear()
     assert scheduler.submit([row(5)], None).result(PATIENCE_S).outputs.tolist() == [1]
     assert scheduler.unreachable  # until somebody has looked whether it computes as before
-    scheduler.mark_reachable()
+    scheduler.unreachable = False
     assert not scheduler.unreachable
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.errors import ImageTooLarge, InvalidImage
+from runtime.errors import ImageTooLarge, InvalidImage, TextPlace
 from runtime.vision.decoding import FORMATS, MOST_SIDE, open_image
 from runtime.vision.limits import ImageLimits
 from tests.tiny_vision import encoded, png
@@ -16,7 +16,7 @@ RED = (200, 30, 40)
 
 
 def decoded(data: bytes) -> np.ndarray:
-    return np.asarray(open_image(data, "passages[0].image").decode())
+    return np.asarray(open_image(data, TextPlace("passages", 0, "image")).decode())
 
 
 def plain(mode: str = "RGB", color: object = RED) -> Image.Image:
@@ -33,7 +33,7 @@ def test_six_formats_are_read(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "PCX", "SGI"])
 def test_others_are_not(kind: str) -> None:
     with pytest.raises(InvalidImage, match=r"passages\[0\]\.image cannot be read as an image"):
-        open_image(encoded(plain(), kind), "passages[0].image")
+        open_image(encoded(plain(), kind), TextPlace("passages", 0, "image"))
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def png_claiming(width: int, height: int, rows: int = 1) -> bytes:
 @pytest.mark.parametrize("size", [(10_000, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
 def test_a_bomb_is_refused_by_its_header(size: tuple[int, int]) -> None:
     with pytest.raises(ImageTooLarge, match="wanted at most 50000000 pixels"):
-        open_image(png_claiming(*size), "input[0]")
+        open_image(png_claiming(*size), TextPlace("input", 0))
 
 
 def test_a_side_is_bounded_too() -> None:
-    open_image(png_claiming(MOST_SIDE, 1), "input[0]")
+    open_image(png_claiming(MOST_SIDE, 1), TextPlace("input", 0))
     with pytest.raises(ImageTooLarge, match="65535 pixels on a side"):
-        open_image(png_claiming(MOST_SIDE + 1, 1), "input[0]")
+        open_image(png_claiming(MOST_SIDE + 1, 1), TextPlace("input", 0))
 
 
 def test_a_header_that_lies_decides_the_size() -> None:
@@ -97,11 +97,11 @@ def test_no_pixels_are_no_image() -> None:
 
 def test_limits_are_whoever_serves_s() -> None:
     data = png(40, 30)
-    open_image(data, "input[0]", ImageLimits(len(data), 1200))
+    open_image(data, TextPlace("input", 0), ImageLimits(len(data), 1200))
     with pytest.raises(ImageTooLarge, match=f"{len(data)} bytes, wanted at most {len(data) - 1}"):
-        open_image(data, "input[0]", ImageLimits(len(data) - 1, 1200))
+        open_image(data, TextPlace("input", 0), ImageLimits(len(data) - 1, 1200))
     with pytest.raises(ImageTooLarge, match="40 × 30 pixels, wanted at most 1199 pixels"):
-        open_image(data, "input[0]", ImageLimits(len(data), 1199))
+        open_image(data, TextPlace("input", 0), ImageLimits(len(data), 1199))
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
@@ -158,7 +158,7 @@ def test_a_palette_is_converted_before_it_is_resized() -> None:
     stripes = Image.new("P", (200, 200))
     stripes.putpalette([0, 0, 0, 255, 255, 255])
     stripes.putdata([x // 3 % 2 for _ in range(200) for x in range(200)])
-    image = open_image(encoded(stripes), "input[0]").decode().resize((96, 96))
+    image = open_image(encoded(stripes), TextPlace("input", 0)).decode().resize((96, 96))
     assert len(np.unique(np.asarray(image))) > 2  # resized as a palette it would have two colours
 
 

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from runtime.errors import BlankInput, ImageNotAllowed, InputTooLong, InputTypeRequired
-from runtime.text import (
+from runtime.requests import (
     NO_LIMITS,
-    Encodings,
-    PairEncoder,
+    EmbedRequest,
+    ImageEmbeddings,
+    Passage,
+    RankRequest,
     TokenLimits,
     Truncate,
-    unchecked,
 )
-from runtime.vision.embeddings import ImageEmbeddings, ImageEncoding
+from runtime.text import Encodings, PairEncoder
 from runtime.vision.encoding import VisionPairEncoder, VisionTextEncoder
-from runtime.vision.layout import image_inputs
+from runtime.vision.layout import ImageEncoding, image_inputs
 from tests.tiny_vision import AFTER, BEFORE, CONTEXT, TOKENS, tokenizer
 from tests.vision_rules import VISION
 
@@ -44,8 +45,16 @@ def ranked(
     truncate: Truncate = "NONE",
     limits: TokenLimits = NO_LIMITS,
 ) -> Encodings:
-    """Pairs that were looked at."""
-    return encoder.encode_checked(passages, truncate, unchecked, limits, images=images)
+    queries, texts = [query for query, _ in passages], [text for _, text in passages]
+    seen = with_images(texts, images)
+    return encoder.encode(RankRequest(queries, seen, truncate=truncate, limits=limits))
+
+
+def with_images(
+    texts: Sequence[str], images: Sequence[ImageEmbeddings | None]
+) -> list[Passage | str]:
+    pairs = zip(texts, images, strict=True)
+    return [text if image is None else Passage(text, image) for text, image in pairs]
 
 
 def pairs(max_tokens: int = 256) -> VisionPairEncoder:
@@ -72,7 +81,9 @@ def test_a_passage_may_be_text_image_or_both() -> None:
 
 
 def test_an_image_stands_between_a_passage_s_prefix_and_its_text() -> None:
-    rows = texts().encode(["", "some text", "plain"], "passage", images=[image(1), image(3), None])
+    rows = texts().encode(
+        EmbedRequest(with_images(["", "some text", "plain"], [image(1), image(3), None]), "passage")
+    )
     assert found(rows) == [
         ids("passage: " + run(1) + " "),
         ids("passage: " + run(3) + " some text"),
@@ -83,19 +94,21 @@ def test_an_image_stands_between_a_passage_s_prefix_and_its_text() -> None:
 
 def test_a_query_has_no_image_and_a_text_without_one_needs_its_type() -> None:
     with pytest.raises(ImageNotAllowed, match=r"input\[1\] is an image, but a query has none"):
-        texts().encode(["a", ""], "query", images=[None, image(1)])
-    assert found(texts().encode([""], None, images=[image(1)])) == [ids("passage: " + run(1) + " ")]
+        texts().encode(EmbedRequest(with_images(["a", ""], [None, image(1)]), "query"))
+    assert found(texts().encode(EmbedRequest(with_images([""], [image(1)]), None))) == [
+        ids("passage: " + run(1) + " ")
+    ]
     with pytest.raises(InputTypeRequired):
-        texts().encode(["a", ""], None, images=[None, image(1)])
+        texts().encode(EmbedRequest(with_images(["a", ""], [None, image(1)]), None))
 
 
 def test_only_an_image_s_text_may_be_blank() -> None:
     with pytest.raises(BlankInput, match=r"passages\[1\]"):
-        pairs().encode("q", ["", " "], images=[image(1), None])
+        pairs().encode(RankRequest("q", with_images(["", " "], [image(1), None])))
     with pytest.raises(BlankInput, match="query"):
-        pairs().encode(" ", [""], images=[image(1)])
+        pairs().encode(RankRequest(" ", with_images([""], [image(1)])))
     with pytest.raises(BlankInput, match=r"input\[1\]"):
-        texts().encode(["", ""], "passage", images=[image(1), None])
+        texts().encode(EmbedRequest(with_images(["", ""], [image(1), None]), "passage"))
 
 
 def test_the_first_placeholder_of_a_text_alone_is_taken_away_as_upstream_does() -> None:
@@ -144,11 +157,13 @@ def test_what_does_not_fit_is_said_with_its_whole_length() -> None:
         ranked(pairs(), [("q", "text")], [image(3)], limits=TokenLimits(pair=40))
     assert ranked(pairs(whole), [("q", "text")], [image(3)]).truncated == 0
     with pytest.raises(InputTooLong):
-        texts(30).encode(["text"], "passage", "NONE", images=[image(3)])
+        texts(30).encode(EmbedRequest(with_images(["text"], [image(3)]), "passage"))
 
 
 def test_without_images_the_rows_are_the_text_model_s() -> None:
-    plain = PairEncoder(tokenizer(), TEMPLATE, 256).encode("q", ["one", "two"], limits=NO_LIMITS)
+    plain = PairEncoder(tokenizer(), TEMPLATE, 256).encode(
+        RankRequest("q", ["one", "two"], limits=NO_LIMITS)
+    )
     assert found(ranked(pairs(), [("q", "one"), ("q", "two")], [None, None])) == found(plain)
 
 

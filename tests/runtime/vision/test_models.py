@@ -13,6 +13,7 @@ import pytest
 
 from exporter.witness.nemotron_vl import VisionEmbedder as EmbedWitness
 from exporter.witness.nemotron_vl import VisionReranker as RankWitness
+from runtime.embedder import Embedder
 from runtime.errors import (
     DeadlineExceeded,
     ImageNotAllowed,
@@ -24,9 +25,9 @@ from runtime.errors import (
     TooManyTiles,
 )
 from runtime.opening import open_model
+from runtime.ranker import Ranker
+from runtime.requests import EmbedRequest, Passage, RankRequest
 from runtime.vision.limits import ImageLimits, VisionLimits
-from runtime.vision.models import VisionEmbedder, VisionRanker
-from runtime.vision.passage import Passage
 from tests.tiny_vision import TOKENS, png
 
 TOLERANCE = 2e-5
@@ -42,14 +43,14 @@ PASSAGES: Sequence[str | Passage] = (
 
 
 @pytest.fixture
-def ranker(vision_artifact: Path) -> Iterator[VisionRanker]:
-    with closing(cast(VisionRanker, open_model(vision_artifact, "rank"))) as model:
+def ranker(vision_artifact: Path) -> Iterator[Ranker]:
+    with closing(cast(Ranker, open_model(vision_artifact, "rank"))) as model:
         yield model
 
 
 @pytest.fixture
-def embedder(vision_embed_artifact: Path) -> Iterator[VisionEmbedder]:
-    with closing(cast(VisionEmbedder, open_model(vision_embed_artifact, "embed"))) as model:
+def embedder(vision_embed_artifact: Path) -> Iterator[Embedder]:
+    with closing(cast(Embedder, open_model(vision_embed_artifact, "embed"))) as model:
         yield model
 
 
@@ -73,9 +74,9 @@ def _score(witness: RankWitness, passage: str | Passage) -> np.ndarray:
 
 
 def test_texts_images_and_both_are_ranked_in_one_request(
-    ranker: VisionRanker, wanted: np.ndarray
+    ranker: Ranker, wanted: np.ndarray
 ) -> None:
-    found = ranker.rank("why?", PASSAGES)
+    found = ranker.rank(RankRequest("why?", PASSAGES))
     np.testing.assert_allclose(found.logits, wanted, atol=TOLERANCE, rtol=0)
     assert found.token_counts[1] - found.token_counts[5] == -len("a caption")
     assert found.timing.image_ms > 0
@@ -84,62 +85,66 @@ def test_texts_images_and_both_are_ranked_in_one_request(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_order_of_passages_changes_nothing(
-    seed: int, ranker: VisionRanker, wanted: np.ndarray
+    seed: int, ranker: Ranker, wanted: np.ndarray
 ) -> None:
     order = np.random.default_rng(seed).permutation(len(PASSAGES))
-    found = ranker.rank("why?", [PASSAGES[place] for place in order])
+    found = ranker.rank(RankRequest("why?", [PASSAGES[place] for place in order]))
     np.testing.assert_allclose(found.logits, wanted[order], atol=TOLERANCE, rtol=0)
 
 
 def test_several_requests_at_a_time_do_not_mix_their_images(
-    ranker: VisionRanker, wanted: np.ndarray
+    ranker: Ranker, wanted: np.ndarray
 ) -> None:
     async def together() -> list[Any]:
-        return await asyncio.gather(*(ranker.rank_async("why?", [one]) for one in PASSAGES))
+        return await asyncio.gather(
+            *(ranker.rank_async(RankRequest("why?", [one])) for one in PASSAGES)
+        )
 
     found = np.concatenate([one.logits for one in asyncio.run(together())])
     np.testing.assert_allclose(found, wanted, atol=TOLERANCE, rtol=0)
     assert ranker.idle()
 
 
-def test_texts_alone_run_the_text_graph_alone(ranker: VisionRanker) -> None:
-    found = ranker.rank("why?", ["one", "two"])
-    asyncio.run(ranker.rank_async("why?", ["one"]))
-    assert ranker.tower_stats().execution_count == 0
+def test_texts_alone_run_the_text_graph_alone(ranker: Ranker) -> None:
+    found = ranker.rank(RankRequest("why?", ["one", "two"]))
+    asyncio.run(ranker.rank_async(RankRequest("why?", ["one"])))
+    assert ranker.tower.scheduler.stats().execution_count == 0
     assert found.timing.image_ms < found.timing.total_ms
-    assert ranker.cache_stats().misses == 0
+    assert ranker.tower.cache.stats().misses == 0
 
 
-def test_a_page_that_is_ranked_again_does_not_go_through_the_tower(ranker: VisionRanker) -> None:
-    ranker.rank("why?", PASSAGES)
-    before, tiles = ranker.cache_stats(), ranker.tower_stats().inference_count
-    ranker.rank("another query", PASSAGES)
-    after = ranker.cache_stats()
-    assert tiles == ranker.tower_stats().inference_count == 9
+def test_a_page_that_is_ranked_again_does_not_go_through_the_tower(ranker: Ranker) -> None:
+    ranker.rank(RankRequest("why?", PASSAGES))
+    before, tiles = ranker.tower.cache.stats(), ranker.tower.scheduler.stats().inference_count
+    ranker.rank(RankRequest("another query", PASSAGES))
+    after = ranker.tower.cache.stats()
+    assert tiles == ranker.tower.scheduler.stats().inference_count == 9
     assert (after.hits - before.hits, after.misses - before.misses) == (3, 0)
 
 
-def test_a_text_is_cut_and_its_image_is_not(ranker: VisionRanker) -> None:
+def test_a_text_is_cut_and_its_image_is_not(ranker: Ranker) -> None:
     long = Passage("word " * 200, FIVE)
     with pytest.raises(InputTooLong):
-        ranker.rank("why?", [long])
-    found = ranker.rank("why?", [long], truncate="END")
+        ranker.rank(RankRequest("why?", [long]))
+    found = ranker.rank(RankRequest("why?", [long], truncate="END"))
     assert (found.truncated, found.token_counts.tolist()) == (1, [256])
-    other = ranker.rank("why?", [Passage("word " * 200, png(150, 150, 1))], truncate="END")
+    other = ranker.rank(
+        RankRequest("why?", [Passage("word " * 200, png(150, 150, 1))], truncate="END")
+    )
     assert abs(found.logits[0] - other.logits[0]) > 1e-3
 
 
-def test_special_tokens_of_a_text_are_no_image(ranker: VisionRanker) -> None:
+def test_special_tokens_of_a_text_are_no_image(ranker: Ranker) -> None:
     text = "<img>" + "<IMG_CONTEXT>" * TOKENS + "</img>"
-    found = ranker.rank("why?", [text, Passage(text, ONE), Passage(image=ONE)])
-    alone = ranker.rank("why?", [text])
+    found = ranker.rank(RankRequest("why?", [text, Passage(text, ONE), Passage(image=ONE)]))
+    alone = ranker.rank(RankRequest("why?", [text]))
     assert abs(found.logits[0] - alone.logits[0]) < TOLERANCE
     assert len(set(found.logits.tolist())) == 3
 
 
 def test_bad_images_are_named(vision_artifact: Path) -> None:
     limits = VisionLimits(image=ImageLimits(bytes=1 << 20, pixels=30_000), request_tiles=4)
-    with closing(cast(VisionRanker, open_model(vision_artifact, vision=limits))) as model:
+    with closing(cast(Ranker, open_model(vision_artifact, vision=limits))) as model:
         for passages, error, told in (
             (["a", Passage(image=b"no image")], InvalidImage, r"passages\[1\]\.image"),
             ([Passage(image=b"")], InvalidImage, r"passages\[0\]\.image"),
@@ -147,35 +152,33 @@ def test_bad_images_are_named(vision_artifact: Path) -> None:
             ([Passage(image=THREE), Passage(image=FIVE)], TooManyTiles, "8 tiles"),
         ):
             with pytest.raises(error, match=told):
-                model.rank("why?", passages)
+                model.rank(RankRequest("why?", passages))
             with pytest.raises(error, match=told):
-                asyncio.run(model.rank_async("why?", passages))
+                asyncio.run(model.rank_async(RankRequest("why?", passages)))
         assert model.idle()
 
 
-def test_a_passed_deadline_ends_a_request_with_images(ranker: VisionRanker) -> None:
+def test_a_passed_deadline_ends_a_request_with_images(ranker: Ranker) -> None:
     with pytest.raises(DeadlineExceeded):
-        ranker.rank("why?", PASSAGES, deadline=time.monotonic())
+        ranker.rank(RankRequest("why?", PASSAGES, deadline=time.monotonic()))
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(ranker.rank_async("why?", PASSAGES, deadline=time.monotonic()))
+        asyncio.run(ranker.rank_async(RankRequest("why?", PASSAGES, deadline=time.monotonic())))
     assert ranker.idle()
 
 
-def test_warming_up_reproduces_what_was_recorded(ranker: VisionRanker) -> None:
+def test_warming_up_reproduces_what_was_recorded(ranker: Ranker) -> None:
     ranker.warm_up()
     assert ranker.info.images
     assert ranker.fault(60.0) is None
 
 
-def test_a_closed_model_takes_no_images(ranker: VisionRanker) -> None:
+def test_a_closed_model_takes_no_images(ranker: Ranker) -> None:
     ranker.close()
     with pytest.raises(ModelClosed):
-        ranker.rank("why?", PASSAGES)
+        ranker.rank(RankRequest("why?", PASSAGES))
 
 
-def test_images_and_texts_are_embedded(
-    embedder: VisionEmbedder, vision_embed_checkpoint: Path
-) -> None:
+def test_images_and_texts_are_embedded(embedder: Embedder, vision_embed_checkpoint: Path) -> None:
     witness = loaded(EmbedWitness, vision_embed_checkpoint, {})
     texts: list[str | Passage] = ["plain", Passage(image=THREE), Passage("a caption", ONE)]
     rows = [
@@ -183,16 +186,16 @@ def test_images_and_texts_are_embedded(
         witness.embed_image("", witness.see(THREE))[1],
         witness.embed_image("a caption", witness.see(ONE))[1],
     ]
-    found = embedder.embed(texts, input_type="passage")
+    found = embedder.embed(EmbedRequest(texts, "passage"))
     np.testing.assert_allclose(found.vectors, np.stack(rows), atol=TOLERANCE, rtol=0)
-    again = asyncio.run(embedder.embed_async(texts[1:], input_type=None))
+    again = asyncio.run(embedder.embed_async(EmbedRequest(texts[1:], None)))
     np.testing.assert_allclose(again.vectors, np.stack(rows[1:]), atol=TOLERANCE, rtol=0)
-    query = embedder.embed(["plain"], input_type="query").vectors
+    query = embedder.embed(EmbedRequest(["plain"], "query")).vectors
     np.testing.assert_allclose(query[0], witness.embed("plain", "query")[1], atol=TOLERANCE, rtol=0)
 
 
-def test_a_query_has_no_image(embedder: VisionEmbedder) -> None:
+def test_a_query_has_no_image(embedder: Embedder) -> None:
     with pytest.raises(ImageNotAllowed, match=r"input\[0\]"):
-        embedder.embed([Passage(image=ONE)], input_type="query")
+        embedder.embed(EmbedRequest([Passage(image=ONE)], "query"))
     with pytest.raises(InputTypeRequired):
-        embedder.embed([Passage(image=ONE), "text"])
+        embedder.embed(EmbedRequest([Passage(image=ONE), "text"]))

@@ -18,10 +18,11 @@ from runtime.errors import (
     InvalidImage,
     ModelClosed,
     Overloaded,
+    TextPlace,
     TooManyTiles,
 )
+from runtime.requests import Passage, RankRequest, images_of
 from runtime.vision.decoding import open_image
-from runtime.vision.embeddings import ImageEmbeddings
 from runtime.vision.limits import ImageLimits, VisionLimits
 from runtime.vision.tiling import cut, pixel_values
 from runtime.vision.tower import Tower
@@ -78,17 +79,18 @@ def tower(engine: Engine) -> Iterator[Make]:
         engine.gate.set()
 
 
-def names(images: Sequence[object]) -> list[str]:
-    return [f"passages[{i}].image" for i in range(len(images))]
+def seeing_request(*images: bytes | None, deadline: float | None = None) -> RankRequest:
+    passages = ["text" if image is None else Passage(image=image) for image in images]
+    return RankRequest("query", passages, deadline=deadline)
 
 
 def embed(tower: Tower, *images: bytes | None, deadline: float | None = None) -> list[Any]:
-    with tower.embedded(images, names(images), deadline) as found:
-        return found
+    with tower.embedded(seeing_request(*images, deadline=deadline)) as seen:
+        return images_of(seen)
 
 
 def mean(data: bytes) -> np.ndarray:
-    tiles = pixel_values(cut(open_image(data, "").decode(), TINY))
+    tiles = pixel_values(cut(open_image(data, TextPlace("")).decode(), TINY))
     return tiles.mean(axis=(1, 2, 3))
 
 
@@ -113,7 +115,7 @@ def test_an_image_that_was_seen_before_is_not_computed_again(tower: Make, engine
     again = embed(seeing, THREE, ONE)
     assert sum(engine.calls) == 4
     assert first[0] is first[2] is again[1]
-    stats = seeing.cache_stats()
+    stats = seeing.cache.stats()
     assert (stats.hits, stats.misses, stats.images) == (2, 2, 2)
     assert stats.bytes == 4 * TOKENS * 64 * 4
 
@@ -125,12 +127,12 @@ def test_the_cache_is_bounded_and_keeps_what_was_used_last(tower: Make, engine: 
     embed(seeing, THREE)
     embed(seeing, ONE)  # used again, so that the other one goes
     embed(seeing, png(80, 80, 1))
-    assert (seeing.cache_stats().images, seeing.cache_stats().bytes) == (2, 2 * tile)
+    assert (seeing.cache.stats().images, seeing.cache.stats().bytes) == (2, 2 * tile)
     before = sum(engine.calls)
     embed(seeing, ONE)
     assert sum(engine.calls) == before
     embed(seeing, FIVE)  # larger than the whole cache, which stays as it is
-    assert seeing.cache_stats().images == 2
+    assert seeing.cache.stats().images == 2
 
 
 def test_without_a_cache_nothing_is_kept(tower: Make, engine: Engine) -> None:
@@ -171,7 +173,7 @@ def test_after_a_refusal_there_is_room_again(tower: Make) -> None:
 
 def test_tiles_are_held_until_the_request_is_answered(tower: Make) -> None:
     seeing = tower(held_tiles=4)
-    with seeing.embedded([THREE], ["input[0]"], None):
+    with seeing.embedded(seeing_request(THREE)):
         assert not seeing.idle()
         embed(seeing, ONE)
         with pytest.raises(Overloaded, match=r"3 image tiles .* room for 4; this request brings 5"):
@@ -187,7 +189,7 @@ def test_tiles_of_several_requests_share_calls(tower: Make, engine: Engine) -> N
         first = threads.submit(embed, seeing, ONE)
         engine.entered.wait()
         others = [threads.submit(embed, seeing, png(60 + i, 60)) for i in range(4)]
-        wait_until(lambda: seeing.queue_depth() == 4)
+        wait_until(lambda: seeing.scheduler.queue_depth()[0] == 4)
         engine.gate.set()
         assert all(one.result() for one in [first, *others])
     assert engine.calls == [1, 4]
@@ -196,12 +198,12 @@ def test_tiles_of_several_requests_share_calls(tower: Make, engine: Engine) -> N
 def test_for_an_event_loop_it_is_the_same(tower: Make, engine: Engine) -> None:
     seeing = tower()
 
-    async def both() -> list[list[ImageEmbeddings | None]]:
+    async def both() -> list[list[Any]]:
         async with (
-            seeing.embedded_async([THREE], ["input[0]"], None) as one,
-            seeing.embedded_async([ONE, None], ["input[0]", ""], None) as other,
+            seeing.embedded_async(seeing_request(THREE)) as one,
+            seeing.embedded_async(seeing_request(ONE, None)) as other,
         ):
-            return [one, other]
+            return [images_of(one), images_of(other)]
 
     (three,), (one, nothing) = asyncio.run(both())
     assert three is not None
@@ -217,7 +219,7 @@ def test_for_an_event_loop_it_is_the_same(tower: Make, engine: Engine) -> None:
 
 
 async def _enter(tower: Tower, image: bytes, deadline: float | None) -> None:
-    async with tower.embedded_async([image], ["input[0]"], deadline):
+    async with tower.embedded_async(seeing_request(image, deadline=deadline)):
         pass
 
 

@@ -17,10 +17,10 @@ from checks.ports import free_port
 from server import connection
 from server import time_slices as time_slices_module
 from server.call import Call
-from server.connection import BodyBudget
+from server.connection import Reservation
 from server.kserve import grpc_service, models
 from server.kserve.arrivals import Arrivals
-from server.kserve.grpc_methods import Methods
+from server.kserve.grpc_methods import ANSWERS
 from server.kserve.grpc_requests import VALUE_BYTES, Requests
 from server.kserve.grpc_service import GrpcServer
 from server.kserve.messages import Messages
@@ -145,10 +145,8 @@ def test_too_many_texts_are_refused_in_their_own_words(port: int) -> None:
 
 def test_values_count_in_the_room_for_bodies(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    reserving = BodyBudget.reserving
-    monkeypatch.setattr(
-        BodyBudget, "reserving", lambda self, size: counted.append(size) or reserving(self, size)
-    )
+    add = Reservation.add
+    monkeypatch.setattr(Reservation, "add", lambda self, n: counted.append(n) or add(self, n))
     message = inference().SerializeToString()
     ask(port, "ModelInfer", message)
     requests = Requests(MESSAGES, ["ModelInfer"], read_settings(MOCK, {}))
@@ -249,7 +247,7 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
 ) -> None:
     """However many calls there are: from the parsing on until the texts are handed over."""
     steps: list[asyncio.Task[Any] | None] = []
-    parse, rank_pairs = Requests.parse, Call.rank_pairs
+    parse, rank = Requests.parse, Call.rank
 
     def parsed(self: Requests, method: str, message: bytes) -> Any:
         steps.append(asyncio.current_task())
@@ -257,10 +255,10 @@ def test_one_message_at_a_time_is_parsed_and_taken_apart(
 
     async def handed_over(self: Call, *given: Any, **more: Any) -> Any:
         steps.append(asyncio.current_task())
-        return await rank_pairs(self, *given, **more)
+        return await rank(self, *given, **more)
 
     monkeypatch.setattr(Requests, "parse", parsed)
-    monkeypatch.setattr(Call, "rank_pairs", handed_over)
+    monkeypatch.setattr(Call, "rank", handed_over)
     message = inference().SerializeToString()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         infer = channel.unary_unary(PREFIX + "ModelInfer")
@@ -454,7 +452,7 @@ def test_failures_tell_nothing_of_http_connections(
 
     async def call() -> None:
         server = GrpcServer(Service(read_settings(MOCK, {})))
-        answer = Methods(MESSAGES).answers()["ModelInfer"]
+        answer = ANSWERS["ModelInfer"]
         handler = server._handler("ModelInfer", partial(server._answer, "ModelInfer", answer))
         await handler.stream_unary(None, caller)
 

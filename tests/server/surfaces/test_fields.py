@@ -28,8 +28,8 @@ import httpx
 import msgspec
 import pytest
 
-from server.app import SURFACES
 from server.surfaces.documents import RerankRequest
+from tests.server.described import OPERATIONS
 
 FOLDER = Path(__file__).parent / "fields"
 TABLES = {path.stem: tomllib.loads(path.read_text("utf-8")) for path in FOLDER.glob("*.toml")}
@@ -115,14 +115,10 @@ def test_every_field_of_a_server_s_schema_has_a_row(dialect: str) -> None:
 
 
 def requests() -> Iterator[tuple[str, type[msgspec.Struct]]]:
-    for surface in SURFACES:
-        for operation in surface.operations:
-            asked = (
-                operation.request if isinstance(operation.request, tuple) else (operation.request,)
-            )
-            for kind in asked:
-                if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-                    yield operation.path, kind
+    for operation in OPERATIONS:
+        for kind in operation.request:
+            if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+                yield operation.path, kind
 
 
 @pytest.mark.parametrize("path", sorted({row.path for row in ROWS}))

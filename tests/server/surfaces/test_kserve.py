@@ -477,9 +477,9 @@ def test_calls_that_run_are_answered_before_the_end(start_gated: StartGated) -> 
         passages = [f"{number:02}".ljust(GATED_TOKENS) for number in range(12)]
         answer = pool.submit(one.rank, [QUERY], passages)
         server.gate.wait_for_call()
-        server.process.send_signal(signal.SIGTERM)
+        server.signal(signal.SIGTERM)
         server.wait_until_deaf()
         assert not answer.done()
         server.gate.open()
         assert answer.result().as_numpy("logit").shape == (12, 1)
-        assert server.exit_code() == 0
+        assert server.ends() == 0

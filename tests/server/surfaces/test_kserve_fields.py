@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.json_format import ParseDict
 
 from checks.ports import free_port
-from server.kserve.grpc_methods import Methods
+from server.kserve.grpc_methods import ANSWERS
 from server.kserve.messages import Messages
 from tests.server.conftest import MOCK
 from tests.server.in_process import in_process
@@ -21,7 +21,6 @@ from tests.server.surfaces.test_fields import FATES, TABLES
 from tests.waiting import PATIENCE_S
 
 MESSAGES = Messages()
-METHODS = Methods(MESSAGES).answers()
 REFUSED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND}
 
 
@@ -96,7 +95,7 @@ def test_a_field_has_its_fate(channel: grpc.Channel, row: Row) -> None:
         assert (code, found) == row.ask(channel)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(ANSWERS))
 def test_every_field_that_is_read_is_in_the_table(method: str) -> None:
     listed = {row.field for row in ROWS if row.method == method}
     assert method in {rpc["method"] for rpc in RPCS}

@@ -13,6 +13,7 @@ import pytest
 
 from runtime.opening import mock_model
 from runtime.postprocess import quantized, shorten
+from runtime.requests import EmbedRequest
 from server.names import AcceptedNames
 from server.surfaces.openai import EmbeddingRequest, input_type_of
 from tests.server.in_process import Serve
@@ -51,7 +52,7 @@ def assert_error(response: httpx.Response, status: int, param: str | None) -> di
 def wanted() -> Iterator[np.ndarray]:
     """What the runtime itself gives for TEXTS as passages."""
     model = mock_model("embed")
-    yield model.embed(TEXTS, input_type="passage").vectors  # type: ignore[attr-defined]
+    yield model.embed(EmbedRequest(TEXTS, "passage")).vectors  # type: ignore[attr-defined]
     model.close()
 
 
@@ -343,7 +344,7 @@ def test_many_requests_at_once_get_their_own_vectors(client: httpx.Client) -> No
     with ThreadPoolExecutor(8) as pool:
         replies = list(pool.map(lambda text: post(client, input=text), texts))
     model = mock_model("embed")
-    expected = model.embed(texts, input_type="passage").vectors  # type: ignore[attr-defined]
+    expected = model.embed(EmbedRequest(texts, "passage")).vectors  # type: ignore[attr-defined]
     model.close()
     np.testing.assert_array_equal(np.concatenate([vectors(reply) for reply in replies]), expected)
 

@@ -1,0 +1,119 @@
+"""The training loop: transformers' Trainer with a loss and an order of examples of its own.
+
+It writes the curves while it trains, and marks checkpoints from which it can continue.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from recipe.progress import Log
+from recipe.training.curves import write_curves
+
+# Model and batch → the mean loss [], and the outputs that metrics are computed from.
+Loss = Callable[[torch.nn.Module, dict[str, Any]], tuple[Tensor, Tensor]]
+# A file in a folder of the Trainer, written last: the folder is complete.
+_COMPLETE_MARK = "whole"
+
+
+def arguments(folder: Path, **options: Any) -> TrainingArguments:
+    """The Trainer's arguments, quiet and with these `options`; `folder` gets its checkpoints."""
+    return TrainingArguments(
+        output_dir=str(folder),
+        logging_first_step=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        log_level="error",
+        report_to="none",
+        **options,
+    )
+
+
+class LossTrainer(Trainer):
+    """Trains on `loss`, and takes the examples in `order`."""
+
+    def __init__(self, *, loss: Loss, order: Sampler[int], **options: Any) -> None:
+        super().__init__(**options)
+        self._loss, self._order = loss, order
+        # The loss is a mean over one forward pass, so the Trainer must divide it by the number of
+        # accumulated passes.
+        self.model_accepts_loss_kwargs = False
+        self.remove_callback(PrinterCallback)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
+        return self._order
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ARG002 - the Trainer passes it
+    ) -> Any:
+        """The mean loss of a batch, float32 []."""
+        loss, outputs = self._loss(model, inputs)
+        return (loss, {"logits": outputs}) if return_outputs else loss
+
+
+class FullBatches(Sampler[int]):
+    """Each epoch's examples in another order, as many as fill complete global batches.
+
+    The rest of an epoch, different each time, is left out: incomplete batches would be padded
+    differently on one process and on several. Fewer examples than one batch are all used.
+    """
+
+    def __init__(self, examples: int, batch: int, seed: int) -> None:
+        self._examples, self._seed, self._epoch = examples, seed, 0
+        self._taken = examples // batch * batch or examples
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer when an epoch begins, or continues after a stop."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._taken
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.random.default_rng((self._seed, self._epoch)).permutation(self._examples)
+        return iter(order[: self._taken].tolist())
+
+
+class Reporter(TrainerCallback):
+    """Writes curves at every log, and marks complete checkpoints."""
+
+    def __init__(self, directory: Path, log: Log) -> None:
+        self._directory, self._log = directory, log
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Write the curves and log the last figures."""
+        if not state.is_world_process_zero:
+            return
+        write_curves(self._directory, state.log_history)
+        last = state.log_history[-1]
+        kinds = {"loss": "loss", "eval_loss": "validation loss", "eval_mrr": "MRR"}
+        shown = [f"{word} {last[key]:.4f}" for key, word in kinds.items() if key in last]
+        if shown:
+            self._log(f"step {state.global_step} of {state.max_steps}: {', '.join(shown)}")
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Mark a checkpoint of the Trainer as complete, after everything else."""
+        args.distributed_state.wait_for_everyone()  # each process writes its own files
+        if state.is_world_process_zero:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE_MARK).touch()
+
+
+def last_complete(directory: Path) -> str | None:
+    """The newest complete checkpoint of the Trainer; incomplete ones are removed."""
+    for path in directory.glob("checkpoint-*"):
+        if not (path / _COMPLETE_MARK).exists():
+            shutil.rmtree(path)
+    found = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return str(found[-1]) if found else None

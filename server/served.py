@@ -1,0 +1,37 @@
+"""A served model, its names and counters, and the model that it replaced."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from runtime.model import Model
+from runtime.scheduling.stats import SchedulerStats
+from server.names import AcceptedNames
+from server.tally import Tally
+
+
+@dataclass(frozen=True)
+class Served:
+    """A served model: its name in /v1/models, its directory (None: the mock) and its request
+    counters.
+
+    `before` is the model that it replaced, while that one answers its last requests. `ended` are
+    the counters of all that have ended: counters must never go back.
+    """
+
+    model: Model
+    name: str
+    directory: Path | None
+    tally: Tally = field(default_factory=Tally)
+    before: Model | None = None
+    ended: SchedulerStats = field(default_factory=SchedulerStats)
+
+    @cached_property
+    def accepted_names(self) -> AcceptedNames:
+        """The names that requests may use."""
+        return AcceptedNames(self.name, self.model.info.kind)
+
+    def stats(self) -> SchedulerStats:
+        """Counters of rows and engine calls since the start, its predecessors' included."""
+        running = [self.model] if self.before is None else [self.model, self.before]
+        return sum((model.scheduler.stats() for model in running), self.ended)
