@@ -18,7 +18,7 @@ from exporter.proof import Proof, make_proof
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import finish
 from exporter.tensorrt_plan import Machine, compile_plan, this_machine
-from exporter.workspace import link_or_copy, refuse_foreign, workspace
+from exporter.workspace import link_files, refuse_foreign, workspace
 from runtime.artifact import find_directory
 from runtime.manifest import (
     MANIFEST_FILE,
@@ -105,11 +105,7 @@ def _refuse(manifest: Manifest, target: TargetProfile) -> None:
 
 def _bring(directory: Path, manifest: Manifest, place: Path) -> None:
     """Copy all files but those that are written again."""
-    for name in manifest.files:
-        if name in (PLAN_FILE, PARITY_FILE, MANIFEST_FILE):
-            continue
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(directory / name, place / name)
+    link_files(directory, place, manifest.files.keys() - {PLAN_FILE, PARITY_FILE, MANIFEST_FILE})
     shutil.copyfile(directory / PARITY_FILE, place / PARITY_FILE)
 
 

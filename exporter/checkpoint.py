@@ -316,7 +316,8 @@ def _build(checkpoint: Checkpoint) -> Architecture:
 
 
 def _known_architecture(config: Config) -> str:
-    if _is_set(config, "quantization_config"):
+    # transformers writes some absent values as null.
+    if config.get("quantization_config") is not None:
         raise CheckpointRefused(
             f"{CONFIG_FILE} names quantised weights (quantization_config), wanted float32, float16 "
             "or bfloat16; export the checkpoint that they were made from"
@@ -332,18 +333,13 @@ def _known_architecture(config: Config) -> str:
             f"{CONFIG_FILE} names the architecture {first(names)}, wanted one of: "
             f"{', '.join(known)}; {advice}"
         )
-    sees = _is_set(config, "vision_config") or config.get("model_type") in VISION_TYPES
+    sees = config.get("vision_config") is not None or config.get("model_type") in VISION_TYPES
     if sees and names[0] not in VISION:
         raise CheckpointRefused(
             f"{CONFIG_FILE} is a vision-language model's (vision_config), wanted a text model's or "
             f"one of: {', '.join(VISION)}; {_OTHERS}"
         )
     return str(names[0])
-
-
-def _is_set(config: Config, name: str) -> bool:
-    """transformers writes some absent values as null."""
-    return config.get(name) is not None
 
 
 def places_of(model: Architecture, weights: Mapping[str, Stored]) -> dict[str, Stored]:

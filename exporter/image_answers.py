@@ -9,10 +9,11 @@ import numpy as np
 
 from exporter.answers import Tokens
 from exporter.errors import CheckpointRefused, NoWitness
-from exporter.parity_images import ImageGroup, ImagePassage, image_groups
+from exporter.parity_images import ImageGroup, image_groups
 from exporter.witness.base import Values, Witness
 from exporter.witness.nemotron_vl import Sight, VisionEmbedder, VisionReranker
 from runtime.manifest import Manifest
+from runtime.requests import Passage
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ImageAnswer:
 
     label: str
     query: str
-    passage: ImagePassage
+    passage: Passage
     tokens: Tokens
     outputs: Values
     pixels: str | None = None
@@ -73,7 +74,7 @@ def _ask(
     see: Callable[[bytes], Sight],
 ) -> ImageAnswer:
     passage = group.passages[number]
-    sight = None if passage.image is None else see(passage.image)
+    sight = see(passage.image) if isinstance(passage.image, bytes) else None
     if isinstance(witness, VisionReranker):
         asked = group.query, passage.text
         tokens, outputs = (

@@ -62,7 +62,7 @@ class ImageLadder:
         pixels: dict[bytes, tuple[str, int]] = {}
         for row in self._rows:
             image = row.passage.image
-            if image is not None and image not in pixels:
+            if isinstance(image, bytes) and image not in pixels:
                 opened = open_image(image, TextPlace("a parity image")).decode()
                 tiles = cut(opened, self._manifest.vision.rule)
                 pixels[image] = _digest(pixel_values(tiles)), len(tiles)
@@ -82,7 +82,7 @@ class ImageLadder:
             f"{row.label}: the witness reads the pixels {row.pixels}, the runtime "
             f"{pixels[image][0]} (sha256 of float32 [tiles, 3, size, size])"
             for row in self._rows
-            if (image := row.passage.image) is not None and pixels[image][0] != row.pixels
+            if isinstance(image := row.passage.image, bytes) and pixels[image][0] != row.pixels
         )
         failure = next(failures, None)
         record(report, "pixels", Rung(pairs=len(pixels), passed=failure is None), failure)
@@ -121,7 +121,7 @@ class ImageLadder:
         found: dict[int, ImageGolden] = {}
         for row, output in zip(self._rows, np.concatenate(self._alone), strict=True):
             image, most = row.passage.image, self._manifest.max_tokens
-            if image is None or row.embeds is None or row.pixels is None:
+            if not isinstance(image, bytes) or row.embeds is None or row.pixels is None:
                 continue
             if len(row.tokens.token_ids) < most:
                 golden = ImageGolden(
@@ -146,7 +146,7 @@ class ImageLadder:
         passages = []
         for row in group:
             image, file = None, row.passage.image
-            if file is not None:
+            if isinstance(file, bytes):
                 shape = (pixels[file][1], vision.tokens, vision.hidden)
                 image = ImageEmbeddings(file, np.empty(shape, np.float32))
             passages.append(Passage(row.passage.text, image))
@@ -186,7 +186,7 @@ class ImageLadder:
     def _embeddings(self) -> Iterator[tuple[str, bytes, np.ndarray]]:
         """Label, image and the tower's output float32 [tiles, tokens, hidden] of rows with any."""
         for row in self._rows:
-            if row.passage.image is not None and row.embeds is not None:
+            if isinstance(row.passage.image, bytes) and row.embeds is not None:
                 yield row.label, row.passage.image, row.embeds
 
     def _judging(self, report: Parity, wanted: Outputs) -> Judging:
@@ -229,8 +229,7 @@ class ImageLadder:
 
 
 def _compute(group: list[ImageAnswer], model: Model, rows: Sequence[int]) -> Outputs:
-    asked = [group[row].passage for row in rows]
-    passages = [Passage(one.text, one.image) for one in asked]
+    passages = [group[row].passage for row in rows]
     if isinstance(model, Ranker):
         request = RankRequest(group[0].query, passages, truncate="END")
         return model.rank(request).logits.astype(np.float64)[:, None]

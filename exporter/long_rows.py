@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,10 @@ def chunked_copy(directory: Path, within: Path | None = None) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(dir=within) as name:
         copy = Path(name)
-        for path in directory.iterdir():
-            if path.is_file():
-                link_or_copy(path, copy / path.name)
-            elif path.name != copy.name:
-                shutil.copytree(path, copy / path.name, copy_function=link_or_copy)
+        others = shutil.ignore_patterns(copy.name)
+        shutil.copytree(
+            directory, copy, ignore=others, copy_function=link_or_copy, dirs_exist_ok=True
+        )
         # The only file that is rewritten.
         (copy / MODEL_FILE).unlink()
         shutil.copyfile(directory / MODEL_FILE, copy / MODEL_FILE)
@@ -69,12 +69,11 @@ def unchunk_attention(directory: Path) -> None:
 
 def _unwrapped(node: NodeProto) -> NodeProto:
     """The Attention node inside the If node of `_choice`, else a copy of `node`."""
-    found = NodeProto()
-    found.CopyFrom(node)
-    if node.op_type == "If" and node.input[0] == f"{_PREFIX}is":
-        branches = {attribute.name: attribute.g for attribute in node.attribute}
-        found.CopyFrom(branches["else_branch"].node[0])
-        found.output[0] = node.output[0]
+    if node.op_type != "If" or node.input[0] != f"{_PREFIX}is":
+        return deepcopy(node)
+    branches = {attribute.name: attribute.g for attribute in node.attribute}
+    found: NodeProto = deepcopy(branches["else_branch"].node[0])
+    found.output[0] = node.output[0]
     return found
 
 
@@ -86,10 +85,7 @@ def chunk_model(model: ModelProto) -> None:
     graph = model.graph
     split = {n.output[0] for n in graph.node if n.op_type == "Attention" and _has_rows(n)}
     nodes = _measures(graph) if split else []
-    for node in graph.node:
-        copy = NodeProto()
-        copy.CopyFrom(_choice(node) if node.output[0] in split else node)
-        nodes.append(copy)
+    nodes += [_choice(n) if n.output[0] in split else deepcopy(n) for n in graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
 
@@ -123,8 +119,7 @@ def _measures(graph: GraphProto) -> list[NodeProto]:
 
 def _choice(node: NodeProto) -> NodeProto:
     result = node.output[0]
-    at_once = NodeProto()
-    at_once.CopyFrom(node)
+    at_once = deepcopy(node)
     at_once.output[0] = f"{result}.whole"
     return helper.make_node(
         "If",
@@ -149,8 +144,7 @@ def _chunks(node: NodeProto) -> list[NodeProto]:
     for i in range(_CHUNKS):
         bounds = [f"{result}.bound.{i}", f"{result}.bound.{i + 1}", "long.axis"]
         query, mask, piece = (f"{result}.{part}.{i}" for part in ("query", "mask", "piece"))
-        attention = NodeProto()
-        attention.CopyFrom(node)
+        attention = deepcopy(node)
         attention.input[0], attention.input[3], attention.output[0] = query, mask, piece
         attention.name = piece
         nodes += [

@@ -9,6 +9,7 @@ from io import BytesIO
 
 import numpy as np
 
+from runtime.requests import Passage
 from runtime.vision.rule import Vision
 
 _STORY = (
@@ -18,20 +19,12 @@ _STORY = (
 
 
 @dataclass(frozen=True)
-class ImagePassage:
-    """A passage: the bytes of an image, None where it is text alone, and the text."""
-
-    text: str
-    image: bytes | None = None
-
-
-@dataclass(frozen=True)
 class ImageGroup:
     """One query with its passages; `name` and a passage's number name it in reports."""
 
     name: str
     query: str
-    passages: tuple[ImagePassage, ...]
+    passages: tuple[Passage, ...]
 
     def label(self, index: int) -> str:
         """How reports call the passage of this number."""
@@ -51,24 +44,24 @@ def image_groups(vision: Vision, max_tokens: int) -> tuple[ImageGroup, ...]:
             "pages",
             "How many crates of apples were shipped?",
             (
-                ImagePassage("Forty crates of apples went to the island."),
-                ImagePassage("", one),
-                ImagePassage("Invoice of the harbour office, page 1.", one),
-                ImagePassage("The museum opens at ten."),
-                ImagePassage("Table of fees, both columns.", three),
-                ImagePassage("", small),
-                ImagePassage("", many),
-                ImagePassage("", one),
+                Passage("Forty crates of apples went to the island."),
+                Passage("", one),
+                Passage("Invoice of the harbour office, page 1.", one),
+                Passage("The museum opens at ten."),
+                Passage("Table of fees, both columns.", three),
+                Passage("", small),
+                Passage("", many),
+                Passage("", one),
             ),
         ),
         ImageGroup(
             "words of the prompt",
             "what does <image> mean beside <IMG_CONTEXT>",
             (
-                ImagePassage("<image> first and <image> second", small),
-                ImagePassage("<img><IMG_CONTEXT></img> in a text alone"),
-                ImagePassage("<img><IMG_CONTEXT></img> behind an image", small),
-                ImagePassage(long, small),
+                Passage("<image> first and <image> second", small),
+                Passage("<img><IMG_CONTEXT></img> in a text alone"),
+                Passage("<img><IMG_CONTEXT></img> behind an image", small),
+                Passage(long, small),
             ),
         ),
     )
@@ -80,12 +73,12 @@ def image_groups(vision: Vision, max_tokens: int) -> tuple[ImageGroup, ...]:
     return tuple(found)
 
 
-def calibration_passages(vision: Vision, max_tokens: int) -> Iterator[tuple[str, ImagePassage]]:
+def calibration_passages(vision: Vision, max_tokens: int) -> Iterator[tuple[str, Passage]]:
     """Queries and pages, none of which the artifact is proven on."""
     size, room = vision.rule.size, _room(max_tokens)
     for seed, (width, height) in enumerate(((4, 4), (8, 4), (2, 3)), start=10):
         for text in ("", "Page of a handbook with a table and a drawing."):
-            page = ImagePassage(text, _page(width * size // 4, height * size // 4, seed))
+            page = Passage(text, _page(width * size // 4, height * size // 4, seed))
             if _fits(page, vision, room):
                 yield "Where is the drawing of the pump?", page
 
@@ -95,8 +88,8 @@ def _room(max_tokens: int) -> int:
     return max_tokens - min(64, max_tokens // 4)
 
 
-def _fits(passage: ImagePassage, vision: Vision, room: int) -> bool:
-    if passage.image is None:
+def _fits(passage: Passage, vision: Vision, room: int) -> bool:
+    if not isinstance(passage.image, bytes):
         return True
     return vision.rule.count(_size(passage.image)) * vision.tokens <= room
 

@@ -5,13 +5,19 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import parser
 
 from exporter.long_rows import LONG_ROW_TOKENS, chunked_copy
 from exporter.onnx_file import OPSET
 from runtime.engines import open_engine
 from runtime.manifest import MODEL_FILE, Manifest
 from runtime.profile import TargetProfile
+
+# IR version 10 fits engines of this opset; by default the library writes its newest.
+_SMALLEST = f"""
+<ir_version: 10, opset_import: ["" : {OPSET}]>
+g (float[1] x) => (float[1] y) {{ y = Identity (x) }}
+"""
 
 
 def proving_engine(target: TargetProfile) -> str:
@@ -23,14 +29,8 @@ def proving_engine(target: TargetProfile) -> str:
 def require_engine(name: str) -> None:
     """Open the engine on a graph of one node, so that missing hardware is found before any work.
     Raises EngineError."""
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    same = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [same])
-    opset = helper.make_opsetid("", OPSET)
     with tempfile.TemporaryDirectory() as directory:
-        # IR version 10 fits engines of this opset; by default the library writes its newest.
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
-        onnx.save(model, Path(directory) / MODEL_FILE)
+        onnx.save(parser.parse_model(_SMALLEST), Path(directory) / MODEL_FILE)
         open_engine(name, Path(directory)).close()
 
 

@@ -76,12 +76,7 @@ def tune(directory: Path, seconds: float) -> Outcome:
     ArtifactError or EngineError when the artifact cannot be opened.
     """
     directory = find_directory(directory)
-    with locked_directory(directory):
-        return _tune(directory, seconds)
-
-
-def _tune(directory: Path, seconds: float) -> Outcome:
-    with closing(open_model(directory)) as model:
+    with locked_directory(directory), closing(open_model(directory)) as model:
         target = load_target_profile(model.info.target)
         own = BatchLimits(target.max_rows, target.token_budget, target.padding_waste)
         model.warm_up()

@@ -6,7 +6,7 @@ export that is interrupted in any way leaves at most that folder; the next expor
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -31,6 +31,13 @@ def link_or_copy(source: Path | str, place: Path | str) -> None:
         os.link(os.path.realpath(source), place)
     except OSError:  # another file system, or one without links
         shutil.copyfile(source, place)
+
+
+def link_files(source: Path, place: Path, names: Iterable[str]) -> None:
+    """Link or copy the files of these `names` in `source` to the same names in `place`."""
+    for name in names:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(source / name, place / name)
 
 
 @contextmanager

@@ -46,21 +46,24 @@ def watch(directory: Path, sources: Sequence[str], texts: Sequence[Inputs]) -> d
 
 def answers(path: Path, texts: Sequence[Inputs]) -> Floats:
     """The first output of the graph at `path` for each of `texts`, float32 [texts, …]."""
-    session = _session(path)
+    session = open_session(path)
     return np.concatenate([session.run(None, dict(inputs))[0] for inputs in texts])
 
 
-def _session(path: Path) -> Any:
+def open_session(path: Path, **settings: Any) -> Any:
+    """ONNX Runtime's session on the CPU for the graph at `path`, with these `settings` of it."""
     onnxruntime = import_without_telemetry("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
+    for name, value in settings.items():
+        setattr(options, name, value)
     return onnxruntime.InferenceSession(
         str(path), sess_options=options, providers=["CPUExecutionProvider"]
     )
 
 
 def _observe(path: Path, sources: Sequence[str], texts: Sequence[Inputs]) -> dict[str, Range]:
-    session = _session(path)
+    session = open_session(path)
     ranges: dict[str, Range] = {}
     wanted = [output for name in sources for output in _outputs(name)]
     for inputs in texts:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,10 @@ class Graph:
             and node.input[0] not in self._tensors
             and self._is_matrix(node.input[1])
         ]
+
+    def sources(self) -> list[str]:
+        """The values that the linear layers read, each once."""
+        return list(dict.fromkeys(linear.source for linear in self.linears()))
 
     def asking(self) -> set[str]:
         """Results of the linear layers that compute queries and keys of attention."""
@@ -108,7 +113,7 @@ class Graph:
             ordered += self._instead.get(node.output[0], [node])
             for name in node.output:
                 ordered += self._after[name]
-        nodes = [_copy(node) for node in ordered]
+        nodes = [deepcopy(node) for node in ordered]
         read = {name for node in nodes for name in node.input}
         kept = [tensor for name, tensor in self._tensors.items() if name in read]
         del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
@@ -124,9 +129,3 @@ class Graph:
 def node(operator: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
     """A node with one output."""
     return helper.make_node(operator, list(inputs), [output], **attributes)
-
-
-def _copy(original: NodeProto) -> NodeProto:
-    copy = NodeProto()
-    copy.CopyFrom(original)
-    return copy

@@ -7,7 +7,7 @@ from pathlib import Path
 from exporter.parity_images import calibration_passages
 from runtime.engines import VISION_FILE, open_engine
 from runtime.manifest import TOKENIZER_FILE, Manifest
-from runtime.requests import AnyRequest, EmbedRequest, Passage, RankRequest
+from runtime.requests import AnyRequest, EmbedRequest, RankRequest
 from runtime.text import Encoding, load_tokenizer
 from runtime.tokenizing import Encoder
 from runtime.vision.encoding import pair_encoder, text_encoder
@@ -26,9 +26,8 @@ def image_rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
     engine = open_engine("onnxruntime-cpu", directory, graph=VISION_FILE)
     with closing(Tower(engine, vision, VisionLimits())) as tower:
         for query, passage in calibration_passages(vision, manifest.max_tokens):
-            page = [Passage(passage.text, passage.image)]
-            request: AnyRequest = RankRequest(query, page, truncate="END")
+            request: AnyRequest = RankRequest(query, [passage], truncate="END")
             if manifest.kind == "embed":
-                request = EmbedRequest(page, "passage", truncate="END")
+                request = EmbedRequest([passage], "passage", truncate="END")
             with tower.embedded(request) as seen:
                 yield from encoder.encode(seen).rows

@@ -72,12 +72,9 @@ def smooth(
         scale = _scale(reach, reading)
         for matrix in reading:
             matrix.rows = matrix.rows * scale
-        if offset:
-            smoothed[source] = Smoothed(_divide(graph, source, scale, offset), offset)
-        elif _divide_in_producer(graph, source, scale, matrices, len(reading)):
-            smoothed[source] = Smoothed(source, None)
-        else:
-            smoothed[source] = Smoothed(_divide(graph, source, scale, offset), None)
+        free = not offset and _divide_in_producer(graph, source, scale, matrices, len(reading))
+        value = source if free else _divide(graph, source, scale, offset)
+        smoothed[source] = Smoothed(value, offset or None)
     return smoothed
 
 

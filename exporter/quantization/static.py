@@ -48,8 +48,7 @@ def quantize_for_tensorrt(directory: Path, manifest: Manifest, precision: Precis
     """
     path = directory / MODEL_FILE
     outline = Graph(onnx.load(path, load_external_data=False))
-    sources = list(dict.fromkeys(linear.source for linear in outline.linears()))
-    ranges = watch(directory, sources, list(calibration_rows(directory, manifest)))
+    ranges = watch(directory, outline.sources(), list(calibration_rows(directory, manifest)))
     model = onnx.load(path)
     quantize_static(model, ranges, precision)
     save_graph(model, path)
@@ -64,7 +63,7 @@ def quantize_static(model: ModelProto, ranges: Mapping[str, Range], precision: P
     kind = _KINDS[precision]
     graph = Graph(model)
     linears = graph.linears()
-    for source in dict.fromkeys(linear.source for linear in linears):
+    for source in graph.sources():
         _round_source(graph, source, ranges[source], kind, _dtype_at(graph, linears, source))
     for linear in linears:
         _round_weight(graph, linear, kind, precision)

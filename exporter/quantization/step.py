@@ -21,7 +21,7 @@ from exporter.errors import QuantizationFailed
 from exporter.library_texts import calibration_pairs
 from exporter.onnx_file import save_graph
 from exporter.progress import print_line, stage
-from exporter.quantization.calibration import Inputs, Range, answers, watch
+from exporter.quantization.calibration import Inputs, Range, answers, open_session, watch
 from exporter.quantization.graph import Floats, Graph
 from exporter.quantization.images import image_rows
 from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8
@@ -29,11 +29,9 @@ from exporter.quantization.weight_only import quantize_weights
 from runtime.batch import INPUT_NAMES, assemble
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from runtime.requests import EmbedRequest, RankRequest
-from runtime.telemetry import import_without_telemetry
 from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
 from runtime.vision.layout import image_inputs
 
-_ERRORS_ONLY = 3
 # Twice costs a tenth of the speed; an error that is hardly smaller is not worth that.
 _WORTH_TWICE = 0.9
 
@@ -52,7 +50,7 @@ def quantize(directory: Path, manifest: Manifest) -> None:
 def _to_int8(directory: Path, manifest: Manifest) -> None:
     path = directory / MODEL_FILE
     outline = Graph(onnx.load(path, load_external_data=False))
-    sources = list(dict.fromkeys(linear.source for linear in outline.linears()))
+    sources = outline.sources()
     _require_layers(len(sources))
     texts = list(calibration_rows(directory, manifest))
     wanted = answers(path, texts)
@@ -133,14 +131,8 @@ def _rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
 def _require_fusion(path: Path, manifest: Manifest, products: int) -> None:
     """ONNX Runtime computes unfused products silently in float32, several times slower."""
     with tempfile.TemporaryDirectory() as directory:
-        onnxruntime = import_without_telemetry("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(directory) / "profile")
-        session = onnxruntime.InferenceSession(
-            str(path), sess_options=options, providers=["CPUExecutionProvider"]
-        )
+        prefix = str(Path(directory) / "profile")
+        session = open_session(path, enable_profiling=True, profile_file_prefix=prefix)
         row = Encoding(np.ones(2, np.int64), None)
         names = [name for name in manifest.inputs if name in INPUT_NAMES]
         inputs = assemble([row], names, 0, "left")

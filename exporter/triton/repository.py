@@ -14,7 +14,7 @@ from typing import Literal
 import onnx
 
 from exporter.errors import OutputRefused, RepositoryRefused
-from exporter.workspace import link_or_copy
+from exporter.workspace import link_files
 from runtime.artifact import find_directory
 from runtime.engines.triton import MODEL_NAME
 from runtime.errors import ManifestError
@@ -70,12 +70,14 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
     with atomic_directory(model, "rerank-triton", _refuse_foreign) as new:
         version = new / "1"
         if platform == "python":
-            _link(artifact, version / "artifact", [*manifest.files, "manifest.json"])
+            link_files(artifact, version / "artifact", [*manifest.files, "manifest.json"])
             code = resources.files("exporter.triton").joinpath("model.py").read_bytes()
             (version / "model.py").write_bytes(code)
         else:
             stem = _GRAPH_FILES[platform][1]
-            _link(artifact, version, [name for name in manifest.files if name.startswith(stem)])
+            link_files(
+                artifact, version, [name for name in manifest.files if name.startswith(stem)]
+            )
         (new / CONFIG_FILE).write_text(_WRITTEN + config)
     write_atomic(start, script)
     start.chmod(0o755)
@@ -175,10 +177,3 @@ def _config(runs: str, inputs: list[str], outputs: list[str], *more: str) -> str
         "]",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _link(source: Path, target: Path, names: list[str]) -> None:
-    for name in names:
-        place = target / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(source / name, place)
