@@ -1,7 +1,7 @@
 """Batching: which rows run in one engine call, and their arrays. Pure functions."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -42,9 +42,7 @@ class BatchLimits:
 
     def within(self, rows: int) -> "BatchLimits":
         """These limits with `max_rows` lowered to `rows`."""
-        if rows >= self.max_rows:
-            return self
-        return BatchLimits(rows, self.token_budget, self.padding_waste, self.shapes)
+        return replace(self, max_rows=min(rows, self.max_rows))
 
     def allow(self, rows: int, real_tokens: int, longest: int) -> bool:
         """Whether `rows` rows of together `real_tokens` tokens may run as one call."""

@@ -27,6 +27,8 @@ GRAPH_BYTES = (2 << 30) - 1
 # Weights and plans. A sparse file may claim to be larger than any disk.
 LARGEST_BYTES = 256 << 30
 
+# The beginning of the name of a repository in the hub's cache.
+HUB_PREFIX = "models--"
 _MOST_NAME_BYTES = 1024
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -89,7 +91,8 @@ def find_file(directory: Path, name: str) -> Path:
             message = f"it is a link to {os.readlink(path)!r}, which does not exist"
             raise OSError(errno.ELOOP, message) from error
         raise _with_user_id(error) from None
-    blobs = _blobs(home)
+    repository = hub_repository(home)
+    blobs = None if repository is None else repository / "blobs"
     if not found.is_relative_to(home) and found.parent != blobs:
         wanted = "a file in it, or a link to the blobs of the same hub cache"
         if blobs is not None and blobs.is_symlink():
@@ -167,12 +170,12 @@ def identity(directory: Path, name: str) -> Identity | None:
     return Identity(found.st_dev, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
 
 
-def _blobs(home: Path) -> Path | None:
-    """The blobs of a snapshot in the hub's cache; None for other directories."""
-    for snapshots in home.parents:
-        repository = snapshots.parent
-        if snapshots.name == "snapshots" and repository.name.startswith("models--"):
-            return repository / "blobs"
+def hub_repository(directory: Path) -> Path | None:
+    """The repository in the hub's cache whose snapshot, or a folder of it, `directory` is; else
+    None."""
+    for snapshots in directory.absolute().parents:
+        if snapshots.name == "snapshots" and snapshots.parent.name.startswith(HUB_PREFIX):
+            return snapshots.parent
     return None
 
 

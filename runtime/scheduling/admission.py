@@ -11,7 +11,6 @@ Running rows do count in predicted times, because an answer comes after all of t
 from collections.abc import Sequence, Sized
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Protocol, Self
 
 from runtime.errors import DeadlineExceeded, Overloaded, TooLate
@@ -40,31 +39,22 @@ class Issuer(Protocol):
         """Free the ticket's capacity; may be called twice."""
 
 
+@dataclass(eq=False)
 class Ticket:
     """Reserved capacity for one request while its texts are tokenised: `rows` rows and an estimate
-    of their `tokens`. `for_engine` says whether the engine will compute them.
+    of their `tokens`. `for_engine` says whether the engine will compute them; `is_held` whether the
+    capacity is still reserved, which the issuer changes under its lock.
 
     A context manager: leaving it releases the capacity, unless `submit` has used it.
     """
 
-    def __init__(
-        self,
-        issuer: Issuer,
-        rows: int,
-        tokens: int,
-        deadline: float | None,
-        caller: str,
-        *,
-        for_engine: bool,
-    ) -> None:
-        self._issuer = issuer
-        self.rows = rows
-        self.tokens = tokens
-        self.deadline = deadline
-        self.caller = caller
-        self.for_engine = for_engine
-        # Whether the capacity is still reserved; the issuer changes it under its lock.
-        self.is_held = True
+    _issuer: Issuer
+    rows: int
+    tokens: int
+    deadline: float | None
+    caller: str
+    for_engine: bool
+    is_held: bool = True
 
     def check(self) -> None:
         """Raise when further work for the request is pointless. Any thread; takes no lock.
@@ -86,12 +76,7 @@ class Ticket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._issuer.release(self)
 
 

@@ -81,7 +81,7 @@ class Backlog:
         engine time. Raises Overloaded when the queue is full, or when the measured speed puts the
         answer after the deadline; TooLate and DeadlineExceeded; and what `end` was called with.
         """
-        ticket = Ticket(self, rows, tokens, deadline, caller, for_engine=for_engine)
+        ticket = Ticket(self, rows, tokens, deadline, caller, for_engine)
         with self._changed:
             self._require_open()
             self._admission.check(self._load(), rows, tokens, deadline, exact=False)
