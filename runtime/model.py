@@ -323,7 +323,7 @@ class Model(ABC):
         self._tokenizer_pool.inherit_estimates(before._tokenizer_pool)
         self.scheduler.inherit_estimates(before.scheduler)
         if self.tower is not None and before.tower is not None:
-            self.tower.inherit_estimates(before.tower)
+            self.tower.scheduler.inherit_estimates(before.tower.scheduler)
 
     def reconnect(self) -> None:
         """Warm up again; on success the remote engine counts as reachable.

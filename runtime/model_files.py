@@ -15,6 +15,8 @@ FileNotFoundError.
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
@@ -41,11 +43,9 @@ _KINDS = {
 
 def real_directory(directory: Path) -> Path:
     """`directory` with all links resolved, so that a link replaced later has no effect."""
-    try:
+    with _user_id_told():
         found = Path(os.path.realpath(directory, strict=True))
         mode = found.stat().st_mode
-    except OSError as error:
-        raise _with_user_id(error) from None
     if not stat.S_ISDIR(mode):
         raise NotADirectoryError(errno.ENOTDIR, f"it is {_kind(mode)}, wanted a directory")
     return found
@@ -84,13 +84,14 @@ def find_file(directory: Path, name: str) -> Path:
     path = directory / name
     home = Path(os.path.realpath(directory))
     try:
-        found = Path(os.path.realpath(path, strict=True))
-        mode = found.stat().st_mode
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and path.is_symlink():
-            message = f"it is a link to {os.readlink(path)!r}, which does not exist"
-            raise OSError(errno.ELOOP, message) from error
-        raise _with_user_id(error) from None
+        with _user_id_told():
+            found = Path(os.path.realpath(path, strict=True))
+            mode = found.stat().st_mode
+    except FileNotFoundError as error:
+        if not path.is_symlink():
+            raise
+        message = f"it is a link to {os.readlink(path)!r}, which does not exist"
+        raise OSError(errno.ELOOP, message) from error
     repository = hub_repository(home)
     blobs = None if repository is None else repository / "blobs"
     if not found.is_relative_to(home) and found.parent != blobs:
@@ -111,13 +112,11 @@ def find_file(directory: Path, name: str) -> Path:
 
 def open_file(path: Path, most_bytes: int = LARGEST_BYTES) -> BufferedReader:
     """Open the regular file `path`, of at most so many bytes, to be read. Raises OSError."""
-    try:
+    with _user_id_told():
         # Checked first: opening a device may already have an effect.
         _refuse_special(path.stat().st_mode)
         # A FIFO may have replaced the file since, and would block its reader.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _with_user_id(error) from None
     try:
         found = os.fstat(handle)
         _refuse_special(found.st_mode)
@@ -188,11 +187,14 @@ def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "a file")
 
 
-def _with_user_id(error: OSError) -> OSError:
-    """`error`; for a missing permission with the user id."""
-    if not isinstance(error, PermissionError):
-        return error
-    return PermissionError(
-        error.errno,
-        f"{error.strerror}; make it readable for user id {os.getuid()}, as which this process runs",
-    )
+@contextmanager
+def _user_id_told() -> Iterator[None]:
+    """Add the user id to the message of a missing permission."""
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionError(
+            error.errno,
+            f"{error.strerror}; make it readable for user id {os.getuid()}, as which this process "
+            "runs",
+        ) from None

@@ -54,11 +54,7 @@ class OpenVinoEngine(LaneEngine[Any]):
         return {name: np.array(found[name]) for name in self.output_names}
 
 
-def open_engine(
-    name: str,
-    model_file: Path,
-    setup: EngineSetup,
-) -> OpenVinoEngine:
+def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OpenVinoEngine:
     """Compile `model_file` for the CPU in the precision of engine `name`. Raises
     EngineUnavailable or EngineError."""
     try:

@@ -181,10 +181,6 @@ class Tower:
         with self._lock:
             return not self._held and self.scheduler.idle()
 
-    def inherit_estimates(self, before: "Tower") -> None:
-        """Predict with what was measured of the one that this one replaces."""
-        self.scheduler.inherit_estimates(before.scheduler)
-
     def fault(self, patience_s: float) -> str | None:
         """See Model.fault."""
         if self.scheduler.device_lost:
