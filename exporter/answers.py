@@ -5,7 +5,7 @@ of the artifact, so that a plan can be proven where it is built, without checkpo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +27,9 @@ _MOST_BYTES = 1 << 30
 if TYPE_CHECKING:  # which imports this
     from exporter.image_answers import ImageAnswers
 
+# What orders passages, float64 [passages]; and outputs of rows, float64 [rows, components].
 Scores = npt.NDArray[np.float64]
-Vectors = npt.NDArray[np.float64]
+Outputs = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,35 +38,6 @@ class Tokens:
 
     token_ids: list[int]
     type_ids: list[int] | None
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The parity groups with the reference's answers.
-
-    `witness` names their source; `images` are the answers about images, which reference.json does
-    not have. `tokens[g][p]` and `logits[g]` float64 [passages] belong to
-    passage p of `groups[g]`.
-    """
-
-    witness: str
-    groups: tuple[Group, ...]
-    tokens: list[list[Tokens]]
-    logits: list[Scores]
-    images: "ImageAnswers | None" = None
-
-    def within(self, max_tokens: int) -> "Reference":
-        """The groups without any row of more than `max_tokens`."""
-        return self.only(_short_groups(self.tokens, max_tokens))
-
-    def only(self, kept: Sequence[int]) -> "Reference":
-        """The groups with these indexes."""
-        return Reference(
-            self.witness,
-            tuple(self.groups[g] for g in kept),
-            [self.tokens[g] for g in kept],
-            [self.logits[g] for g in kept],
-        )
 
 
 @dataclass(frozen=True)
@@ -81,34 +53,61 @@ class Text:
 
 
 @dataclass(frozen=True)
-class VectorReference:
-    """The texts of the parity groups with the checkpoint's answers.
+class Reference:
+    """The parity groups with the reference's answers, which `witness` names the source of.
 
-    `witness` names their source; `images` as in Reference. `texts[g][0]` is the query of
-    `groups[g]`, passage p follows as `texts[g][p + 1]`; `tokens` and the rows of `vectors[g]`
-    float64 [texts, dimensions] belong to them.
+    A reranker's rows are the pairs of a group, and their one component is the logit. An embedder's
+    rows are `texts[g]`, the query and then the passages, and their components are the vector's;
+    `texts` is None for a reranker. `tokens[g]` and `outputs[g]` float64 [rows, components] belong
+    to the rows of `groups[g]`. `images` are the answers about images, which reference.json does
+    not have.
     """
 
     witness: str
     groups: tuple[Group, ...]
-    texts: list[list[Text]]
     tokens: list[list[Tokens]]
-    vectors: list[Vectors]
+    outputs: list[Outputs]
+    texts: list[list[Text]] | None = None
     images: "ImageAnswers | None" = None
 
-    def within(self, max_tokens: int) -> "VectorReference":
-        """The groups without any row of more than `max_tokens`."""
-        return self.only(_short_groups(self.tokens, max_tokens))
+    def labels(self) -> list[str]:
+        """What reports call the rows of all groups."""
+        if self.texts is None:
+            return [one.label(index) for one in self.groups for index in range(len(one.passages))]
+        return [text.label for texts in self.texts for text in texts]
 
-    def only(self, kept: Sequence[int]) -> "VectorReference":
-        """The groups with these indexes."""
-        return VectorReference(
-            self.witness,
-            tuple(self.groups[g] for g in kept),
-            [self.texts[g] for g in kept],
-            [self.tokens[g] for g in kept],
-            [self.vectors[g] for g in kept],
+    def scores(self, outputs: Sequence[Outputs]) -> list[Scores]:
+        """What orders the passages of groups with these `outputs`: logits, or cosines to the
+        query."""
+        return [rows[:, 0] if self.texts is None else cosines(rows) for rows in outputs]
+
+    def within(self, max_tokens: int) -> "Reference":
+        """The groups without any row of more than `max_tokens`."""
+        return self.only(
+            [
+                number
+                for number, rows in enumerate(self.tokens)
+                if all(len(row.token_ids) <= max_tokens for row in rows)
+            ]
         )
+
+    def only(self, kept: Sequence[int]) -> "Reference":
+        """The groups with these indexes."""
+        return replace(
+            self,
+            groups=tuple(self.groups[g] for g in kept),
+            tokens=[self.tokens[g] for g in kept],
+            outputs=[self.outputs[g] for g in kept],
+            texts=None if self.texts is None else [self.texts[g] for g in kept],
+        )
+
+
+def cosines(vectors: Outputs) -> Scores:
+    """The cosine of every later row of `vectors` [1 + n, d] to the first one, float64 [n]."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units: Outputs = vectors / np.where(lengths > 0, lengths, 1.0)
+    found: Scores = units[1:] @ units[0]
+    return found
 
 
 class _RankFile(msgspec.Struct, tag_field="kind", tag="rank", frozen=True):
@@ -130,21 +129,20 @@ class _EmbedFile(msgspec.Struct, tag_field="kind", tag="embed", frozen=True):
     witness: str = NOT_WITNESSED
 
 
-def write_reference(directory: Path, reference: Reference | VectorReference) -> None:
+def write_reference(directory: Path, reference: Reference) -> None:
     """Write reference.json."""
     content: _RankFile | _EmbedFile
-    if isinstance(reference, Reference):
-        logits = [found.tolist() for found in reference.logits]
-        content = _RankFile(SCHEMA, reference.groups, reference.tokens, logits, reference.witness)
+    groups, tokens, texts = reference.groups, reference.tokens, reference.texts
+    if texts is None:
+        logits = [found[:, 0].tolist() for found in reference.outputs]
+        content = _RankFile(SCHEMA, groups, tokens, logits, reference.witness)
     else:
-        vectors = [[row.astype("<f4").tobytes() for row in rows] for rows in reference.vectors]
-        content = _EmbedFile(
-            SCHEMA, reference.groups, reference.texts, reference.tokens, vectors, reference.witness
-        )
+        vectors = [[row.astype("<f4").tobytes() for row in rows] for rows in reference.outputs]
+        content = _EmbedFile(SCHEMA, groups, texts, tokens, vectors, reference.witness)
     (directory / REFERENCE_FILE).write_bytes(msgspec.json.encode(content))
 
 
-def read_reference(directory: Path) -> Reference | VectorReference:
+def read_reference(directory: Path) -> Reference:
     """The reference.json of an artifact. Raises ReportRefused when it cannot be read."""
     path = directory / REFERENCE_FILE
     try:
@@ -163,18 +161,10 @@ def read_reference(directory: Path) -> Reference | VectorReference:
             "this version"
         )
     if isinstance(found, _RankFile):
-        logits = [np.asarray(row, np.float64) for row in found.logits]
-        return Reference(found.witness, found.groups, found.tokens, logits)
-    vectors = [
+        outputs = [np.asarray(row, np.float64)[:, None] for row in found.logits]
+        return Reference(found.witness, found.groups, found.tokens, outputs)
+    outputs = [
         np.stack([np.frombuffer(row, "<f4").astype(np.float64) for row in rows])
         for rows in found.vectors
     ]
-    return VectorReference(found.witness, found.groups, found.texts, found.tokens, vectors)
-
-
-def _short_groups(tokens: list[list[Tokens]], max_tokens: int) -> list[int]:
-    return [
-        number
-        for number, rows in enumerate(tokens)
-        if all(len(row.token_ids) <= max_tokens for row in rows)
-    ]
+    return Reference(found.witness, found.groups, found.tokens, outputs, found.texts)

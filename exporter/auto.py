@@ -6,26 +6,27 @@ every other round. Only one model is open at a time, as five large ones do not f
 Speeds, and why a candidate was refused, are in parity.json of the chosen artifact.
 """
 
-import shutil
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from exporter.answers import Reference, VectorReference
+from exporter.answers import Reference
 from exporter.checkpoint import Checkpoint
 from exporter.draft import Draft
 from exporter.errors import ExportError, NoTargetProven
 from exporter.library_texts import candidate_groups
-from exporter.parity import LOW_PRECISIONS
 from exporter.parity_texts import Group
-from exporter.pipeline import ExportArgs, ask_witness, export
+from exporter.pipeline import ExportArgs, export
 from exporter.progress import print_line, stage
+from exporter.reference import ask_witness
 from exporter.report import Candidate, read_report, write_report
+from exporter.tolerances import LOW_PRECISIONS
 from exporter.tuning import group_within_time, tokens_per_s
 from exporter.workspace import workspace
 from runtime.errors import ServingError
@@ -76,8 +77,8 @@ def export_fastest(source: str, out: Path, args: ExportArgs) -> Manifest:
     `args.target` and `args.engine` are ignored. Raises as `export` does, and NoTargetProven.
     """
     ask = _CachedWitness()
-    with workspace(out) as directory:
-        candidates = [_CandidateRun(target, directory / target) for target in CANDIDATES]
+    with workspace(out) as directory, tempfile.TemporaryDirectory(dir=directory) as tried:
+        candidates = [_CandidateRun(target, Path(tried) / target) for target in CANDIDATES]
         for candidate in candidates:
             print_line(f"candidate {candidate.target}")
             with candidate.catching_refusal():
@@ -92,7 +93,9 @@ def export_fastest(source: str, out: Path, args: ExportArgs) -> Manifest:
             )
             raise NoTargetProven(f"found no target that can be proven on this machine: {reasons}")
         print_line(f"keep {fastest.target}: {fastest.tokens_per_s:.0f} tokens a second")
-        return _keep(directory, fastest.target, candidates)
+        for path in list(fastest.directory.iterdir()):
+            path.rename(directory / path.name)
+        return _with_comparison(directory, candidates)
 
 
 class _CachedWitness:
@@ -101,22 +104,18 @@ class _CachedWitness:
     CPU targets have no shapes, so that all have the same longest row."""
 
     def __init__(self) -> None:
-        self._kept: Reference | VectorReference | None = None
+        self._kept: Reference | None = None
 
-    def __call__(
-        self, found: Draft, checkpoint: Checkpoint, *, unwitnessed: bool
-    ) -> Reference | VectorReference:
+    def __call__(self, found: Draft, checkpoint: Checkpoint, *, unwitnessed: bool) -> Reference:
         manifest = found.manifest
         if self._kept is None:
             low_precision = msgspec.structs.replace(manifest, precision="int8")
             wider = replace(found, manifest=low_precision)
             self._kept = ask_witness(wider, checkpoint, unwitnessed=unwitnessed)
-        more = (
-            0
-            if manifest.precision in LOW_PRECISIONS
-            else len(candidate_groups(manifest.max_tokens))
-        )
-        return self._kept.only(range(len(self._kept.groups) - more))
+        kept = len(self._kept.groups)
+        if manifest.precision not in LOW_PRECISIONS:
+            kept -= len(candidate_groups(manifest.max_tokens))
+        return self._kept.only(range(kept))
 
 
 def _measure(candidates: Sequence[_CandidateRun]) -> None:
@@ -144,29 +143,17 @@ def _measure(candidates: Sequence[_CandidateRun]) -> None:
 
 def _take_turn(candidate: _CandidateRun, group: Group | None) -> Group:
     """Measure one turn on `group`, which the first turn chooses and returns."""
-    model = open_model(candidate.directory)
-    try:
+    with closing(open_model(candidate.directory)) as model:
         model.warm_up()
         if group is None:
             group = group_within_time(model, _PASSES * len(CANDIDATES), _MEASURE_S, _FEWEST_TEXTS)
         passes = [tokens_per_s(model, group) for _ in range(_PASSES)]
         candidate.speeds.append(statistics.median(passes))
-    finally:
-        model.close()
     return group
 
 
-def _keep(directory: Path, target: str, candidates: Sequence[_CandidateRun]) -> Manifest:
-    """Keep only the artifact for `target` in `directory`, with the comparison in parity.json."""
-    chosen = (directory / target).rename(directory / "chosen")
-    for path in list(directory.iterdir()):
-        if path.is_file():
-            path.unlink()  # the report of a candidate that failed
-        elif path != chosen:
-            shutil.rmtree(path)
-    for path in list(chosen.iterdir()):
-        path.rename(directory / path.name)
-    chosen.rmdir()
+def _with_comparison(directory: Path, candidates: Sequence[_CandidateRun]) -> Manifest:
+    """Write the comparison into parity.json of the artifact, and return its new manifest."""
     report = read_report(directory)
     report.candidates = [
         Candidate(

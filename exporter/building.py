@@ -16,7 +16,7 @@ from exporter.parity import new_report
 from exporter.progress import print_line, stage
 from exporter.proof import Proof, make_proof
 from exporter.report import Parity, read_report, require_passed, write_report
-from exporter.seal import check_opening, seal
+from exporter.seal import finish
 from exporter.tensorrt_plan import Machine, compile_plan, this_machine
 from exporter.workspace import link_or_copy, refuse_foreign, workspace
 from runtime.artifact import find_directory
@@ -25,16 +25,13 @@ from runtime.manifest import (
     MODEL_FILE,
     PARITY_FILE,
     PLAN_FILE,
-    TOKENIZER_FILE,
     Manifest,
     Plan,
     check_files,
     read_manifest,
 )
-from runtime.opening import open_model
 from runtime.outputs import file_place, refuse_inputs
 from runtime.profile import TargetProfile, load_target_profile
-from runtime.text import load_tokenizer
 
 ENGINE = "tensorrt"
 
@@ -81,11 +78,8 @@ def build(
             )
         draft = _draft(manifest, target, machine)
         report = _prove(place, draft, target, make_proof(draft, reference))
-        with stage("seal the artifact"):
-            sealed = seal(place, _with_tolerance(draft, report))
-        with stage("open it as a server does"):
-            check_opening(place, ENGINE, host_code=target.version_compatible)
-    return sealed
+        proven = _with_tolerance(draft, report)
+        return finish(place, proven, ENGINE, host_code=target.version_compatible)
 
 
 def _refuse(manifest: Manifest, target: TargetProfile) -> None:
@@ -136,18 +130,11 @@ def _prove(place: Path, draft: Manifest, target: TargetProfile, proof: Proof) ->
     random = report.rule == "random-weights"
     report.plan = new_report(ENGINE, target, report.witness, random_weights=random)
     report.plan.hardware |= msgspec.to_builtins(draft.hardware)
-    proof.record_cut(report.plan, draft.max_tokens)
+    proof.record_cut(report.plan)
     try:
-        proof.check_tokens(report.plan, load_tokenizer(place / TOKENIZER_FILE))
-        with stage(f"prove parity on {ENGINE}"):
-            # A version-compatible plan has host code, safe here: this process made it.
-            model = open_model(
-                place, manifest=draft, engine=ENGINE, host_code=target.version_compatible
-            )
-            try:
-                proof.check_outputs(report.plan, model)
-            finally:
-                model.close()
+        proof.check_tokens(report.plan, place)
+        # A version-compatible plan has host code, safe here: this process made it.
+        proof.check_engine(report.plan, place, host_code=target.version_compatible)
     finally:
         write_report(place, report)
     return report.plan

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from exporter.errors import ExportError, ParityFailed
@@ -71,17 +72,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_export(commands.add_parser("export", help="export a checkpoint and prove parity"))
-    _add_quantize(
-        commands.add_parser("quantize", help="quantize a proven artifact: a lower precision")
-    )
-    _add_verify(commands.add_parser("verify", help="check an artifact's hashes and goldens"))
-    _add_build(commands.add_parser("build", help="build a TensorRT plan for this machine's GPU"))
-    _add_tune(commands.add_parser("tune", help="find the fastest batches on this machine"))
-    shown = commands.add_parser("inspect", help="print an artifact's manifest and parity")
-    shown.add_argument("directory", metavar="DIR", type=Path)
-    shown.set_defaults(run=_inspect)
-    _add_triton(commands.add_parser("triton", help="write a Triton model repository"))
+    for add, run, name, text in (
+        (_add_export, _export, "export", "export a checkpoint and prove parity"),
+        (_add_quantize, _quantize, "quantize", "quantize a proven artifact: a lower precision"),
+        (_add_verify, _verify, "verify", "check an artifact's hashes and goldens"),
+        (_add_build, _build, "build", "build a TensorRT plan for this machine's GPU"),
+        (_add_tune, _tune, "tune", "find the fastest batches on this machine"),
+        (_add_directory, _inspect, "inspect", "print an artifact's manifest and parity"),
+        (_add_triton, _triton, "triton", "write a Triton model repository"),
+    ):
+        command = commands.add_parser(name, help=text)
+        add(command)
+        command.set_defaults(run=run)
     return parser
 
 
@@ -98,7 +100,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target",
-        choices=[*_exported_targets(), AUTO],
+        # An artifact is for an engine that reads a file of it.
+        choices=[*(name for name, engine in _targets() if ENGINES[engine][1]), AUTO],
         default="cpu-fp32",
         help=f"where it will run (default: %(default)s); {AUTO}: the fastest CPU target that is "
         "proven here, by measurement",
@@ -145,32 +148,29 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "instead of proven",
     )
     _add_engine(parser)
-    parser.set_defaults(run=_export)
 
 
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path, help="an artifact in fp32")
+    _add_directory(parser, "an artifact in fp32")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True)
-    parser.add_argument("--target", choices=target_profile_names(), required=True)
+    parser.add_argument("--target", choices=[name for name, _ in _targets()], required=True)
     parser.add_argument(
         "--checkpoint", help="prove against this checkpoint, not against the artifact's own scores"
     )
     _add_adapter(parser, "the adapter that was merged into the checkpoint")
     _add_engine(parser)
-    parser.set_defaults(run=_quantize)
 
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path)
+    _add_directory(parser)
     parser.add_argument("--checkpoint", help="repeat all parity rungs against this checkpoint")
     _add_adapter(parser, "the adapter that was merged into the checkpoint")
     _add_engine(parser)
-    parser.set_defaults(run=_verify)
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
-    plans = [n for n in target_profile_names() if load_target_profile(n).engine == "tensorrt"]
-    parser.add_argument("directory", metavar="DIR", type=Path, help="an artifact of rerank-export")
+    plans = [name for name, engine in _targets() if engine == "tensorrt"]
+    _add_directory(parser, "an artifact of rerank-export")
     parser.add_argument("--target", choices=plans, required=True, help="precision and shapes")
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="write the artifact with its plan there instead"
@@ -186,11 +186,10 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let later versions of TensorRT's same major version run the plan too",
     )
-    parser.set_defaults(run=_build)
 
 
 def _add_tune(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path)
+    _add_directory(parser)
     parser.add_argument(
         "--seconds",
         type=_positive,
@@ -198,11 +197,10 @@ def _add_tune(parser: argparse.ArgumentParser) -> None:
         default=60,
         help="how long to measure (default: %(default)s)",
     )
-    parser.set_defaults(run=_tune)
 
 
 def _add_triton(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", type=Path, help="an artifact")
+    _add_directory(parser, "an artifact")
     parser.add_argument(
         "--out", metavar="REPOSITORY", type=Path, default=Path("triton/model_repository")
     )
@@ -212,7 +210,10 @@ def _add_triton(parser: argparse.ArgumentParser) -> None:
         default="python",
         help="what runs the model inside Triton (default: %(default)s, the artifact itself)",
     )
-    parser.set_defaults(run=_triton)
+
+
+def _add_directory(parser: argparse.ArgumentParser, help_text: str | None = None) -> None:
+    parser.add_argument("directory", metavar="DIR", type=Path, help=help_text)
 
 
 def _add_adapter(parser: argparse.ArgumentParser, help_text: str) -> None:
@@ -226,10 +227,10 @@ def _add_engine(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _exported_targets() -> list[str]:
-    """Targets that artifacts are written for: those whose engine reads a file of the artifact."""
-    names = target_profile_names()
-    return [name for name in names if ENGINES[load_target_profile(name).engine][1]]
+@cache
+def _targets() -> tuple[tuple[str, str], ...]:
+    """Every target and its engine."""
+    return tuple((name, load_target_profile(name).engine) for name in target_profile_names())
 
 
 def _positive(text: str) -> int:
@@ -340,7 +341,9 @@ def _build(args: argparse.Namespace) -> None:
         args.timing_cache,
         version_compatible=args.version_compatible,
     )
-    summary = _summary(manifest, read_report(out).plan)
+    plan = read_report(out).plan
+    assert isinstance(plan, Parity)
+    summary = _summary(manifest, plan)
     print(f"{out}: artifact {manifest.version} with a plan, {summary}")
 
 

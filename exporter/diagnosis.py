@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from exporter.answers import Reference, Tokens, VectorReference, Vectors
+from exporter.answers import Outputs, Reference, Tokens
 from exporter.sentence_files import MODEL_FILE, SETTINGS_FILES, TOKENIZER_CONFIG
 
 # Only rows up to this many tokens are computed again, which takes seconds.
@@ -34,13 +34,12 @@ def diagnose_tokens(found: Sequence[int], wanted: Tokens) -> str:
     )
 
 
-def diagnose_model(own: Callable[[Tokens], Vectors], answers: Reference | VectorReference) -> str:
+def diagnose_model(own: Callable[[Tokens], Outputs], answers: Reference) -> str:
     """Compare the exporter's `own` PyTorch model with the witness's `answers`.
 
     If they agree, graph or engine differ; if not, the exporter read the checkpoint differently."""
-    values = answers.logits if isinstance(answers, Reference) else answers.vectors
     furthest = 0.0
-    for rows, wanted in zip(answers.tokens, values, strict=True):
+    for rows, wanted in zip(answers.tokens, answers.outputs, strict=True):
         for row, value in zip(rows, wanted, strict=True):
             if len(row.token_ids) <= _LONGEST:
                 scale = max(1.0, float(np.abs(value).max()) / _SCALE)

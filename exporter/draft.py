@@ -12,6 +12,7 @@ from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
 from exporter.labels import DIFFERENCE
 from exporter.merged_files import merged_by
+from exporter.model_profile import ChosenProfile, refuse_other_family, refuse_other_kind
 from exporter.onnx_file import OPSET
 from exporter.options import (
     MAX_TOKENS_OPTION,
@@ -31,15 +32,8 @@ from exporter.unread_settings import refuse_unread_keys
 from exporter.vision_files import PARTS as VISION_PARTS
 from exporter.vision_files import token_ids
 from exporter.weights import first
-from runtime.errors import ProfileError
 from runtime.manifest import SCHEMA, Manifest, SpecialTokens
-from runtime.profile import (
-    ModelProfile,
-    TargetProfile,
-    is_own_profile,
-    load_model_profile,
-    model_profile_names,
-)
+from runtime.profile import ModelProfile, TargetProfile
 from runtime.vision.rule import Vision
 
 
@@ -61,10 +55,9 @@ class Draft:
 
 def draft(
     checkpoint: Checkpoint,
-    profile_name: str,
+    chosen: ChosenProfile,
     target: TargetProfile,
     *,
-    own_profile: ModelProfile | None = None,
     max_tokens: int | None = None,
     template: Prompt | None = None,
     prefixes: dict[str, str] | None = None,
@@ -73,16 +66,14 @@ def draft(
     """Read everything that decides a score.
 
     The options `max_tokens` and `template` take precedence over the folder, `prefixes` is for
-    folders without prompts. `strict` refuses unknown files and keys. `own_profile` is the content
-    of a user's own profile, whose file is then not read.
+    folders without prompts. `strict` refuses unknown files and keys.
 
     Raises CheckpointRefused and ProfileError.
     """
-    profile = own_profile or load_model_profile(profile_name)
-    name = profile_name.rsplit("/", 1)[-1]
-    refuse_other_kind(profile, name, checkpoint)
+    profile = chosen.facts
+    refuse_other_kind(chosen, checkpoint)
     model = outline(checkpoint)
-    _refuse_other_family(profile, name, model)
+    refuse_other_family(chosen, model)
     places_of(model, checkpoint.weights)  # its messages have better names than any loader's
     if unread := [name for name in checkpoint.weights if model.is_left_out(name)]:
         print_line(
@@ -103,15 +94,15 @@ def draft(
     # Tokens of tokenizer.json are already checked; transformers reads other files, too.
     refuse_unknown_ids(loaded.get_vocab(), vocabulary)
     _refuse_types(checkpoint, model, loaded)
-    limit, limited_by = _limit(profile, name, target, model, checkpoint)
+    limit, limited_by = _limit(chosen, target, model, checkpoint)
     if max_tokens is not None and max_tokens > limit:
         raise CheckpointRefused(
             f"found {MAX_TOKENS_OPTION} {max_tokens}, but {limited_by} allows {limit}; lower it"
         )
-    prompt = _prompt(profile, name, checkpoint, loaded, template)
-    found, prefixed_by = _prefixes(profile, name, checkpoint, prefixes)
-    origins = origins_of(checkpoint, model, loaded, name) | merged_by(checkpoint)
-    usual = checkpoint.architecture in profile.architectures and not is_own_profile(name)
+    prompt = _prompt(chosen, checkpoint, loaded, template)
+    found, prefixed_by = _prefixes(chosen, checkpoint, prefixes)
+    origins = origins_of(checkpoint, model, loaded, chosen.name) | merged_by(checkpoint)
+    usual = checkpoint.architecture in profile.architectures and not chosen.is_own
     origins["profile"] = ARCHITECTURE if usual else PROFILE_OPTION
     origins["max_tokens"] = limited_by if max_tokens is None else MAX_TOKENS_OPTION
     if checkpoint.labels.count == 2:
@@ -128,7 +119,7 @@ def draft(
         schema=SCHEMA,
         kind=profile.kind,
         model_id=profile.id,
-        profile=name,
+        profile=chosen.name,
         target=target.name,
         version="draft",
         template=read_as,
@@ -153,34 +144,12 @@ def draft(
         origins=origins,
         activation=checkpoint.activation,
         merged=checkpoint.merged,
-        own_profile=profile if is_own_profile(name) else None,
+        own_profile=profile if chosen.is_own else None,
         vision=_vision(checkpoint, model, loaded),
     )
     unwritten = None if prompt is None or prompt.written else prompt.template
     requested = prefixes if prefixed_by == PREFIX_OPTION else None
     return Draft(manifest, tokenizer, unwritten, requested, profile.prefixes)
-
-
-def profile_for(architecture: str) -> str:
-    """The one profile for this architecture. Raises ProfileError."""
-    names = model_profile_names()
-    fitting = [n for n in names if architecture in load_model_profile(n).architectures]
-    if len(fitting) != 1:
-        raise ProfileError(
-            f"found {len(fitting)} profiles for the architecture {architecture}, wanted one; "
-            f"choose with --profile: {', '.join(names)}"
-        )
-    return fitting[0]
-
-
-def refuse_other_kind(profile: ModelProfile, name: str, checkpoint: Checkpoint) -> None:
-    """Raise ProfileError for a profile of another kind of model."""
-    if profile.kind != checkpoint.kind:
-        names = {"rank": "rerankers", "embed": "embedders"}
-        raise ProfileError(
-            f"profile {name} is for {names[profile.kind]}, but {checkpoint.architecture} is one of "
-            f"the {names[checkpoint.kind]}; leave --profile out, or name one of its kind"
-        )
 
 
 def _vision(
@@ -198,16 +167,6 @@ def _vision(
         context=context,
         after=after,
     )
-
-
-def _refuse_other_family(profile: ModelProfile, name: str, model: Architecture) -> None:
-    """Only models that read one text have a template; for others the tokenizer joins the pair."""
-    if (profile.template is not None) != model.templated:
-        raise ProfileError(
-            f"profile {name} {'has no' if profile.template is None else 'has a'} template, but the "
-            f"checkpoint's model reads {'one text' if model.templated else 'two texts'}; leave "
-            "--profile out, or name one of this family"
-        )
 
 
 def _refuse_types(
@@ -231,8 +190,7 @@ def _refuse_types(
 
 
 def _prompt(
-    profile: ModelProfile,
-    name: str,
+    profile: ChosenProfile,
     checkpoint: Checkpoint,
     tokenizer: PreTrainedTokenizerBase,
     requested: Prompt | None,
@@ -245,27 +203,27 @@ def _prompt(
                 "config.json (prompt_template); leave it out"
             )
         return Prompt(checkpoint.vision.template, "config.json (prompt_template)")
-    if profile.template is None:
+    if profile.facts.template is None:
         if requested is not None:
             why = (
                 "reads query and passage as its tokenizer joins them; leave it out"
-                if profile.kind == "rank"
+                if profile.facts.kind == "rank"
                 else f"embeds one text at a time; name the text before it as {PREFIX_OPTION}"
             )
             raise CheckpointRefused(f"found {TEMPLATE_OPTION}, but {checkpoint.architecture} {why}")
-        if profile.kind == "rank" and tokenizer.chat_template:
+        if profile.facts.kind == "rank" and tokenizer.chat_template:
             raise CheckpointRefused(
                 "found a chat_template, by which sentence-transformers would put query and passage "
                 f"together; {checkpoint.architecture} is exported as its tokenizer joins them: "
                 "remove it if the model was not trained with it"
             )
         return None
-    published = Prompt(profile.template, _profile_origin(name), written=False)
+    published = Prompt(profile.facts.template, profile.origin, written=False)
     return find_prompt(checkpoint.root, tokenizer, published, requested)
 
 
 def _prefixes(
-    profile: ModelProfile, name: str, checkpoint: Checkpoint, requested: dict[str, str] | None
+    profile: ChosenProfile, checkpoint: Checkpoint, requested: dict[str, str] | None
 ) -> tuple[dict[str, str], str]:
     """The prefixes by input type, and their origin. The folder's take precedence over the
     profile's, even if they are empty.
@@ -275,7 +233,7 @@ def _prefixes(
     """
     own = checkpoint.vectors.prefixes if checkpoint.vectors else None
     place = f"{MODEL_FILE} (prompts)"
-    if requested is not None and profile.kind != "embed":
+    if requested is not None and profile.facts.kind != "embed":
         raise CheckpointRefused(
             f"found {PREFIX_OPTION}, but {checkpoint.architecture} is a reranker, whose prompt is "
             "its template; leave it out"
@@ -283,18 +241,13 @@ def _prefixes(
     if requested is not None and not own:
         return requested, PREFIX_OPTION
     if own is None:
-        return profile.prefixes, _profile_origin(name)
+        return profile.facts.prefixes, profile.origin
     if requested is not None and requested != own:
         raise CheckpointRefused(
             f"found {PREFIX_OPTION} for {requested}, but {place} says {own}; leave the option out, "
             "or correct the file if the model was trained otherwise"
         )
     return own, place
-
-
-def _profile_origin(name: str) -> str:
-    """The origin of a fact that only the profile has."""
-    return f"the profile {name}, not witnessed"
 
 
 def _special_tokens(
@@ -320,15 +273,11 @@ def _special_tokens(
 
 
 def _limit(
-    profile: ModelProfile,
-    name: str,
-    target: TargetProfile,
-    model: Architecture,
-    checkpoint: Checkpoint,
+    profile: ChosenProfile, target: TargetProfile, model: Architecture, checkpoint: Checkpoint
 ) -> tuple[int, str]:
     """The longest row in tokens, and the origin of that limit."""
     limits = [
-        (profile.max_tokens, f"the profile {name}"),
+        (profile.facts.max_tokens, f"the profile {profile.name}"),
         (model.position_limit, key_origin(checkpoint, "max_tokens")),
         (checkpoint.texts.max_tokens, checkpoint.texts.limited_by),
         (training_limit(checkpoint.root), f"{TRAINING_FILE} ({TRAINED_LIMIT})"),

@@ -1,13 +1,15 @@
 """What a witness answers about images: tokens, pixels, embeddings and outputs."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from exporter.answers import Tokens
 from exporter.errors import CheckpointRefused, NoWitness
-from exporter.parity_images import ImageGroup, image_groups
+from exporter.parity_images import ImageGroup, ImagePassage, image_groups
 from exporter.witness.base import Values, Witness
 from exporter.witness.nemotron_vl import Sight, VisionEmbedder, VisionReranker
 from runtime.manifest import Manifest
@@ -15,10 +17,14 @@ from runtime.manifest import Manifest
 
 @dataclass(frozen=True)
 class ImageAnswer:
-    """The answer about one passage: its tokens, cut at the end where they are too many, its outputs
-    (a reranker's logit is one), and of its image the sha256 of the pixels and the embeddings
+    """The answer about one passage, which `label` names in reports, and the `query` of its group:
+    its tokens, cut at the end where they are too many, its outputs float64 [components] (a
+    reranker's logit is one), and of its image the sha256 of the pixels and the embeddings
     float32 [tiles, tokens, hidden]."""
 
+    label: str
+    query: str
+    passage: ImagePassage
     tokens: Tokens
     outputs: Values
     pixels: str | None = None
@@ -27,11 +33,9 @@ class ImageAnswer:
 
 @dataclass(frozen=True)
 class ImageAnswers:
-    """The groups, and `answers[g][p]` about passage p of group g; of an embedder `queries[g]` is
-    the vector of the group's query."""
+    """The answers by group; of an embedder also `queries[g]`, the vector of group g's query."""
 
-    groups: tuple[ImageGroup, ...]
-    answers: list[list[ImageAnswer]]
+    groups: list[list[ImageAnswer]]
     queries: list[Values]
 
 
@@ -45,46 +49,45 @@ def ask_images(manifest: Manifest, witness: Witness) -> ImageAnswers:
             f"found a limit of {manifest.max_tokens} tokens, which leaves no room for an image of "
             f"one tile ({manifest.vision.tokens} tokens) beside a text; raise --max-tokens"
         )
-    seen: dict[bytes, Sight] = {}
-    answers: list[list[ImageAnswer]] = []
-    queries: list[Values] = []
-    for group in groups:
-        rows = []
-        for passage in group.passages:
-            sight = None
-            if passage.image is not None:
-                if passage.image not in seen:
-                    seen[passage.image] = _see(witness, passage.image)
-                sight = seen[passage.image]
-            rows.append(_ask(manifest, witness, group.query, passage.text, sight))
-        answers.append(rows)
-        if isinstance(witness, VisionEmbedder):
-            queries.append(witness.embed(group.query, "query")[1])
-    return ImageAnswers(groups, answers, queries)
-
-
-def _see(witness: Witness, image: bytes) -> Sight:
     if not isinstance(witness, VisionReranker | VisionEmbedder):
         raise NoWitness("nobody else can say what the model makes of images")
-    return witness.see(image)
+    see = cache(witness.see)
+    answers = [
+        [
+            _ask(manifest.max_tokens, witness, group, number, see)
+            for number in range(len(group.passages))
+        ]
+        for group in groups
+    ]
+    queries = []
+    if isinstance(witness, VisionEmbedder):
+        queries = [witness.embed(group.query, "query")[1] for group in groups]
+    return ImageAnswers(answers, queries)
 
 
 def _ask(
-    manifest: Manifest, witness: Witness, query: str, text: str, sight: Sight | None
+    max_tokens: int,
+    witness: VisionReranker | VisionEmbedder,
+    group: ImageGroup,
+    number: int,
+    see: Callable[[bytes], Sight],
 ) -> ImageAnswer:
+    passage = group.passages[number]
+    sight = None if passage.image is None else see(passage.image)
     if isinstance(witness, VisionReranker):
-        told = (
-            witness.score(query, text) if sight is None else witness.score_image(query, text, sight)
+        asked = group.query, passage.text
+        tokens, outputs = (
+            witness.score(*asked) if sight is None else witness.score_image(*asked, sight)
         )
+    elif sight is None:
+        tokens, outputs = witness.embed(passage.text, "passage")
     else:
-        assert isinstance(witness, VisionEmbedder)
-        told = witness.embed(text, "passage") if sight is None else witness.embed_image(text, sight)
-    tokens, outputs = told
-    if len(tokens.token_ids) > manifest.max_tokens:
+        tokens, outputs = witness.embed_image(passage.text, sight)
+    if len(tokens.token_ids) > max_tokens:
         # Upstream cuts the end of the whole row, which here is the passage's.
-        tokens = Tokens(tokens.token_ids[: manifest.max_tokens], None)
+        tokens = Tokens(tokens.token_ids[:max_tokens], None)
         outputs = witness.values(tokens, sight)
-    if sight is None:
-        return ImageAnswer(tokens, outputs)
-    digest = hashlib.sha256(sight.pixels.tobytes()).hexdigest()
-    return ImageAnswer(tokens, outputs, digest, sight.embeds)
+    digest, embeds = None, None
+    if sight is not None:
+        digest, embeds = hashlib.sha256(sight.pixels.tobytes()).hexdigest(), sight.embeds
+    return ImageAnswer(group.label(number), group.query, passage, tokens, outputs, digest, embeds)

@@ -8,19 +8,28 @@ image ranking     Kendall's tau over each group, as of texts
 """
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 
+import msgspec
 import numpy as np
 import tokenizers
 
-from exporter.answers import Scores
-from exporter.errors import ParityFailed
+from exporter import tolerances
+from exporter.answers import Outputs, Scores, cosines
 from exporter.image_answers import ImageAnswer, ImageAnswers
-from exporter.parity import LOGIT_TOLERANCE, LOWEST_TAU, RANDOM_SHARE, kendall_tau
-from exporter.parity_images import ImageGroup, ImagePassage
+from exporter.parity import (
+    Judging,
+    batch_delta,
+    compare_order,
+    computed_in_ways,
+    first_difference,
+    judge_values,
+    record,
+)
 from exporter.report import Parity, Rung
-from exporter.vector_parity import COMPONENT_TOLERANCE, COSINE_TOLERANCE, cosines
+from exporter.tolerances import TOLERANCES
 from runtime.embedder import Embedder
 from runtime.errors import TextPlace
 from runtime.manifest import ImageGolden, Manifest
@@ -38,250 +47,196 @@ GOLDENS = 2
 _LARGEST = 5.0
 
 
-def check_image_inputs(
-    report: Parity, answers: ImageAnswers, manifest: Manifest, tokenizer: tokenizers.Tokenizer
-) -> None:
-    """The first two rungs, which need no engine. Records them and raises ParityFailed."""
-    assert manifest.vision is not None
-    pixels: dict[bytes, tuple[str, int]] = {}
-    for group in answers.groups:
-        for image in (passage.image for passage in group.passages):
+class ImageLadder:
+    """The witness's `answers` about images, which an artifact must reproduce."""
+
+    def __init__(self, manifest: Manifest, answers: ImageAnswers) -> None:
+        self._manifest = manifest
+        self._answers = answers
+        self._rows = list(chain.from_iterable(answers.groups))
+        self._alone: list[Outputs] = []
+
+    def check_inputs(self, report: Parity, tokenizer: tokenizers.Tokenizer) -> None:
+        """The first two rungs, which need no engine. Records them and raises ParityFailed."""
+        assert self._manifest.vision is not None
+        pixels: dict[bytes, tuple[str, int]] = {}
+        for row in self._rows:
+            image = row.passage.image
             if image is not None and image not in pixels:
-                tiles = cut(
-                    open_image(image, TextPlace("a parity image")).decode(), manifest.vision.rule
-                )
+                opened = open_image(image, TextPlace("a parity image")).decode()
+                tiles = cut(opened, self._manifest.vision.rule)
                 pixels[image] = _digest(pixel_values(tiles)), len(tiles)
-    failure = None
-    count = 0
-    for group, rows in zip(answers.groups, answers.answers, strict=True):
-        found = _encoded(group, manifest, tokenizer, pixels)
-        for index, (row, answer) in enumerate(zip(found.rows, rows, strict=True)):
-            count += 1
-            differs = _difference(row.token_ids.tolist(), answer.tokens.token_ids)
-            if differs and failure is None:
-                failure = f"{group.label(index)}: {differs}"
-    _record(report, "image tokens", Rung(pairs=count, passed=failure is None), failure)
-    failure = None
-    for group, index, passage, answer in _flat(answers):
-        if passage.image is not None and pixels[passage.image][0] != answer.pixels:
-            failure = failure or (
-                f"{group.label(index)}: the witness reads the pixels {answer.pixels}, the runtime "
-                f"{pixels[passage.image][0]} (sha256 of float32 [tiles, 3, size, size])"
-            )
-    _record(report, "pixels", Rung(pairs=len(pixels), passed=failure is None), failure)
-
-
-def check_images(report: Parity, answers: ImageAnswers, model: Model) -> list[list[np.ndarray]]:
-    """The other rungs; what the engine gives for each passage alone. Records them and raises
-    ParityFailed."""
-    assert model.tower is not None
-    _check_embeddings(report, answers, model.tower)
-    ways = [_outputs(group, model) for group in answers.groups]
-    wanted = [np.stack([answer.outputs for answer in rows]) for rows in answers.answers]
-    tolerance = _tolerance(report, wanted, model)
-    deltas = [np.abs(np.stack(way) - truth) for way, truth in zip(ways, wanted, strict=True)]
-    excess = [
-        delta / np.maximum(1.0, np.abs(truth) / _LARGEST)
-        for delta, truth in zip(deltas, wanted, strict=True)
-    ]
-    worst = int(np.argmax([part.max() for part in excess]))
-    passed = not _gated(report) or bool(excess[worst].max() <= tolerance)
-    passage = int(excess[worst].max(axis=(0, 2)).argmax())
-    rung = Rung(
-        pairs=sum(map(len, wanted)),
-        max_abs_delta=float(max(part.max() for part in deltas)),
-        reference_std=float(np.concatenate(wanted).std()),
-        tolerance=tolerance if _gated(report) else None,
-        batch_max_abs_delta=float(max(np.abs(w[1] - w[0]).max() for w in ways)),
-        passed=passed,
-    )
-    told = (
-        f"{answers.groups[worst].label(passage)}: outputs differ from the witness's by up to "
-        f"{float(deltas[worst][:, passage].max()):.2g}, tolerance {tolerance:.2g}"
-    )
-    _record(report, "image logits", rung, None if passed else told)
-    _check_ranking(report, answers, ways, wanted, tolerance, model)
-    return [list(way[0]) for way in ways]
-
-
-def image_goldens(
-    manifest: Manifest, answers: ImageAnswers, alone: Sequence[Sequence[np.ndarray]]
-) -> list[ImageGolden]:
-    """The first uncut passages with images of few tiles, the more expensive one last."""
-    found: dict[int, ImageGolden] = {}
-    outputs = [output for rows in alone for output in rows]
-    for (group, _, passage, answer), output in zip(_flat(answers), outputs, strict=True):
-        if passage.image is None or answer.embeds is None or answer.pixels is None:
-            continue
-        if len(answer.tokens.token_ids) < manifest.max_tokens:
-            golden = ImageGolden(
-                image=passage.image,
-                query=group.query if manifest.kind == "rank" else "",
-                text=passage.text,
-                token_ids=answer.tokens.token_ids,
-                pixels=answer.pixels,
-                outputs=output.tolist(),
-            )
-            found.setdefault(len(answer.embeds), golden)
-    return [found[tiles] for tiles in sorted(found)][:GOLDENS]
-
-
-def _difference(ours: list[int], theirs: list[int]) -> str | None:
-    if ours == theirs:
-        return None
-    alike = [a == b for a, b in zip(ours, theirs, strict=False)]
-    at = alike.index(False) if False in alike else len(alike)
-    return (
-        f"from token {at} the witness is fed {theirs[at : at + 6]} ({len(theirs)} in all), the "
-        f"runtime reads {ours[at : at + 6]} ({len(ours)} in all)"
-    )
-
-
-def _encoded(
-    group: ImageGroup,
-    manifest: Manifest,
-    tokenizer: tokenizers.Tokenizer,
-    pixels: dict[bytes, tuple[str, int]],
-) -> Encodings:
-    vision = manifest.vision
-    assert vision is not None
-    passages = []
-    for passage in group.passages:
-        image = None
-        if passage.image is not None:
-            shape = (pixels[passage.image][1], vision.tokens, vision.hidden)
-            image = ImageEmbeddings(passage.image, np.empty(shape, np.float32))
-        passages.append(Passage(passage.text, image))
-    if manifest.kind == "embed":
-        embedder = text_encoder(manifest, tokenizer, manifest.max_tokens)
-        return embedder.encode(EmbedRequest(passages, "passage", truncate="END"))
-    ranker = pair_encoder(manifest, tokenizer, manifest.max_tokens)
-    return ranker.encode(RankRequest(group.query, passages, truncate="END"))
-
-
-def _check_embeddings(report: Parity, answers: ImageAnswers, tower: Tower) -> None:
-    largest, count, failure = 0.0, 0, None
-    wanted = [a.embeds for _, _, _, a in _flat(answers) if a.embeds is not None]
-    everything = np.concatenate([one.reshape(-1) for one in wanted])
-    spread = float(everything.std())
-    tolerance = LOGIT_TOLERANCE[report.precision]
-    if report.rule == "random-weights":
-        tolerance = RANDOM_SHARE[report.precision] * spread
-    for group, index, passage, answer in _flat(answers):
-        if passage.image is None or answer.embeds is None:
-            continue
-        with tower.embedded(EmbedRequest([Passage(image=passage.image)])) as seen:
-            (found,) = images_of(seen)
-            assert isinstance(found, ImageEmbeddings)
-            delta = np.abs(found.embeds - answer.embeds)
-        count += 1
-        largest = max(largest, float(delta.max()))
-        excess = float((delta / np.maximum(1.0, np.abs(answer.embeds) / _LARGEST)).max())
-        if _gated(report) and excess > tolerance and failure is None:
-            failure = (
-                f"{group.label(index)}: image embeddings differ from the witness's by up to "
-                f"{delta.max():.2g}, tolerance {tolerance:.2g}"
-            )
-    rung = Rung(
-        pairs=count,
-        max_abs_delta=largest,
-        reference_std=spread,
-        tolerance=tolerance if _gated(report) else None,
-        passed=failure is None,
-    )
-    _record(report, "image embeddings", rung, failure)
-
-
-def _check_ranking(
-    report: Parity,
-    answers: ImageAnswers,
-    ways: Sequence[Sequence[np.ndarray]],
-    wanted: Sequence[np.ndarray],
-    tolerance: float,
-    model: Model,
-) -> None:
-    concordant = discordant = tied = 0
-    gap = 2 * tolerance
-    if isinstance(model, Embedder):
-        gap = 2 * COSINE_TOLERANCE[report.precision]
-    for number, truth in enumerate(wanted):
-        theirs, ours = (_scores(answers, number, rows) for rows in (truth, ways[number][1]))
-        *counts, _ = kendall_tau(theirs, ours, gap)
-        concordant, discordant, tied = (
-            total + one for total, one in zip((concordant, discordant, tied), counts, strict=True)
+        encoded = [
+            found.token_ids.tolist()
+            for group in self._answers.groups
+            for found in self._encoded(group, tokenizer, pixels).rows
+        ]
+        compared = [
+            (row.label, first_difference(found, row.tokens.token_ids, "token"))
+            for found, row in zip(encoded, self._rows, strict=True)
+        ]
+        failure = next((f"{label}: {differs}" for label, differs in compared if differs), None)
+        rung = Rung(pairs=len(compared), passed=failure is None)
+        record(report, "image tokens", rung, failure)
+        failures = (
+            f"{row.label}: the witness reads the pixels {row.pixels}, the runtime "
+            f"{pixels[image][0]} (sha256 of float32 [tiles, 3, size, size])"
+            for row in self._rows
+            if (image := row.passage.image) is not None and pixels[image][0] != row.pixels
         )
-    compared = concordant + discordant + tied
-    tau = None
-    if compared:
-        tau = float((concordant - discordant) / np.sqrt(compared * max(1, compared - tied)))
-    lowest = LOWEST_TAU[report.precision]
-    gated = report.rule == "trained"
-    passed = not gated or (tau is not None and tau >= lowest)
-    rung = Rung(
-        pairs=compared,
-        kendall_tau=tau,
-        tolerance=lowest if gated else None,
-        passed=passed,
-    )
-    told = f"Kendall's tau is {tau} over {compared} pairs of passages, tolerance {lowest}"
-    _record(report, "image ranking", rung, None if passed else told)
+        failure = next(failures, None)
+        record(report, "pixels", Rung(pairs=len(pixels), passed=failure is None), failure)
+
+    def check_outputs(self, report: Parity, model: Model) -> None:
+        """The other rungs. Records them and raises ParityFailed."""
+        assert model.tower is not None
+        self._check_embeddings(report, model.tower)
+        groups = [
+            computed_in_ways(len(group), partial(_compute, group, model), np.random.default_rng(0))
+            for group in self._answers.groups
+        ]
+        alone, together, shuffled = zip(*groups, strict=True)
+        ways = [np.concatenate(way) for way in (alone, together, shuffled)]
+        by_group = [np.stack([row.outputs for row in rows]) for rows in self._answers.groups]
+        wanted = np.concatenate(by_group)
+        judging = self._judging(report, wanted)
+        rung, (_, worst, _) = judge_values(wanted, ways, judging)
+        rung = msgspec.structs.replace(
+            rung,
+            rms_delta=None,
+            reference_std=float(wanted.std()),
+            batch_max_abs_delta=batch_delta(ways[:2]),
+        )
+        furthest = max(float(np.abs(way[worst] - wanted[worst]).max()) for way in ways)
+        failure = (
+            f"{self._rows[worst].label}: outputs differ from the witness's by up to "
+            f"{furthest:.2g}, tolerance {judging.tolerance:.2g}"
+        )
+        record(report, "image logits", rung, None if rung.passed else failure)
+        self._check_ranking(report, self._scores(by_group), self._scores(together), judging.gap)
+        self._alone = list(alone)
+
+    def goldens(self) -> list[ImageGolden]:
+        """The first uncut passages with images of few tiles, the more expensive one last."""
+        found: dict[int, ImageGolden] = {}
+        for row, output in zip(self._rows, np.concatenate(self._alone), strict=True):
+            image, most = row.passage.image, self._manifest.max_tokens
+            if image is None or row.embeds is None or row.pixels is None:
+                continue
+            if len(row.tokens.token_ids) < most:
+                golden = ImageGolden(
+                    image=image,
+                    query=row.query if self._manifest.kind == "rank" else "",
+                    text=row.passage.text,
+                    token_ids=row.tokens.token_ids,
+                    pixels=row.pixels,
+                    outputs=output.tolist(),
+                )
+                found.setdefault(len(row.embeds), golden)
+        return [found[tiles] for tiles in sorted(found)][:GOLDENS]
+
+    def _encoded(
+        self,
+        group: list[ImageAnswer],
+        tokenizer: tokenizers.Tokenizer,
+        pixels: dict[bytes, tuple[str, int]],
+    ) -> Encodings:
+        manifest, vision = self._manifest, self._manifest.vision
+        assert vision is not None
+        passages = []
+        for row in group:
+            image, file = None, row.passage.image
+            if file is not None:
+                shape = (pixels[file][1], vision.tokens, vision.hidden)
+                image = ImageEmbeddings(file, np.empty(shape, np.float32))
+            passages.append(Passage(row.passage.text, image))
+        if manifest.kind == "embed":
+            embedder = text_encoder(manifest, tokenizer, manifest.max_tokens)
+            return embedder.encode(EmbedRequest(passages, "passage", truncate="END"))
+        ranker = pair_encoder(manifest, tokenizer, manifest.max_tokens)
+        return ranker.encode(RankRequest(group[0].query, passages, truncate="END"))
+
+    def _check_embeddings(self, report: Parity, tower: Tower) -> None:
+        largest, failure = 0.0, None
+        wanted = list(self._embeddings())
+        spread = float(np.concatenate([embeds.reshape(-1) for _, _, embeds in wanted]).std())
+        tolerance = tolerances.by_rule(report, TOLERANCES[report.precision].logit, spread)
+        gated = tolerances.judges_values(report)
+        for label, image, embeds in wanted:
+            with tower.embedded(EmbedRequest([Passage(image=image)])) as seen:
+                (found,) = images_of(seen)
+                assert isinstance(found, ImageEmbeddings)
+                delta = np.abs(found.embeds - embeds)
+            largest = max(largest, float(delta.max()))
+            excess = float((delta / np.maximum(1.0, np.abs(embeds) / _LARGEST)).max())
+            if gated and excess > tolerance and failure is None:
+                failure = (
+                    f"{label}: image embeddings differ from the witness's by up to "
+                    f"{delta.max():.2g}, tolerance {tolerance:.2g}"
+                )
+        rung = Rung(
+            pairs=len(wanted),
+            max_abs_delta=largest,
+            reference_std=spread,
+            tolerance=tolerance if gated else None,
+            passed=failure is None,
+        )
+        record(report, "image embeddings", rung, failure)
+
+    def _embeddings(self) -> Iterator[tuple[str, bytes, np.ndarray]]:
+        """Label, image and the tower's output float32 [tiles, tokens, hidden] of rows with any."""
+        for row in self._rows:
+            if row.passage.image is not None and row.embeds is not None:
+                yield row.label, row.passage.image, row.embeds
+
+    def _judging(self, report: Parity, wanted: Outputs) -> Judging:
+        tolerance = TOLERANCES[report.precision].logit
+        if self._answers.queries:
+            longest = float(np.linalg.norm(wanted, axis=1).max())
+            tolerance = tolerances.COMPONENT * max(1.0, longest)
+        tolerance = tolerances.by_rule(report, tolerance, float(wanted.std()))
+        return Judging(
+            tolerance=tolerance,
+            scale=np.maximum(1.0, np.abs(wanted) / _LARGEST),
+            gated=tolerances.judges_values(report),
+            gap=TOLERANCES[report.precision].cosine if self._answers.queries else tolerance,
+        )
+
+    def _check_ranking(
+        self, report: Parity, wanted: Sequence[Scores], found: Sequence[Scores], gap: float
+    ) -> None:
+        order = compare_order(wanted, found, 2 * gap)
+        lowest = TOLERANCES[report.precision].tau
+        gated = report.rule == "trained"
+        rung = Rung(
+            pairs=order.pairs,
+            kendall_tau=order.tau,
+            tolerance=lowest if gated else None,
+            passed=not gated or (order.tau is not None and order.tau >= lowest),
+        )
+        failure = (
+            f"Kendall's tau is {order.tau} over {order.pairs} pairs of passages, tolerance {lowest}"
+        )
+        record(report, "image ranking", rung, None if rung.passed else failure)
+
+    def _scores(self, outputs: Sequence[Outputs]) -> list[Scores]:
+        """float64 [passages] of each group: a reranker's logits, an embedder's cosines to the
+        query."""
+        if not self._answers.queries:
+            return [rows[:, 0] for rows in outputs]
+        queries = zip(self._answers.queries, outputs, strict=True)
+        return [cosines(np.concatenate([query[None], rows])) for query, rows in queries]
 
 
-def _scores(answers: ImageAnswers, number: int, outputs: np.ndarray) -> Scores:
-    """float64 [passages]: a reranker's logits, an embedder's cosines to the query."""
-    if not answers.queries:
-        return cast(Scores, outputs[:, 0])
-    return cosines(np.concatenate([answers.queries[number][None], outputs]))
-
-
-def _outputs(group: ImageGroup, model: Model) -> list[np.ndarray]:
-    """float64 [passages, components]: each alone, with its group, and with its group shuffled."""
-    passages = [Passage(one.text, one.image) for one in group.passages]
-    order = np.random.default_rng(0).permutation(len(passages))
-    shuffled = _answer(group, [passages[place] for place in order], model)
-    back = np.empty_like(shuffled)
-    back[order] = shuffled
-    alone = np.concatenate([_answer(group, [passage], model) for passage in passages])
-    return [alone, _answer(group, passages, model), back]
-
-
-def _answer(group: ImageGroup, passages: list[Passage], model: Model) -> np.ndarray:
+def _compute(group: list[ImageAnswer], model: Model, rows: Sequence[int]) -> Outputs:
+    asked = [group[row].passage for row in rows]
+    passages = [Passage(one.text, one.image) for one in asked]
     if isinstance(model, Ranker):
-        found: Any = model.rank(RankRequest(group.query, passages, truncate="END")).logits[:, None]
-    else:
-        assert isinstance(model, Embedder)
-        found = model.embed(EmbedRequest(passages, "passage", truncate="END")).vectors
-    return np.asarray(found, np.float64)
-
-
-def _tolerance(report: Parity, wanted: Sequence[np.ndarray], model: Model) -> float:
-    everything = np.concatenate(wanted)
-    if report.rule == "random-weights":
-        return RANDOM_SHARE[report.precision] * float(everything.std())
-    if isinstance(model, Ranker):
-        return LOGIT_TOLERANCE[report.precision]
-    return COMPONENT_TOLERANCE * max(1.0, float(np.linalg.norm(everything, axis=1).max()))
-
-
-def _gated(report: Parity) -> bool:
-    """Coarser precisions of trained weights go by tau alone, as of texts."""
-    return report.precision == "fp32" or report.rule == "random-weights"
-
-
-def _record(report: Parity, name: str, rung: Rung, failure: str | None) -> None:
-    report.rungs[name] = rung
-    if failure:
-        raise ParityFailed(name, failure)
-
-
-def _flat(
-    answers: ImageAnswers,
-) -> list[tuple[ImageGroup, int, ImagePassage, ImageAnswer]]:
-    return [
-        (group, index, passage, answer)
-        for group, rows in zip(answers.groups, answers.answers, strict=True)
-        for index, (passage, answer) in enumerate(zip(group.passages, rows, strict=True))
-    ]
+        request = RankRequest(group[0].query, passages, truncate="END")
+        return model.rank(request).logits.astype(np.float64)[:, None]
+    assert isinstance(model, Embedder)
+    found = model.embed(EmbedRequest(passages, "passage", truncate="END"))
+    return found.vectors.astype(np.float64)
 
 
 def _digest(pixels: np.ndarray) -> str:

@@ -89,7 +89,10 @@ def move_to_onnx(
 
 
 def save_graph(model: ModelProto, path: Path) -> None:
-    """Write a graph that was changed after its export: the same two files, the same threshold."""
+    """Write a graph that was changed after its export in place of that at `path`: the same two
+    files, the same threshold."""
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
     size = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     onnx.save(
         model,

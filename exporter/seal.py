@@ -1,15 +1,28 @@
 """The last steps of every artifact: record its files, then open it as a server does."""
 
 import hashlib
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
 from exporter.answers import REFERENCE_FILE
+from exporter.progress import stage
 from runtime.manifest import PARITY_FILE, Manifest, hash_file, write_manifest
 from runtime.opening import open_model
 
 _VERSION_DIGITS = 12
+
+
+def finish(
+    directory: Path, manifest: Manifest, engine: str, *, host_code: bool = False
+) -> Manifest:
+    """Seal the artifact, open it as a server does on `engine`, and return its manifest."""
+    with stage("seal the artifact"):
+        sealed = seal(directory, manifest)
+    with stage("open it as a server does"):
+        check_opening(directory, engine, host_code=host_code)
+    return sealed
 
 
 def seal(directory: Path, manifest: Manifest) -> Manifest:
@@ -29,9 +42,8 @@ def version_of(manifest: Manifest) -> str:
     decisive = {name: digest for name, digest in manifest.files.items() if name not in measured}
     prompt = manifest.template if manifest.kind == "rank" else manifest.prefixes
     facts: list[object] = [decisive, prompt, manifest.max_tokens]
-    if (
-        manifest.activation == "identity"
-    ):  # older artifacts have no activation and always used the sigmoid
+    # Older artifacts have no activation and always used the sigmoid.
+    if manifest.activation == "identity":
         facts.append(manifest.activation)
     if manifest.merged:
         facts.append(manifest.merged)
@@ -43,8 +55,5 @@ def version_of(manifest: Manifest) -> str:
 
 def check_opening(directory: Path, engine: str | None, *, host_code: bool = False) -> None:
     """Open the artifact as a server does: hashes, engine, goldens."""
-    model = open_model(directory, engine=engine, host_code=host_code)
-    try:
+    with closing(open_model(directory, engine=engine, host_code=host_code)) as model:
         model.warm_up()
-    finally:
-        model.close()

@@ -55,6 +55,12 @@ class CheckpointTokenizer:
         self._max_tokens = max_tokens
         self._dropped = dropped
 
+    def limited_to(self, max_tokens: int) -> "CheckpointTokenizer":
+        """The same tokenizer for rows of at most `max_tokens`."""
+        return CheckpointTokenizer(
+            self._tokenizer, self._directory, self._template, max_tokens, self._dropped
+        )
+
     def reads_alone(self, *texts: str) -> bool:
         """Whether loaders fail on `texts`, because one contains the dropped pad token."""
         return self._dropped is not None and any(self._dropped in text for text in texts)

@@ -8,6 +8,7 @@ the target's own shape if it was faster in three rounds of four, so that noise c
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -80,8 +81,7 @@ def tune(directory: Path, seconds: float) -> Outcome:
 
 
 def _tune(directory: Path, seconds: float) -> Outcome:
-    model = open_model(directory)
-    try:
+    with closing(open_model(directory)) as model:
         target = load_target_profile(model.info.target)
         own = BatchLimits(target.max_rows, target.token_budget, target.padding_waste)
         model.warm_up()
@@ -91,8 +91,6 @@ def _tune(directory: Path, seconds: float) -> Outcome:
         best = max(trials, key=lambda one: _worth(one, trials[0]))
         outcome = Outcome(trials, best, len(group.passages))
         _store(directory, model, outcome)
-    finally:
-        model.close()
     return outcome
 
 

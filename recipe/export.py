@@ -74,12 +74,14 @@ def _check_opset(settings: ExportConfig) -> None:
 def _check_prompt(settings: ExportConfig) -> None:
     """Refuse another prompt than the one that was used for training and evaluation."""
     from exporter.draft import draft  # late: torch
+    from exporter.model_profile import choose_profile
     from recipe.training.checkpoint import read_whole
 
     refuse_other_template(settings.model_path, settings.prompt_template)
     checkpoint = read_whole(settings.model_path)
     target = load_target_profile(_target(settings))
-    found = draft(checkpoint, _profile(settings), target).manifest
+    profile = choose_profile(settings.model_profile, checkpoint.architecture)
+    found = draft(checkpoint, profile, target).manifest
     if found.template != settings.prompt_template:
         origin = found.origins.get("template", "the family, whose tokenizer joins the pair")
         raise BadConfig(
@@ -109,12 +111,12 @@ def _refuse_unmeasured(settings: ExportConfig) -> None:
 
 
 def _profile(settings: ExportConfig) -> str:
-    from exporter.draft import profile_for  # late: torch
+    from exporter.model_profile import choose_profile  # late: torch
     from recipe.training.checkpoint import read_whole
 
     if settings.model_profile is not None:
         return settings.model_profile
-    return profile_for(read_whole(settings.model_path).architecture)
+    return choose_profile(None, read_whole(settings.model_path).architecture).name
 
 
 def _target(settings: ExportConfig) -> str:

@@ -188,7 +188,7 @@ def _open_described(
     tokenizer = _load_tokenizer(directory)
     _refuse_unknown_pad(manifest, tokenizer)
     own_target = load_target_profile(manifest.target)
-    requested = engine or default_engine(manifest, target)
+    requested = engine or default_engine(manifest, own_target, target)
     opened = open_best(directory, requested, manifest, own_target, options)
     found = [sorted(opened.input_names), sorted(opened.output_names)]
     wanted = [sorted(manifest.inputs), sorted(manifest.outputs)]
@@ -205,7 +205,7 @@ def _open_described(
         _of_plan(manifest) if opened.name == "tensorrt" else manifest,
         opened,
         tokenizer,
-        serving_target(opened.name, manifest),
+        serving_target(opened.name, manifest, own_target),
         proven=bool(manifest.files),
         tower=tower,
     )
@@ -266,8 +266,9 @@ def _open_bare(
         directory, engine or (own_target.engine if own_target else AUTO), None, own_target, options
     )
     with closed_on_error(opened):
-        manifest = _inferred_manifest(directory, opened, tokenizer, target, profile)
-    limits = serving_target(opened.name, manifest)
+        own_target = own_target or usual_target(opened.name)
+        manifest = _inferred_manifest(directory, opened, tokenizer, own_target, profile)
+    limits = serving_target(opened.name, manifest, own_target)
     return OpenArtifact(manifest, opened, tokenizer, limits, proven=False)
 
 
@@ -275,7 +276,7 @@ def _inferred_manifest(
     directory: Path,
     engine: Engine,
     tokenizer: tokenizers.Tokenizer,
-    target: str | None,
+    target: TargetProfile,
     profile: str | None,
 ) -> Manifest:
     known = {*INPUT_NAMES, DIMENSIONS_INPUT}
@@ -288,7 +289,7 @@ def _inferred_manifest(
     pad = _pad_id(directory, tokenizer)
     manifest = unproven_manifest(
         name,
-        target=target or usual_target(engine.name),
+        target=target.name,
         version="unproven",
         precision="unknown",
         pad_id=pad,

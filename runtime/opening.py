@@ -20,7 +20,7 @@ from runtime.errors import ArtifactError, EngineUnavailable
 from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, unproven_manifest
 from runtime.model import Model
 from runtime.model_info import ModelInfo
-from runtime.profile import Kind
+from runtime.profile import Kind, load_target_profile
 from runtime.ranker import Logits, Ranker
 from runtime.scheduling.admission import QueueLimits
 from runtime.selection import EngineOptions, serving_target
@@ -116,11 +116,12 @@ def mock_model(kind: Kind, engine: str | None = None, **model_limits: Unpack[Mod
 
     `engine` names another engine with made-up outputs, such as a Triton's.
     """
+    target = load_target_profile("cpu-fp32")
     opened_engine = open_engine(engine or "mock", Path())
     with closed_on_error(opened_engine):
         manifest = unproven_manifest(
             _MOCK_PROFILES[kind],
-            target="cpu-fp32",
+            target=target.name,
             version=_MOCK_VERSION,
             precision="none",
             pad_id=0,
@@ -128,8 +129,8 @@ def mock_model(kind: Kind, engine: str | None = None, **model_limits: Unpack[Mod
             outputs=opened_engine.output_names,
             dimensions=DIMENSIONS if kind == "embed" else None,
         )
-        target = serving_target(opened_engine.name, manifest)
-        opened = OpenArtifact(manifest, opened_engine, byte_tokenizer(), target, proven=False)
+        limits = serving_target(opened_engine.name, manifest, target)
+        opened = OpenArtifact(manifest, opened_engine, byte_tokenizer(), limits, proven=False)
         return _model(opened, model_limits, None)
 
 

@@ -117,7 +117,8 @@ class EmbedRequest(Request):
     """Embed every text in `dimensions` components (None, or more than there are: all).
 
     `input_type` is required where the model embeds queries and passages differently. Of `limits`,
-    `pair` counts alone. Errors name a text as in "input[3]".
+    `pair` bounds a text with its prefix; leave the others alone. Errors name a text as in
+    "input[3]".
     """
 
     texts: Sequence[str | Passage]

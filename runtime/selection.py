@@ -68,12 +68,12 @@ class EngineOptions:
     host_code: bool = False
 
 
-def default_engine(manifest: Manifest, target: str | None) -> str:
+def default_engine(manifest: Manifest, own_target: TargetProfile, target: str | None) -> str:
     """The engine of an artifact when none is requested: its plan's if it has one, unless the
-    requested target is the graph's."""
+    requested target is the graph's `own_target`."""
     if manifest.plan is not None and target in (None, manifest.plan.target):
         return "tensorrt"
-    return load_target_profile(manifest.target).engine
+    return own_target.engine
 
 
 def open_best(
@@ -108,7 +108,7 @@ def open_best(
                 f"choose the target that runs on {name}"
             ) from failure
         try:
-            _refuse_short(name, manifest, options)
+            _refuse_short(name, manifest, own_target, options)
             engine = _open(directory, name, manifest, own_target, options, gpu)
         except (EngineError, OutOfMemory) as error:
             refusals.append(f"not {name}: {error}")
@@ -170,20 +170,19 @@ def _on_gpu(requested: str, own_target: TargetProfile | None) -> list[str]:
     return [*(["onnxruntime-tensorrt"] if for_tensorrt else []), "onnxruntime-cuda"]
 
 
-def serving_target(engine: str, manifest: Manifest) -> TargetProfile:
-    """The target whose limits apply when `engine` runs the artifact."""
+def serving_target(engine: str, manifest: Manifest, own_target: TargetProfile) -> TargetProfile:
+    """The target whose limits apply when `engine` runs the artifact, whose graph is for
+    `own_target`."""
     if engine == "tensorrt" and manifest.plan is not None:
         return load_target_profile(manifest.plan.target)
-    own_target = load_target_profile(manifest.target)
     if own_target.engine == engine or engine not in _USUAL_TARGETS:
         return own_target
-    usual = load_target_profile(_USUAL_TARGETS[engine])
-    return msgspec.structs.replace(usual, precision=own_target.precision)
+    return msgspec.structs.replace(usual_target(engine), precision=own_target.precision)
 
 
-def usual_target(engine: str) -> str:
+def usual_target(engine: str) -> TargetProfile:
     """The default target of `engine`, for a directory without a manifest."""
-    return _USUAL_TARGETS[engine]
+    return load_target_profile(_USUAL_TARGETS[engine])
 
 
 def plan_mismatch(manifest: Manifest, gpu: Gpu, version: str, *, host_code: bool) -> str | None:
@@ -241,10 +240,10 @@ def setup_for(
 ) -> EngineSetup:
     """The setup that `engine` is opened with: the target's shapes and limits, lowered to those of
     `options`."""
-    if manifest is not None:
-        target = serving_target(engine, manifest)
+    if manifest is not None and own_target is not None:
+        target = serving_target(engine, manifest, own_target)
     elif engine in _USUAL_TARGETS:
-        target = own_target or load_target_profile(_USUAL_TARGETS[engine])
+        target = own_target or usual_target(engine)
     else:
         return EngineSetup()
     most = min((n for n in (options.max_tokens, manifest and manifest.max_tokens) if n), default=0)
@@ -262,19 +261,21 @@ def setup_for(
     return replace(setup, inputs=tuple(manifest.inputs)) if manifest is not None else setup
 
 
-def _refuse_short(engine: str, manifest: Manifest | None, options: EngineOptions) -> None:
+def _refuse_short(
+    engine: str, manifest: Manifest | None, own_target: TargetProfile | None, options: EngineOptions
+) -> None:
     """Raise EngineUnavailable when the engine's shapes would truncate rows that others take whole.
 
     A plan's shapes were chosen when it was built, so it is too short only for a requested length.
     The graph's own target bounds the manifest's length, so only another target can be too short.
     """
-    if manifest is None:
+    if manifest is None or own_target is None:
         return
     if engine == "tensorrt":
         shapes = manifest.plan.shapes if manifest.plan is not None else []
         wanted = options.max_tokens or 0
     else:
-        shapes = list(serving_target(engine, manifest).shapes)
+        shapes = list(serving_target(engine, manifest, own_target).shapes)
         wanted = options.max_tokens or manifest.max_tokens
     most = longest([ShapeRange(one.batch, one.sequence) for one in shapes])
     if most is not None and wanted > most:

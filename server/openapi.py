@@ -5,8 +5,8 @@ media type. Its docstring is the summary and the description, its return annotat
 reply. Its `opt` may have:
 
 - `body`: the type of the JSON body, or a union;
-- `errors`: the errors that it may raise, without those of reading a body; the error formats make
-  statuses of them;
+- `errors`: the errors that it may raise beside those of reading a body, if not those of asking a
+  model with the body; the error formats make statuses of them;
 - `error_formats`: its error formats, if its path's is not the only one;
 - `answers`: the statuses with the reply as the body, if not 200 alone.
 
@@ -31,7 +31,14 @@ from litestar.types import Scope
 
 from runtime.version import version
 from server.auth import OPEN_PATHS
-from server.errors import BODY_ERRORS, AuthenticationRequired, ErrorFormat, Failure, status_of
+from server.errors import (
+    BODY_ERRORS,
+    MODEL_ERRORS,
+    AuthenticationRequired,
+    ErrorFormat,
+    Failure,
+    status_of,
+)
 from server.settings import Settings
 
 _REF = "#/components/schemas/{name}"
@@ -67,7 +74,8 @@ class Operation:
 
     def failures(self, settings: Settings) -> set[int]:
         """The statuses with an error body."""
-        raised = [*self.handler.opt.get("errors", ()), *(BODY_ERRORS if self.request else ())]
+        raised = [*self.handler.opt.get("errors", MODEL_ERRORS if self.request else ())]
+        raised += BODY_ERRORS if self.request else ()
         if self.needs_key(settings):
             raised.append(AuthenticationRequired)
         return {

@@ -155,6 +155,7 @@ def _unshared(flags: str, then: str, target: Target) -> None:
 
 def _no_network(target: Target) -> None:
     """With loopback only: nothing can be fetched from elsewhere."""
+    target.settings()
     if os.getuid() != 0:
         raise NotApplicable("needs root")
     pid = os.fork()

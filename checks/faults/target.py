@@ -75,6 +75,12 @@ class Target:
             raise NotApplicable("no gRPC address is known")
         return self.grpc
 
+    def settings(self) -> Mapping[str, str]:
+        """Those of its model. Raises NotApplicable."""
+        if self.model is None:
+            raise NotApplicable("needs a server of our own")
+        return self.model
+
     def start(
         self,
         given: Mapping[str, str] = _NOTHING,
@@ -83,9 +89,8 @@ class Target:
         **options: Any,
     ) -> Server:
         """Another server, of the same model or of the directory `model`. Raises NotApplicable."""
-        if self.model is None:
-            raise NotApplicable("needs a server of our own")
-        served = {"NIM_CUSTOM_MODEL": str(model)} if model else self.model
+        own = self.settings()
+        served = {"NIM_CUSTOM_MODEL": str(model)} if model else own
         return Server({**served, **given}, *arguments, **options)
 
     def post(self, path: str, body: object, **options: Any) -> httpx.Response:

@@ -24,7 +24,7 @@ from exporter.quantization.graph import Floats, Graph, Linear, node
 from exporter.quantization.int8 import round_columns
 from exporter.quantization.step import calibration_rows
 from runtime.manifest import MODEL_FILE, Manifest
-from runtime.profile import Precision, load_target_profile
+from runtime.profile import Precision
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ _KINDS: dict[Precision, _Kind] = {
 }
 
 
-def quantize_for_tensorrt(directory: Path, manifest: Manifest) -> None:
-    """Rewrite model.onnx of `directory`, a half-precision graph, in the manifest's precision.
+def quantize_for_tensorrt(directory: Path, manifest: Manifest, precision: Precision) -> None:
+    """Rewrite model.onnx of `directory`, a half-precision graph, in this precision.
 
     Raises QuantizationFailed.
     """
@@ -51,9 +51,7 @@ def quantize_for_tensorrt(directory: Path, manifest: Manifest) -> None:
     sources = list(dict.fromkeys(linear.source for linear in outline.linears()))
     ranges = watch(directory, sources, list(calibration_rows(directory, manifest)))
     model = onnx.load(path)
-    quantize_static(model, ranges, load_target_profile(manifest.target).precision)
-    for file in directory.glob(f"{path.name}*"):
-        file.unlink()
+    quantize_static(model, ranges, precision)
     save_graph(model, path)
 
 

@@ -67,7 +67,7 @@ def _to_int8(directory: Path, manifest: Manifest) -> None:
         f"rms error {errors[0]:.2g}, with queries and keys rounded twice {errors[1]:.2g}: "
         f"{('once', 'twice')[chosen]} is enough"
     )
-    for file in path.parent.glob(f"{path.name}*"):
+    for file in directory.glob(f"{path.name}*"):
         file.unlink()
     for file in candidates[chosen].iterdir():
         file.rename(directory / file.name)
@@ -93,8 +93,6 @@ def _to_int8_weights(directory: Path) -> None:
     path = directory / MODEL_FILE
     model = onnx.load(path)
     _require_layers(quantize_weights(model))
-    for file in path.parent.glob(f"{path.name}*"):
-        file.unlink()
     save_graph(model, path)
 
 

@@ -13,13 +13,14 @@ import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import triton_python_backend_utils as pb_utils
+import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
 
 from runtime.errors import InputRejected, InputTooLong, ServingError, Unavailable
 from runtime.opening import mock_model, open_ranker
+from runtime.ranker import Ranker
 from runtime.requests import RankRequest
 from runtime.text import Encoding
 
@@ -34,7 +35,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open the artifact beside this file and check its goldens."""
         if _is_on("ENABLE_MOCK_INFERENCE"):
-            self._ranker = mock_model("rank")
+            self._ranker = cast(Ranker, mock_model("rank"))
         else:
             # The graph runs on the engine that it was proven on.
             host_code = _is_on("NIM_TRT_ENGINE_HOST_CODE_ALLOWED")

@@ -7,7 +7,6 @@ backends.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -43,22 +42,6 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output: `dims` without the batch, -1 for a dynamic axis."""
-
-    name: str
-    type: str
-    dims: tuple[int, ...]
-    optional: bool = False
-
-    def text(self) -> str:
-        """As the configuration spells it."""
-        dims = ", ".join(map(str, self.dims))
-        optional = " optional: true" if self.optional else ""
-        return f'  {{ name: "{self.name}" data_type: {self.type} dims: [ {dims} ]{optional} }}'
-
-
 def write_repository(artifact: Path, out: Path, platform: Platform = "python") -> Path:
     """Write the model into the repository `out` and return the model's directory.
 
@@ -79,7 +62,11 @@ def write_repository(artifact: Path, out: Path, platform: Platform = "python") -
     refuse_inputs(model, artifact)
     script = resources.files("exporter.triton").joinpath(START_FILE).read_bytes()
     _refuse_other_start(start, script)
-    config = _python_config(manifest) if platform == "python" else _graph_config(artifact, platform)
+    config = (
+        _python_config(manifest)
+        if platform == "python"
+        else _graph_config(artifact, manifest, platform)
+    )
     with atomic_directory(model, "rerank-triton", _refuse_foreign) as new:
         version = new / "1"
         if platform == "python":
@@ -132,47 +119,48 @@ def _begins(file: Path, head: bytes) -> bool:
 
 
 def _python_config(manifest: Manifest) -> str:
-    texts = [Tensor(name, "TYPE_STRING", (1,), optional=True) for name in ("query", "passage")]
-    ids = [Tensor(name, "TYPE_INT64", (-1,), optional=True) for name in manifest.inputs]
+    texts = [_tensor(name, "TYPE_STRING", 1, optional=True) for name in ("query", "passage")]
+    ids = [_tensor(name, "TYPE_INT64", -1, optional=True) for name in manifest.inputs]
     outputs = [
-        Tensor("index", "TYPE_INT32", (1,)),
-        Tensor("logit", "TYPE_FP32", (1,)),
-        Tensor("token_count", "TYPE_INT32", (1,)),
+        _tensor("index", "TYPE_INT32", 1),
+        _tensor("logit", "TYPE_FP32", 1),
+        _tensor("token_count", "TYPE_INT32", 1),
         # Returned for token ids instead of the others; last, as model.py expects.
-        Tensor(manifest.outputs[0], "TYPE_FP32", (1,)),
+        _tensor(manifest.outputs[0], "TYPE_FP32", 1),
     ]
     # One instance, which uses every core or the GPU; the artifact's engine chooses the device.
-    return _config(
-        'backend: "python"',
-        [*texts, *ids],
-        outputs,
-        "instance_group [ { count: 1 kind: KIND_CPU } ]",
-    )
+    instances = "instance_group [ { count: 1 kind: KIND_CPU } ]"
+    return _config('backend: "python"', [*texts, *ids], outputs, instances)
 
 
-def _graph_config(artifact: Path, platform: Platform) -> str:
+def _graph_config(artifact: Path, manifest: Manifest, platform: Platform) -> str:
     name, file = _GRAPH_FILES[platform]
     if not (artifact / file).is_file():
         raise RepositoryRefused(f"platform {platform} needs {file}, which the artifact lacks")
-    manifest = read_manifest(artifact)
     if platform == "tensorrt":
-        inputs = [Tensor(one, "TYPE_INT64", (-1,)) for one in manifest.inputs]
-        outputs = [Tensor(one, "TYPE_FP32", (1,)) for one in manifest.outputs]
+        inputs = [_tensor(one, "TYPE_INT64", -1) for one in manifest.inputs]
+        outputs = [_tensor(one, "TYPE_FP32", 1) for one in manifest.outputs]
     else:
         graph = onnx.load(artifact / file, load_external_data=False).graph
-        inputs = [_tensor(one, (-1,)) for one in graph.input]
-        outputs = [_tensor(one, (1,)) for one in graph.output]
+        inputs = [_tensor(one.name, _type(one), -1) for one in graph.input]
+        outputs = [_tensor(one.name, _type(one), 1) for one in graph.output]
     return _config(f'platform: "{name}"', inputs, outputs)
 
 
-def _tensor(value: onnx.ValueInfoProto, dims: tuple[int, ...]) -> Tensor:
+def _type(value: onnx.ValueInfoProto) -> str:
     kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
     if kind not in _TYPES:
         raise RepositoryRefused(f"the graph's {value.name} is {kind}, wanted {', '.join(_TYPES)}")
-    return Tensor(value.name, _TYPES[kind], dims)
+    return _TYPES[kind]
 
 
-def _config(runs: str, inputs: list[Tensor], outputs: list[Tensor], *more: str) -> str:
+def _tensor(name: str, kind: str, size: int, *, optional: bool = False) -> str:
+    """An input or output with one axis beside the batch's, of this size; -1 for a dynamic one."""
+    end = " optional: true" if optional else ""
+    return f'  {{ name: "{name}" data_type: {kind} dims: [ {size} ]{end} }}'
+
+
+def _config(runs: str, inputs: list[str], outputs: list[str], *more: str) -> str:
     lines = [
         f'name: "{MODEL_NAME}"',
         runs,
@@ -180,10 +168,10 @@ def _config(runs: str, inputs: list[Tensor], outputs: list[Tensor], *more: str) 
         f"dynamic_batching {{ max_queue_delay_microseconds: {_QUEUE_DELAY_US} }}",
         *more,
         "input [",
-        ",\n".join(tensor.text() for tensor in inputs),
+        ",\n".join(inputs),
         "]",
         "output [",
-        ",\n".join(tensor.text() for tensor in outputs),
+        ",\n".join(outputs),
         "]",
     ]
     return "\n".join(lines) + "\n"

@@ -22,8 +22,6 @@ from runtime.vision.rule import Size
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 # Resizing a side keeps some 32 bytes for each of its pixels; no JPEG is longer.
 MOST_SIDE = 65_535
-# Pillow itself opens nothing larger.
-MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)
 _WHITE = (255, 255, 255)
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
 _EIGHT_BIT = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")

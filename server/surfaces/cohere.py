@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from runtime.postprocess import Ranking
 from runtime.requests import RankRequest, TokenLimits
-from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest
+from server.errors import ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import StrictPositive, lax_decoder
 from server.surface import Surface
@@ -207,9 +207,7 @@ def error_body_v2(failure: Failure) -> Annotated[ErrorBody, CohereError]:
 
 
 # Routes
-@post(
-    "/v1/rerank", status_code=200, tags=["Rerank dialects"], body=RerankRequest, errors=MODEL_ERRORS
-)
+@post("/v1/rerank", status_code=200, tags=["Rerank dialects"], body=RerankRequest)
 async def rerank_v1(exchange: NamedDependency[Exchange]) -> Response[ReplyV1]:
     """Rerank as Cohere v1, Jina, vLLM and Infinity do.
 
@@ -222,7 +220,7 @@ async def rerank_v1(exchange: NamedDependency[Exchange]) -> Response[ReplyV1]:
     return exchange.reply(_reply_v1(ranked, payload, served.name))
 
 
-@post("/v2/rerank", status_code=200, tags=["Rerank dialects"], body=RerankV2, errors=MODEL_ERRORS)
+@post("/v2/rerank", status_code=200, tags=["Rerank dialects"], body=RerankV2)
 async def rerank_v2(exchange: NamedDependency[Exchange]) -> Response[ReplyV2]:
     """Rerank as Cohere v2 does.
 

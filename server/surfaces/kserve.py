@@ -16,7 +16,7 @@ from litestar.di import NamedDependency
 
 from runtime.errors import ModelClosed
 from runtime.version import version as software_version
-from server.errors import MODEL_ERRORS, ErrorBody, Failure, NotReady, UnknownModel
+from server.errors import ErrorBody, Failure, NotReady, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
 from server.kserve.inference import Wanted, infer
 from server.kserve.model_control import ModelControlRefused, reload
@@ -174,7 +174,7 @@ class KserveRoutes(Controller):
         """Refused: models unload at the end."""
         raise ModelControlRefused("models unload when the server stops")
 
-    @post(_versioned("/infer"), status_code=200, body=InferRequest, errors=MODEL_ERRORS)
+    @post(_versioned("/infer"), status_code=200, body=InferRequest)
     async def infer(self, exchange: NamedDependency[Exchange]) -> Response[InferReply]:
         """Rank or embed.
 

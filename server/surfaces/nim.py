@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from runtime.postprocess import Ranking
 from runtime.requests import RankRequest, Truncate
 from server.call import Field
-from server.errors import MODEL_ERRORS, InvalidRequest, UnknownModel
+from server.errors import InvalidRequest, UnknownModel
 from server.exchange import Exchange
 from server.fields import one_of
 from server.nim_error import error_body
@@ -102,7 +102,6 @@ def _text(text: Text, location: tuple[str | int, ...]) -> str:
     status_code=200,
     tags=["NIM"],
     body=RankingRequest,
-    errors=MODEL_ERRORS,
 )
 async def rank(exchange: NamedDependency[Exchange]) -> Response[RankingReply]:
     """Rank passages for a query.

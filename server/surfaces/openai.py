@@ -24,7 +24,7 @@ from msgspec import Meta
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from runtime.requests import EmbedRequest, TokenLimits
 from server.call import listed
-from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest, UnknownModel
+from server.errors import ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
 from server.fields import merge_synonyms, one_of
 from server.lax import Flag, Positive, lax_decoder
@@ -235,13 +235,7 @@ def error_body(failure: Failure) -> Annotated[ErrorBody, OpenAiError]:
 
 
 # Route
-@post(
-    "/v1/embeddings",
-    status_code=200,
-    tags=["Embeddings"],
-    body=EmbeddingRequest,
-    errors=MODEL_ERRORS,
-)
+@post("/v1/embeddings", status_code=200, tags=["Embeddings"], body=EmbeddingRequest)
 async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]:
     """Embed texts.
 

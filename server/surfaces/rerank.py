@@ -12,7 +12,7 @@ from litestar import Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET
 
-from server.errors import MODEL_ERRORS, InvalidRequest
+from server.errors import InvalidRequest
 from server.exchange import Exchange
 from server.json_body import converted
 from server.surface import Surface
@@ -66,7 +66,6 @@ def _reply_of(ranked: RankedDocuments, payload: RerankRequest, model: str) -> Do
     status_code=200,
     tags=["Rerank dialects"],
     body=RerankRequest | tei.TextsRequest,
-    errors=MODEL_ERRORS,
     error_formats=(error_body, tei.error_body),
 )
 async def rerank(exchange: NamedDependency[Exchange]) -> Response[DocumentsReply | list[tei.Rank]]:

@@ -25,7 +25,7 @@ from runtime.requests import RankRequest, Truncate
 from runtime.tokens import Token
 from runtime.version import version
 from server.call import Field, limit_of, listed
-from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest, KindNotServed, NotReady
+from server.errors import ErrorBody, Failure, InvalidRequest, KindNotServed, NotReady
 from server.exchange import Exchange
 from server.fields import one_of
 from server.lax import StrictPositive
@@ -273,7 +273,7 @@ class TeiRoutes(Controller):
 
     tags = ("TEI",)
 
-    @post("/embed", status_code=200, body=EmbedRequest, errors=MODEL_ERRORS)
+    @post("/embed", status_code=200, body=EmbedRequest)
     async def embed(self, exchange: NamedDependency[Exchange]) -> Response[list[list[float]]]:
         """Embed texts as TEI does."""
         payload = await exchange.json(_EMBED, texts="inputs")
@@ -300,7 +300,7 @@ class TeiRoutes(Controller):
         )
         return exchange.encoded_reply(body)
 
-    @post("/tokenize", status_code=200, body=TokenizeRequest, errors=MODEL_ERRORS)
+    @post("/tokenize", status_code=200, body=TokenizeRequest)
     async def tokenize(
         self, exchange: NamedDependency[Exchange]
     ) -> Response[list[list[SimpleToken]]]:

@@ -13,7 +13,7 @@ from litestar.di import NamedDependency
 
 from runtime.requests import RankRequest
 from server.call import Field
-from server.errors import MODEL_ERRORS, ErrorBody, Failure, InvalidRequest
+from server.errors import ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import lax_decoder
 from server.surface import Surface
@@ -111,13 +111,7 @@ def error_body(failure: Failure) -> Annotated[ErrorBody, ScoreError]:
 
 
 # Route
-@post(
-    ["/score", "/v1/score"],
-    status_code=200,
-    tags=["Rerank dialects"],
-    body=ScoreRequest,
-    errors=MODEL_ERRORS,
-)
+@post(["/score", "/v1/score"], status_code=200, tags=["Rerank dialects"], body=ScoreRequest)
 async def score(exchange: NamedDependency[Exchange]) -> Response[ScoreReply]:
     """Score pairs of texts as vLLM does."""
     payload = await exchange.json(_DECODER)

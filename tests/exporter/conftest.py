@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import pipeline
+from exporter import target_graph
 from exporter.pipeline import ExportArgs, quantize_artifact
 from tests.conftest import Exported
 from tests.exporter.targets import HALF
@@ -86,6 +86,6 @@ def ready_graph(monkeypatch: pytest.MonkeyPatch) -> ReadyGraph:
         def copy(_: object, directory: Path) -> None:
             shutil.copyfile(artifact / "model.onnx", directory / "model.onnx")
 
-        monkeypatch.setattr(pipeline, "move_to_onnx", copy)
+        monkeypatch.setattr(target_graph, "move_to_onnx", copy)
 
     return take

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from exporter import auto
-from exporter.answers import Reference, Tokens, VectorReference
+from exporter.answers import Reference, Tokens
 from exporter.auto import CANDIDATES, _CachedWitness, _CandidateRun, _measure, export_fastest
 from exporter.cli import main
 from exporter.draft import Draft
 from exporter.errors import NoTargetProven, OutputRefused, ParityFailed
 from exporter.library_texts import candidate_groups, mixed_group
 from exporter.parity_texts import Group, parity_groups
-from exporter.pipeline import AskWitness, ExportArgs, ask_witness, verify
+from exporter.pipeline import ExportArgs, verify
+from exporter.reference import AskWitness, ask_witness
 from exporter.report import Candidate, read_report
 from runtime import opening
 from runtime.errors import EngineError
@@ -162,7 +163,7 @@ def test_the_checkpoint_is_asked_once_for_all_that_any_target_wants(
         asked.append(found.manifest.precision)
         groups = (*base, *more)
         tokens = [[Tokens([1], None) for _ in group.passages] for group in groups]
-        return Reference("a witness", groups, tokens, [np.zeros(len(rows)) for rows in tokens])
+        return Reference("a witness", groups, tokens, [np.zeros((len(rows), 1)) for rows in tokens])
 
     monkeypatch.setattr(auto, "ask_witness", ask)
     asking: Any = _CachedWitness()
@@ -196,7 +197,7 @@ def test_on_the_command_line_with_real_measurements(
     monkeypatch.setattr(auto, "_MEASURE_S", 0.0)
     asked = []
 
-    def counted(found: Draft, *others: Any, **named: Any) -> Reference | VectorReference:
+    def counted(found: Draft, *others: Any, **named: Any) -> Reference:
         asked.append(found)
         return ask_witness(found, *others, **named)
 

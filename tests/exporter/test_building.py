@@ -116,7 +116,7 @@ def test_a_plan_that_lost_quality_is_not_kept(
     answers = read_reference(directory)
     assert isinstance(answers, Reference)
     wrong = Reference(
-        answers.witness, answers.groups, answers.tokens, [-3 * found for found in answers.logits]
+        answers.witness, answers.groups, answers.tokens, [-3 * found for found in answers.outputs]
     )
     monkeypatch.setattr(building, "read_reference", lambda _: wrong)
     with pytest.raises(ParityFailed, match="tensorrt scoring it") as failed:
@@ -184,9 +184,9 @@ def test_answers_are_read_as_they_were_written(
     answers: Any = read_reference(request.getfixturevalue(artifact))
     write_reference(tmp_path, answers)
     again: Any = read_reference(tmp_path)
-    assert (again.groups, again.tokens) == (answers.groups, answers.tokens)
-    values = "logits" if isinstance(answers, Reference) else "vectors"
-    for found, wanted in zip(getattr(again, values), getattr(answers, values), strict=True):
+    for field in ("groups", "tokens", "texts"):
+        assert getattr(again, field) == getattr(answers, field)
+    for found, wanted in zip(again.outputs, answers.outputs, strict=True):
         np.testing.assert_array_equal(found, wanted)
     short = answers.within(40)
     assert 0 < len(short.groups) < len(answers.groups)

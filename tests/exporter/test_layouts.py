@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from exporter import tokens
 from exporter.architectures.config import Config
 from exporter.checkpoint import load_model, read_checkpoint
-from exporter.draft import draft, profile_for
+from exporter.draft import draft
 from exporter.errors import CheckpointRefused
 from exporter.labels import read_labels
+from exporter.model_profile import choose_profile
 from exporter.nested import nested_checkpoints
-from exporter.own_reading import own_reading
 from exporter.pipeline import ExportArgs, export, quantize_artifact
 from exporter.report import read_report
+from exporter.stand_in import own_reading
 from exporter.tokens import load_tokenizer
 from exporter.witness import rank_witness
 from recipe.errors import BadInput
@@ -218,7 +219,9 @@ def test_two_labels_are_logged_and_witnessed(
 ) -> None:
     checkpoint = read_checkpoint(str(with_two_labels(write_llama(tmp_path / "llama"))))
     assert "two labels ('no' and 'yes'); the exported logit is logit[1]" in capsys.readouterr().err
-    found = draft(checkpoint, profile_for(checkpoint.architecture), load_target_profile("cpu-fp32"))
+    found = draft(
+        checkpoint, choose_profile(None, checkpoint.architecture), load_target_profile("cpu-fp32")
+    )
     assert found.manifest.origins["logit"] == "two labels of config.json: logit[1] - logit[0]"
     assert found.manifest.activation == "sigmoid"
     where = checkpoint.root, checkpoint.directory, checkpoint.config
@@ -244,7 +247,9 @@ def test_a_pad_token_without_an_embedding_stays_out_of_the_tokenizer(
 ) -> None:
     directory = with_a_pad_token_past_the_vocabulary(write_llama(tmp_path / "llama"))
     checkpoint = read_checkpoint(str(directory))
-    found = draft(checkpoint, profile_for(checkpoint.architecture), load_target_profile("cpu-fp32"))
+    found = draft(
+        checkpoint, choose_profile(None, checkpoint.architecture), load_target_profile("cpu-fp32")
+    )
     assert "'[PAD]' has no row in the embeddings" in capsys.readouterr().err
     specials = found.manifest.special_tokens
     assert specials.pad < checkpoint.config["vocab_size"]

@@ -13,10 +13,13 @@ import onnxruntime
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from exporter import pipeline
 from exporter.long_rows import LONG_ROW_TOKENS, chunk_attention, chunk_model
-from exporter.pipeline import ExportArgs, export
+from exporter.pipeline import ExportArgs, export, verify
+from exporter.proof import Proof
+from exporter.proving_engine import computable
+from exporter.report import Parity
 from runtime.manifest import read_manifest
+from runtime.profile import load_target_profile
 from tests.exporter.conftest import ReadyGraph
 from tests.tiny_checkpoints import write_llama
 
@@ -110,20 +113,20 @@ def test_an_export_for_long_rows_is_proven_at_its_limit(
 def proven(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """The operators of each graph whose scores were compared."""
     found: list[set[str]] = []
-    check = pipeline._check_outputs
+    check = Proof.check_engine
 
-    def checking(directory: Path, *given: Any) -> None:
+    def checking(self: Proof, report: Parity, directory: Path, **given: Any) -> None:
         found.append(kinds(directory))
-        check(directory, *given)
+        check(self, report, directory, **given)
 
-    monkeypatch.setattr(pipeline, "_check_outputs", checking)
+    monkeypatch.setattr(Proof, "check_engine", checking)
     return found
 
 
 def test_a_short_graph_for_a_gpu_is_proven_as_it_is(
     proven: list[set[str]], planless: Path, tiny_llama_checkpoint: Path
 ) -> None:
-    pipeline.verify(planless, str(tiny_llama_checkpoint), None)
+    verify(planless, str(tiny_llama_checkpoint), None)
     assert proven == [kinds(planless)]
 
 
@@ -137,7 +140,7 @@ def test_a_long_graph_for_a_gpu_is_proven_in_chunks_and_is_unchanged(
     ready_graph(planless)
     args = ExportArgs(target="tensorrt-fp16-4096", max_tokens=JUST_LONG)
     export(str(long_checkpoint), tmp_path / "out", args)
-    pipeline.verify(tmp_path / "out", str(long_checkpoint), None)
+    verify(tmp_path / "out", str(long_checkpoint), None)
     assert len(proven) == 2
     for on_the_cpu in proven:
         assert "If" in on_the_cpu
@@ -174,7 +177,8 @@ def test_verifying_in_pieces_writes_nothing_in_the_artifact(
     if not linked:
         monkeypatch.setattr("os.link", refuse)
     before = given()
-    with pipeline._chunked(artifact, manifest, "onnxruntime-cpu", within=None) as proven:
+    target = load_target_profile(manifest.target)
+    with computable(artifact, manifest, target, "onnxruntime-cpu", within=None) as proven:
         assert proven.parent == temporary
         nodes = onnx.load(proven / "model.onnx").graph.node
         assert "If" in {node.op_type for node in nodes}

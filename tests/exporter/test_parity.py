@@ -1,5 +1,6 @@
 """The three rungs, on figures made by hand and on real artifacts that were tampered with."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,22 +10,14 @@ import pytest
 
 from exporter.answers import Reference, Tokens
 from exporter.errors import ParityFailed, ReportRefused
-from exporter.parity import (
-    check_ranking,
-    check_scores,
-    check_tokens,
-    flatness,
-    golden_tolerance,
-    kendall_tau,
-    new_report,
-)
+from exporter.parity import check_ranking, flatness, kendall_tau, new_report
 from exporter.parity_texts import Group, added_tokens_group, parity_groups
+from exporter.proof import RankProof, golden_tolerance
 from exporter.report import read_report, require_passed
 from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
 from runtime.errors import NonFiniteScore
 from runtime.requests import RankRequest
-from runtime.text import PairEncoder, load_tokenizer
 from tests.exporter.targets import target_in
 
 TEMPLATE = "question:{query} \n \n passage:{passage}"
@@ -34,7 +27,15 @@ WANTED = np.linspace(-4, 4, 8)
 
 def reference(logits: np.ndarray) -> Reference:
     group = Group("group", "query", PASSAGES)
-    return Reference("a witness", (group,), [[Tokens([0], None)] * len(PASSAGES)], [logits])
+    return Reference(
+        "a witness", (group,), [[Tokens([0], None)] * len(PASSAGES)], [logits[:, None]]
+    )
+
+
+def proof(reference: Reference, max_tokens: int = 8192) -> RankProof:
+    """A proof of a model that reads TEMPLATE."""
+    manifest: Any = SimpleNamespace(template=TEMPLATE, max_tokens=max_tokens, vision=None)
+    return RankProof(manifest, reference)
 
 
 class FixedRanker:
@@ -54,7 +55,7 @@ def climb(
 ) -> Any:
     report = new_report("onnxruntime-cpu", target_in(precision), "a witness", random_weights=random)
     try:
-        check_scores(report, reference(wanted), FixedRanker(found))
+        proof(reference(wanted)).check_outputs(report, FixedRanker(found))  # type: ignore[arg-type]
     except ParityFailed as error:
         return report, error
     return report, None
@@ -84,7 +85,7 @@ def test_nan_from_the_engine_fails_the_logits_rung() -> None:
 
     report = new_report("onnxruntime-cpu", target_in("fp16"), "a witness", random_weights=False)
     with pytest.raises(ParityFailed, match="NaN or infinity"):
-        check_scores(report, reference(WANTED), Overflowing(WANTED))
+        proof(reference(WANTED)).check_outputs(report, Overflowing(WANTED))  # type: ignore[arg-type]
     assert not report.rungs["logits"].passed
 
 
@@ -188,8 +189,12 @@ def test_the_texts_reach_what_they_are_for() -> None:
     assert max(len(p.split()) for p in passages) >= 64
 
 
-def encoder(directory: Path, max_tokens: int) -> PairEncoder:
-    return PairEncoder(load_tokenizer(directory / "tokenizer.json"), TEMPLATE, max_tokens)
+@pytest.fixture
+def saved(tiny_llama_checkpoint: Path, tmp_path: Path) -> Path:
+    """A directory with the checkpoint's tokenizer, as an artifact has it."""
+    (tmp_path / "tokenizer").mkdir()
+    shutil.copy(tiny_llama_checkpoint / "tokenizer.json", tmp_path / "tokenizer")
+    return tmp_path
 
 
 def checkpoint_tokens(directory: Path, max_tokens: int) -> Reference:
@@ -203,23 +208,20 @@ def checkpoint_tokens(directory: Path, max_tokens: int) -> Reference:
 
 @pytest.mark.parametrize("max_tokens", [48, 512])
 def test_the_runtime_tokenises_and_cuts_like_transformers(
-    tiny_llama_checkpoint: Path, max_tokens: int
+    tiny_llama_checkpoint: Path, saved: Path, max_tokens: int
 ) -> None:
     wanted = checkpoint_tokens(tiny_llama_checkpoint, max_tokens)
     assert len(wanted.tokens[-1][0].token_ids) == max_tokens
     report = new_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
-    check_tokens(report, wanted, encoder(tiny_llama_checkpoint, max_tokens))
+    proof(wanted, max_tokens).check_tokens(report, saved)
     assert report.rungs["tokens"].passed
 
 
-def test_another_limit_is_seen_at_the_tokens_rung(tiny_llama_checkpoint: Path) -> None:
+def test_another_limit_is_seen_at_the_tokens_rung(tiny_llama_checkpoint: Path, saved: Path) -> None:
+    wanted = checkpoint_tokens(tiny_llama_checkpoint, 512)
     report = new_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
     with pytest.raises(ParityFailed, match=r"at the limit\[0\].*512 in all.*511 in all"):
-        check_tokens(
-            report,
-            checkpoint_tokens(tiny_llama_checkpoint, 512),
-            encoder(tiny_llama_checkpoint, 511),
-        )
+        proof(wanted, 511).check_tokens(report, saved)
     assert not report.rungs["tokens"].passed
 
 

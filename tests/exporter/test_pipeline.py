@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from exporter import pipeline
+from exporter import proof, target_graph
 from exporter.errors import CheckpointRefused, ExportError, ManifestMismatch, ParityFailed
 from exporter.pipeline import ExportArgs, export, verify
 from runtime.errors import EngineUnavailable, FileChanged, GoldenMismatch, ProfileError
@@ -127,7 +127,7 @@ def test_weights_that_change_on_the_way_fail_at_the_logits_rung(
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * 1.5, weight.name))
         onnx.save(model, directory / "model.onnx")
 
-    monkeypatch.setattr(pipeline, "move_to_onnx", tamper)
+    monkeypatch.setattr(target_graph, "move_to_onnx", tamper)
     out = tmp_path / "out"
     with pytest.raises(ParityFailed, match=r"pair .* the checkpoint gives .* tolerance") as failed:
         export(str(tiny_llama_checkpoint), out, ExportArgs())
@@ -141,7 +141,7 @@ def test_weights_that_change_on_the_way_fail_at_the_logits_rung(
 def test_a_tokenizer_that_the_runtime_reads_otherwise_fails_at_the_tokens_rung(
     tiny_llama_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = pipeline.load_tokenizer
+    honest = proof.load_tokenizer
 
     def without_bos(path: Path) -> Any:
         changed = json.loads(path.read_bytes())
@@ -149,7 +149,7 @@ def test_a_tokenizer_that_the_runtime_reads_otherwise_fails_at_the_tokens_rung(
         path.write_text(json.dumps(changed))
         return honest(path)
 
-    monkeypatch.setattr(pipeline, "load_tokenizer", without_bos)
+    monkeypatch.setattr(proof, "load_tokenizer", without_bos)
     with pytest.raises(ParityFailed, match=r"pair single\[0\]: from token id 0") as failed:
         export(str(tiny_llama_checkpoint), tmp_path / "out", ExportArgs())
     assert list(json.loads(failed.value.report.read_bytes())["rungs"]) == ["tokens"]
@@ -199,7 +199,7 @@ def test_a_tokenizer_of_another_checkpoint_is_refused(tmp_path: Path) -> None:
 # An export that stops for good once the graph is there, with all but the manifest still to come.
 _HUNG = """
 import shutil, sys, time
-from exporter import pipeline
+from exporter import target_graph
 from exporter.cli import main
 
 def hang(model, directory):
@@ -207,7 +207,7 @@ def hang(model, directory):
     print("here", flush=True)
     time.sleep(3600)
 
-pipeline.move_to_onnx = hang
+target_graph.move_to_onnx = hang
 main(["export", sys.argv[2], "--out", sys.argv[3]])
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from exporter import pipeline
+from exporter import target_graph
 from exporter.cli import main
 from exporter.errors import ExportError, ManifestMismatch, OutputRefused, ParityFailed
 from exporter.long_rows import chunk_attention, unchunk_attention
@@ -32,7 +32,7 @@ def no_torch_export(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     def refuse(*_: object) -> None:
         raise AssertionError("exported ONNX again")
 
-    monkeypatch.setattr(pipeline, "move_to_onnx", refuse)
+    monkeypatch.setattr(target_graph, "move_to_onnx", refuse)
 
 
 def test_against_the_checkpoint_it_is_what_an_export_makes(
@@ -148,7 +148,7 @@ def test_pieces_of_attention_are_put_together_again(rank_artifact: Path, tmp_pat
 def test_rungs_that_fail_leave_their_report(
     rank_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(pipeline.quantize.__globals__, "quantize_weights", _ruin)
+    monkeypatch.setitem(target_graph.quantize.__globals__, "quantize_weights", _ruin)
     with pytest.raises(ParityFailed) as failed:
         quantize_artifact(rank_artifact, tmp_path / "out", "cpu-int8-weights")
     assert failed.value.report is not None

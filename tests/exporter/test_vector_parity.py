@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from exporter.answers import Text, Tokens, VectorReference
+from exporter.answers import Reference, Text, Tokens, cosines
 from exporter.errors import ParityFailed
 from exporter.parity import new_report
 from exporter.parity_texts import Group
-from exporter.vector_parity import check_vectors, cosines, vector_golden_tolerance
+from exporter.proof import EmbedProof, vector_golden_tolerance
+from exporter.report import Parity
 from runtime.errors import NonFiniteScore
 from runtime.requests import EmbedRequest
 from tests.exporter.targets import target_in
@@ -21,15 +22,19 @@ ANGLES = np.concatenate([[0.0], np.linspace(0.2, 1.4, 8)])
 WANTED = np.stack([np.cos(ANGLES), np.sin(ANGLES), 0 * ANGLES], axis=1)
 
 
-def reference(vectors: np.ndarray) -> VectorReference:
+def reference(vectors: np.ndarray) -> Reference:
     group = Group("group", "query", PASSAGES)
     texts = [
         Text("group[query]", "query", "query"),
         *(Text(group.label(i), passage, "passage") for i, passage in enumerate(PASSAGES)),
     ]
-    return VectorReference(
-        "a witness", (group,), [texts], [[Tokens([0], None)] * len(texts)], [vectors]
-    )
+    tokens = [[Tokens([0], None)] * len(texts)]
+    return Reference("a witness", (group,), tokens, [vectors], [texts])
+
+
+def check_vectors(report: Parity, wanted: Reference, embedder: Any) -> None:
+    """The rungs of outputs, which read nothing in the manifest."""
+    EmbedProof(SimpleNamespace(), wanted).check_outputs(report, embedder)  # type: ignore[arg-type]
 
 
 class FixedEmbedder:
@@ -50,7 +55,7 @@ def climb(
 ) -> Any:
     report = new_report("onnxruntime-cpu", target_in(precision), "a witness", random_weights=random)
     try:
-        check_vectors(report, reference(wanted), FixedEmbedder(found))  # type: ignore[arg-type]
+        check_vectors(report, reference(wanted), FixedEmbedder(found))
     except ParityFailed as error:
         return report, error
     return report, None
@@ -79,7 +84,7 @@ def test_equal_vectors_pass_both_rungs() -> None:
 def test_every_text_is_asked_alone_together_and_shuffled() -> None:
     embedder = FixedEmbedder(WANTED)
     report = new_report("onnxruntime-cpu", target_in("fp32"), "a witness", random_weights=False)
-    check_vectors(report, reference(WANTED), embedder)  # type: ignore[arg-type]
+    check_vectors(report, reference(WANTED), embedder)
     assert embedder.asked.count(("passage", 8)) == 2
     assert embedder.asked.count(("query", 1)) == 3
     assert embedder.asked.count(("passage", 1)) == 8
@@ -146,7 +151,7 @@ def test_nan_from_the_engine_fails_the_logits_rung() -> None:
 
     report = new_report("onnxruntime-cpu", target_in("fp16"), "a witness", random_weights=False)
     with pytest.raises(ParityFailed, match="NaN or infinity"):
-        check_vectors(report, reference(WANTED), Overflowing(WANTED))  # type: ignore[arg-type]
+        check_vectors(report, reference(WANTED), Overflowing(WANTED))
     assert not report.rungs["logits"].passed
 
 

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporter.checkpoint import load_model, read_checkpoint
-from exporter.draft import draft, profile_for
+from exporter.draft import draft
 from exporter.errors import CheckpointRefused
 from exporter.image_answers import ask_images
+from exporter.model_profile import choose_profile
 from exporter.vision_files import grids
 from exporter.witness.nemotron_vl import VisionReranker
 from runtime.profile import load_target_profile
@@ -29,7 +30,9 @@ from tests.vision_rules import FOUR, SIX
 def drafted(folder: Path, *, strict: bool = False, **wishes: Any) -> Any:
     checkpoint = read_checkpoint(str(folder), strict=strict)
     target = load_target_profile("cpu-fp32")
-    return draft(checkpoint, profile_for(checkpoint.architecture), target, strict=strict, **wishes)
+    return draft(
+        checkpoint, choose_profile(None, checkpoint.architecture), target, strict=strict, **wishes
+    )
 
 
 def processor(folder: Path, **settings: Any) -> Path:

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from exporter import pipeline
+from exporter import reference
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.cli import main
 from exporter.draft import draft
 from exporter.errors import CheckpointRefused, NoWitness, ParityFailed
+from exporter.model_profile import choose_profile
 from exporter.pipeline import ExportArgs, export, verify
 from exporter.report import read_report
 from exporter.witness import rank_witness, vector_witness
@@ -265,7 +266,7 @@ def test_a_folder_without_a_witness_says_so_everywhere(
         raise NoWitness("its class is unknown")
 
     ready_graph(rank_artifact)
-    monkeypatch.setattr(pipeline, "rank_witness", none)
+    monkeypatch.setattr(reference, "rank_witness", none)
     out = tmp_path / "out"
     with pytest.raises(NoWitness, match=r"its class is unknown; .* --unwitnessed"):
         export(str(tiny_llama_checkpoint), out, ExportArgs())
@@ -284,10 +285,11 @@ def test_a_witness_that_loads_and_cannot_answer_is_none(tmp_path: Path) -> None:
         settings = json.loads((tmp_path / name).read_bytes())
         (tmp_path / name).write_text(json.dumps(settings | {"pad_token": None}))
     checkpoint = read_checkpoint(str(tmp_path))
-    found = draft(checkpoint, "bert-cross-encoder", load_target_profile("cpu-fp32"))
+    profile = choose_profile("bert-cross-encoder", checkpoint.architecture)
+    found = draft(checkpoint, profile, load_target_profile("cpu-fp32"))
     with pytest.raises(NoWitness, match=r"cannot score a pair .* --unwitnessed"):
-        pipeline.ask_witness(found, checkpoint)
-    answers = pipeline.ask_witness(found, checkpoint, unwitnessed=True)
+        reference.ask_witness(found, checkpoint)
+    answers = reference.ask_witness(found, checkpoint, unwitnessed=True)
     assert answers.witness.startswith("not witnessed: sentence-transformers cannot score a pair")
 
 
@@ -299,10 +301,11 @@ def test_another_activation_than_the_loaders_is_refused(tmp_path: Path) -> None:
     assert ranks(tmp_path).activation == "sigmoid"
     checkpoint = read_checkpoint(str(tmp_path))
     assert checkpoint.activation == "sigmoid"
-    found = draft(checkpoint, "bert-cross-encoder", load_target_profile("cpu-fp32"))
+    profile = choose_profile("bert-cross-encoder", checkpoint.architecture)
+    found = draft(checkpoint, profile, load_target_profile("cpu-fp32"))
     other = msgspec.structs.replace(found.manifest, activation="identity")
     with pytest.raises(CheckpointRefused, match="a relevance by sigmoid, the exporter reads ident"):
-        pipeline.ask_witness(replace(found, manifest=other), checkpoint)
+        reference.ask_witness(replace(found, manifest=other), checkpoint)
 
 
 def test_a_witness_that_disagrees_is_located(
@@ -313,7 +316,7 @@ def test_a_witness_that_disagrees_is_located(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    honest = pipeline.rank_witness
+    honest = reference.rank_witness
 
     def other(*given: Any) -> RankWitness:
         witness = honest(*given)
@@ -322,7 +325,7 @@ def test_a_witness_that_disagrees_is_located(
         return witness
 
     ready_graph(rank_artifact)
-    monkeypatch.setattr(pipeline, "rank_witness", other)
+    monkeypatch.setattr(reference, "rank_witness", other)
     arguments = ["export", str(tiny_llama_checkpoint), "--out", str(tmp_path / "out")]
     assert main(arguments) == 1
     assert "own PyTorch model differs from the witness as well" in capsys.readouterr().err

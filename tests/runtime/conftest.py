@@ -3,7 +3,9 @@
 from pathlib import Path
 
 import pytest
+import tokenizers
 from onnx import TensorProto, helper
+from tokenizers import models, pre_tokenizers, processors
 
 from tests.small_graphs import INPUTS, write_graph
 
@@ -31,3 +33,19 @@ def write_bare_directory(directory: Path, *more_inputs: str, divisor: float = 10
         helper.make_tensor("divisor", TensorProto.FLOAT, [], [divisor]),
     ]
     return write_graph(directory, nodes, constants, (*INPUTS, *more_inputs))
+
+
+@pytest.fixture
+def pair_tokenizer() -> tokenizers.Tokenizer:
+    """Words and BERT's pair layout: [CLS] query [SEP] passage [SEP] with type ids."""
+    words = ["[CLS]", "[SEP]", "[UNK]", "a", "b", "c", "d", "e", "f"]
+    tokenizer = tokenizers.Tokenizer(
+        models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 0), ("[SEP]", 1)],
+    )
+    return tokenizer

@@ -104,10 +104,11 @@ def test_order(
 
 
 def test_the_plan_is_the_default_where_there_is_one() -> None:
-    assert default_engine(manifest(plan=True), None) == "tensorrt"
-    assert default_engine(manifest(plan=True), "tensorrt-fp16") == "tensorrt"
-    assert default_engine(manifest(plan=True), "ort-tensorrt-fp16") == "onnxruntime-tensorrt"
-    assert default_engine(manifest("cpu-fp32"), None) == "onnxruntime-cpu"
+    own, cpu = load_target_profile(manifest(plan=True).target), load_target_profile("cpu-fp32")
+    assert default_engine(manifest(plan=True), own, None) == "tensorrt"
+    assert default_engine(manifest(plan=True), own, "tensorrt-fp16") == "tensorrt"
+    assert default_engine(manifest(plan=True), own, "ort-tensorrt-fp16") == "onnxruntime-tensorrt"
+    assert default_engine(manifest("cpu-fp32"), cpu, None) == "onnxruntime-cpu"
 
 
 @pytest.mark.parametrize(
@@ -310,9 +311,10 @@ def test_asked_for_hardware_that_is_missing_is_named(
 
 def test_limits_are_those_of_the_engine_that_runs() -> None:
     described = manifest("cuda-fp16", plan=True)
-    assert serving_target("tensorrt", described).name == "tensorrt-fp16"
-    assert serving_target("onnxruntime-cuda", described).name == "cuda-fp16"
-    on_cpu = serving_target("onnxruntime-cpu", described)
+    own_target = load_target_profile("cuda-fp16")
+    assert serving_target("tensorrt", described, own_target).name == "tensorrt-fp16"
+    assert serving_target("onnxruntime-cuda", described, own_target).name == "cuda-fp16"
+    on_cpu = serving_target("onnxruntime-cpu", described, own_target)
     assert on_cpu.token_budget == load_target_profile("cpu-fp32").token_budget
     assert on_cpu.precision == "fp16"
 

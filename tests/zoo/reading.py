@@ -5,17 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.answers import Reference, Text, VectorReference
+from exporter.answers import Reference, Text
 from exporter.checkpoint import load_model, read_checkpoint
-from exporter.draft import draft, profile_for
-from exporter.own_reading import own_reading
+from exporter.draft import draft
+from exporter.model_profile import choose_profile
 from exporter.parity import new_report
 from exporter.parity_texts import Group
 from exporter.pipeline import ExportArgs
 from exporter.proof import make_proof
+from exporter.stand_in import own_reading
 from exporter.witness.base import RankWitness, VectorWitness
 from runtime.profile import load_target_profile
-from runtime.text import load_tokenizer
 from tests.zoo.answers import Answers, row
 from tests.zoo.texts import PAIRS, PASSAGES, QUERY, TEXTS
 
@@ -29,26 +29,23 @@ def read(directory: Path, args: ExportArgs) -> Answers:
     """
     target = load_target_profile("cpu-fp32")
     checkpoint = read_checkpoint(str(directory), args.adapter, pooling=args.pooling)
-    profile = args.profile or profile_for(checkpoint.architecture)
+    profile = choose_profile(args.profile, checkpoint.architecture)
     found = draft(checkpoint, profile, target, template=args.template, prefixes=args.prefixes)
     own = own_reading(load_model(checkpoint), found.tokenizer, found.manifest, "it reads alone")
-    reference: Reference | VectorReference
+    texts = None
     if isinstance(own, RankWitness):
         tokens, numbers = zip(*(own.score(*pair) for pair in PAIRS), strict=True)
-        numbers = tuple(number[0] for number in numbers)
-        reference = Reference(own.name, _GROUP, [list(tokens)], [np.stack(numbers)])
     else:
         assert isinstance(own, VectorWitness)
         tokens, numbers = zip(*(own.embed(*text) for text in TEXTS), strict=True)
-        texts = [Text(str(number), *text) for number, text in enumerate(TEXTS)]
-        vectors = np.stack(numbers)
-        reference = VectorReference(own.name, _GROUP, [texts], [list(tokens)], [vectors])
+        texts = [[Text(str(number), *text) for number, text in enumerate(TEXTS)]]
+    outputs = np.stack(numbers)
+    reference = Reference(own.name, _GROUP, [list(tokens)], [outputs], texts)
     report = new_report("onnxruntime-cpu", target, own.name, random_weights=False)
     with tempfile.TemporaryDirectory() as saved:
         found.tokenizer.save(Path(saved) / "tokenizer")
-        served = load_tokenizer(Path(saved) / "tokenizer/tokenizer.json")
-    # Raises ParityFailed where the tokenizer that would serve reads otherwise.
-    make_proof(found.manifest, reference).check_tokens(report, served)
+        # Raises ParityFailed where the tokenizer that would serve reads otherwise.
+        make_proof(found.manifest, reference).check_tokens(report, Path(saved))
     typed = "token_type_ids" in found.manifest.inputs
     rows = [row(one.token_ids, one.type_ids if typed else None) for one in tokens]
-    return Answers(rows, np.stack(numbers))
+    return Answers(rows, outputs[:, 0] if texts is None else outputs)

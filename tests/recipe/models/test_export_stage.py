@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter import building, pipeline, tensorrt_plan
+from exporter import building, pipeline, target_graph, tensorrt_plan
 from recipe.cli import main
 from recipe.evaluation.results import read_results
 from runtime.manifest import Manifest, read_manifest
@@ -80,7 +80,7 @@ def test_an_export_that_is_stopped_goes_on_to_the_same_column(
     (copied / EVAL / "scores" / "onnx.jsonl").unlink()
     out = copied / EXPORT / "onnx"
     # In the middle of the export, and once the artifact is in place.
-    for holder, name, stands in ((pipeline, "load_model", False), (pipeline, "export", True)):
+    for holder, name, stands in ((target_graph, "load_model", False), (pipeline, "export", True)):
         with monkeypatch.context() as patch:
             interrupt_after(patch, holder, name)
             assert main(["export", "-c", "c.toml"]) == 130

@@ -1,0 +1,49 @@
+"""The engine that proves a graph, and the artifact that it can compute."""
+
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from exporter.long_rows import LONG_ROW_TOKENS, chunked_copy
+from exporter.onnx_file import OPSET
+from runtime.engines import open_engine
+from runtime.manifest import MODEL_FILE, Manifest
+from runtime.profile import TargetProfile
+
+
+def proving_engine(target: TargetProfile) -> str:
+    """The engine that proves a graph for `target`: its own. For a plan, which is not built yet, it
+    is ONNX Runtime's CPU provider, and the plan is proven once it is built."""
+    return target.engine if target.engine != "tensorrt" else "onnxruntime-cpu"
+
+
+def require_engine(name: str) -> None:
+    """Open the engine on a graph of one node, so that missing hardware is found before any work.
+    Raises EngineError."""
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    same = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value], [same])
+    opset = helper.make_opsetid("", OPSET)
+    with tempfile.TemporaryDirectory() as directory:
+        # IR version 10 fits engines of this opset; by default the library writes its newest.
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=10)
+        onnx.save(model, Path(directory) / MODEL_FILE)
+        open_engine(name, Path(directory)).close()
+
+
+def needs_chunks(manifest: Manifest, engine: str) -> bool:
+    """Whether `engine` lacks the memory for the attention of the artifact's longest rows."""
+    return engine == "onnxruntime-cpu" and manifest.max_tokens > LONG_ROW_TOKENS
+
+
+def computable(
+    directory: Path, manifest: Manifest, target: TargetProfile, engine: str, within: Path | None
+) -> AbstractContextManager[Path]:
+    """The artifact that `engine` can compute: where the CPU stands in for the GPU of `target`, and
+    rows are long, a chunked copy in `within`."""
+    if target.engine != engine and needs_chunks(manifest, engine):
+        return chunked_copy(directory, within)
+    return nullcontext(directory)
