@@ -315,9 +315,10 @@ def _inferred_manifest(
 def _activation(directory: Path) -> Activation | None:
     """The activation in the checkpoint's own files, if they lie beside the graph."""
     try:
-        return saved_activation(*(_settings(directory, n) for n in (CONFIG_FILE, SENTENCE_FILE)))
+        found = saved_activation(*(_settings(directory, n) for n in (CONFIG_FILE, SENTENCE_FILE)))
     except ValueError as error:
         raise ArtifactError(str(error)) from None
+    return None if found is None else found[0]
 
 
 def _settings(directory: Path, name: str) -> dict[str, Any]:

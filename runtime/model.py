@@ -27,7 +27,8 @@ from runtime.manifest import ImageGolden
 from runtime.model_info import ModelInfo
 from runtime.postprocess import Floats, Ints, Timing
 from runtime.requests import AnyRequest, EmbedRequest, images_of, time_left_s
-from runtime.scheduling.admission import QueueLimits, Ticket
+from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.backlog import Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.text import Encoding, Encodings

@@ -35,7 +35,8 @@ from runtime.errors import (
 from runtime.manifest import ImageGolden
 from runtime.postprocess import Floats
 from runtime.requests import AnyRequest, ImageEmbeddings, time_left_s
-from runtime.scheduling.admission import QueueLimits, Ticket
+from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.backlog import Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.text import Check
