@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -68,23 +69,21 @@ def grow_batch(
     tokens, shortest, longest = sum(lengths), min(lengths), max(lengths)
     below, above = next(shorter, None), next(longer, None)
     while True:
-        rows = len(batch) + 1
-        fits_below = below is not None and limits.allow(rows, tokens + below.length, longest)
-        fits_above = above is not None and limits.allow(
-            rows, tokens + above.length, max(longest, above.length)
-        )
-        if fits_below and fits_above:
-            assert below is not None
-            assert above is not None
-            fits_above = above.length - longest < shortest - below.length
-        if fits_above:
-            assert above is not None
-            found, above = above, next(longer, None)
-        elif fits_below:
-            assert below is not None
-            found, below = below, next(shorter, None)
-        else:
+        rows, found, distance = len(batch) + 1, None, inf
+        if below is not None and limits.allow(rows, tokens + below.length, longest):
+            found, distance = below, shortest - below.length
+        if (
+            above is not None
+            and above.length - longest < distance
+            and limits.allow(rows, tokens + above.length, max(longest, above.length))
+        ):
+            found = above
+        if found is None:
             return
+        if found is above:
+            above = next(longer, None)
+        else:
+            below = next(shorter, None)
         batch.append(found)
         tokens += found.length
         shortest, longest = min(shortest, found.length), max(longest, found.length)

@@ -25,7 +25,6 @@ from runtime.errors import (
     DeadlineExceeded,
     EngineError,
     GoldenMismatch,
-    ModelClosed,
     OutOfMemory,
     Overloaded,
     TextPlace,
@@ -40,6 +39,7 @@ from runtime.scheduling.backlog import Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.text import Check
+from runtime.tokenizing import in_thread
 from runtime.vision.cache import EmbedsCache
 from runtime.vision.decoding import ImageFile, open_image
 from runtime.vision.limits import VisionLimits
@@ -154,7 +154,7 @@ class Tower:
         task drops the tiles that still wait."""
         try:
             async with asyncio.timeout(time_left_s(request.deadline)):
-                task = await self._in_thread(lambda: self._look(request))
+                task = await in_thread(self._decoders, partial(self._look, request))
         except TimeoutError as error:
             raise DeadlineExceeded from error
         with self._room(task.tiles):
@@ -167,7 +167,9 @@ class Tower:
         try:
             async with asyncio.timeout(time_left_s(deadline)):
                 with self._admit(task, deadline, caller) as ticket:
-                    tiles = await self._in_thread(lambda: self._decode(task, ticket.check))
+                    tiles = await in_thread(
+                        self._decoders, partial(self._decode, task, ticket.check)
+                    )
                     future = ticket.submit(tiles)
                 self._keep(task, await asyncio.wrap_future(future))
         except TimeoutError as error:
@@ -273,13 +275,6 @@ class Tower:
         finally:
             with self._lock:
                 self._held -= tiles
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        try:
-            future = self._decoders.submit(work)
-        except RuntimeError:  # the threads were told to end
-            raise ModelClosed from None
-        return await asyncio.wrap_future(future)
 
 
 def _embed(engine: Engine, vision: Vision, tiles: Sequence[Tile]) -> Floats:
