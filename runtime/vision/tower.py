@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
@@ -45,8 +44,6 @@ from runtime.vision.decoding import ImageFile, open_image
 from runtime.vision.limits import VisionLimits
 from runtime.vision.rule import Vision
 from runtime.vision.tiling import Pixels, cut, pixel_values
-
-T = TypeVar("T")
 
 PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
 # An image takes some 8 bytes a pixel while it is decoded, so that few may be at the same time.
@@ -167,9 +164,8 @@ class Tower:
         try:
             async with asyncio.timeout(time_left_s(deadline)):
                 with self._admit(task, deadline, caller) as ticket:
-                    tiles = await in_thread(
-                        self._decoders, partial(self._decode, task, ticket.check)
-                    )
+                    decode = partial(self._decode, task, ticket.check)
+                    tiles = await in_thread(self._decoders, decode)
                     future = ticket.submit(tiles)
                 self._keep(task, await asyncio.wrap_future(future))
         except TimeoutError as error:
