@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.cores import usable_cores
-from runtime.engines import AnyShape, Arrays, EngineSetup, Outputs
+from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.gpu_errors import classify_gpu_error
 from runtime.engines.lanes import LaneEngine, Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
@@ -82,7 +82,7 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 _SLOWER_ON_CPU = ["SkipLayerNormFusion"]
 
 
-class OrtEngine(AnyShape, LaneEngine[Any]):
+class OrtEngine(LaneEngine[Any]):
     """One graph on the CPU."""
 
     def __init__(self, name: str, version: str, session: Any, lanes: Lanes[Any]) -> None:
