@@ -78,14 +78,12 @@ class Health(Controller):
     @route("/v2/health/live", http_method=_PROBE, answers=_ANSWERS)
     async def kserve_live(self, service: NamedDependency[Service]) -> Response[ServerLive]:
         """KServe v2: the process answers."""
-        live = service.live
-        return Response(ServerLive(live), status_code=_status(live))
+        return Response(ServerLive(live := service.live), status_code=_status(live))
 
     @route("/v2/health/ready", http_method=_PROBE, answers=_ANSWERS)
     async def kserve_ready(self, service: NamedDependency[Service]) -> Response[ServerReady]:
         """KServe v2: the model answers."""
-        ready = service.ready
-        return Response(ServerReady(ready), status_code=_status(ready))
+        return Response(ServerReady(ready := service.ready), status_code=_status(ready))
 
     @route("/health", http_method=_PROBE, answers=_ANSWERS)
     async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:
