@@ -11,8 +11,8 @@ values are counted. Health needs neither key nor slot.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -189,12 +189,11 @@ class GrpcServer:
         reply = self._messages[f"{method}Response"]
         if method in _SILENT:
             return reply(**await answer(None, call))
-        async with self._call_slot():
-            with self._service.body_budget.reservation() as room:
-                return reply(**await answer(await self._read(method, context, call, room), call))
+        with self._call_slot(), self._service.body_budget.reservation() as room:
+            return reply(**await answer(await self._read(method, context, call, room), call))
 
-    @asynccontextmanager
-    async def _call_slot(self) -> AsyncIterator[None]:
+    @contextmanager
+    def _call_slot(self) -> Iterator[None]:
         """Hold a call slot. Raises Overloaded when all are taken."""
         if self._calls >= _MOST_CALLS:
             raise Overloaded(f"{self._calls} gRPC calls are running; send fewer at the same time")
