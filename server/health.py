@@ -42,18 +42,14 @@ class ServerReady(msgspec.Struct):
     ready: bool
 
 
-def _spelling(service: Service) -> Literal["health.response", "health-response"]:
-    embeds = service.loaded and service.primary.model.info.kind == "embed"
-    return "health-response" if embeds else "health.response"
-
-
 def _status(ready: bool) -> int:
     return 200 if ready else _UNAVAILABLE
 
 
 def _reply(service: Service, name: str, ok: bool) -> Response[HealthReply]:
-    state = name if ok else f"not {name}"
-    reply = HealthReply(_spelling(service), f"Service is {state}.")
+    embeds = service.loaded and service.primary.model.info.kind == "embed"
+    message = f"Service is {name if ok else f'not {name}'}."
+    reply = HealthReply("health-response" if embeds else "health.response", message)
     return Response(reply, status_code=_status(ok))
 
 
