@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from benchmarks.results import Fidelity
 from checks.beir import candidates, ndcg, read_collection
+from exporter.parity import compare_order
 
 CRANFIELD = Path("../shared/data/cranfield")
 # Reference scores nearer than this are ties: rounding must not decide them.
@@ -75,12 +76,8 @@ def add_collection(
 
 def kendall_tau(reference: Scores, found: Scores) -> float:
     """Kendall's tau-b over the pairs that are no ties in the reference; 1.0 without any."""
-    better, worse = np.nonzero(reference[:, None] - reference[None, :] > TIE)
-    direction = np.sign(found[better] - found[worse])
-    nonzero = np.count_nonzero(direction)
-    if not len(direction):
-        return 1.0
-    return float(direction.sum() / np.sqrt(len(direction) * nonzero)) if nonzero else 0.0
+    tau = compare_order([reference], [found], TIE).tau
+    return 1.0 if tau is None else tau
 
 
 def _ndcg(judged: Judged, scores: Sequence[float]) -> float:

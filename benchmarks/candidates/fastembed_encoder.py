@@ -6,7 +6,7 @@ from pathlib import Path
 from fastembed.common.model_description import ModelSource
 from fastembed.rerank.cross_encoder import TextCrossEncoder
 
-from benchmarks.protocol import Score, Setting, answer
+from benchmarks.protocol import Score, Setting
 
 _NAME = "bench/model"
 
@@ -34,7 +34,3 @@ def _folder(setting: Setting) -> Path:
         if source.is_file() and not (folder / name).exists():
             (folder / name).symlink_to(source)
     return folder
-
-
-if __name__ == "__main__":
-    answer(load)

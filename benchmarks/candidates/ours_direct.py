@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.protocol import Score, Setting, answer
+from benchmarks.protocol import Score, Setting
 from runtime.opening import open_ranker
 from runtime.requests import RankRequest
 
@@ -18,7 +18,3 @@ def load(setting: Setting) -> Score:
         ]
 
     return score
-
-
-if __name__ == "__main__":
-    answer(load)

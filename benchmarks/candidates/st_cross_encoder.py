@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder
 
-from benchmarks.protocol import Score, Setting, answer, templated
+from benchmarks.protocol import Score, Setting, templated
 
 _INT8 = "avx512_vnni"
 
@@ -82,7 +82,3 @@ def _of_backend(setting: Setting, folder: str) -> dict[str, Any]:
         model = CrossEncoder(folder, model_kwargs=plain, **options)
         export_dynamic_quantized_onnx_model(model, _INT8, folder)
     return {"file_name": name}
-
-
-if __name__ == "__main__":
-    answer(load)
