@@ -7,12 +7,13 @@ themselves candidates keep the contracts that they have (sessions.py).
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, SupportsFloat
 
-Score = Callable[[str, list[str]], list[float]]
+# Anything that `float` takes, NumPy's and PyTorch's scalars too.
+Score = Callable[[str, list[str]], Iterable[SupportsFloat]]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ def load(setting: Setting) -> Score:
         model=_NAME, sources=ModelSource(url="none"), model_file="model.onnx"
     )
     model = TextCrossEncoder(_NAME, threads=setting.threads, specific_model_path=str(folder))
-    return lambda query, passages: [float(one) for one in model.rerank(query, passages)]
+    return model.rerank
 
 
 def _folder(setting: Setting) -> Path:

@@ -11,10 +11,6 @@ def load(setting: Setting) -> Score:
     """The artifact, warmed up as the server does."""
     ranker = open_ranker(Path(setting.graph))
     ranker.warm_up()
-
-    def score(query: str, passages: list[str]) -> list[float]:
-        return [
-            float(one) for one in ranker.rank(RankRequest(query, passages, truncate="END")).logits
-        ]
-
-    return score
+    return lambda query, passages: ranker.rank(
+        RankRequest(query, passages, truncate="END")
+    ).logits.tolist()

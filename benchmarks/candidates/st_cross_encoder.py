@@ -39,12 +39,9 @@ def load(setting: Setting) -> Score:
         activation_fn=torch.nn.Identity(),
         **options,
     )
-
-    def score(query: str, passages: list[str]) -> list[float]:
-        pairs = [(query, passage) for passage in passages]
-        return [float(one) for one in model.predict(pairs, show_progress_bar=False)]
-
-    return score
+    return lambda query, passages: model.predict(
+        [(query, passage) for passage in passages], show_progress_bar=False
+    )
 
 
 def _templated(template: str) -> type[CrossEncoder]:

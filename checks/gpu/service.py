@@ -46,7 +46,7 @@ class Answer:
     """A reply: `status` 0 when there was none."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] | http.client.HTTPMessage
     body: bytes
 
     def logits(self) -> list[float]:
