@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -47,14 +47,14 @@ _PASSES = 3
 _FEWEST_TEXTS = 8
 
 
+@dataclass
 class _CandidateRun:
     """One target: its artifact directory, its speed in each turn, why it was refused."""
 
-    def __init__(self, target: str, directory: Path) -> None:
-        self.target = target
-        self.directory = directory
-        self.speeds: list[float] = []
-        self.refused: str | None = None
+    target: str
+    directory: Path
+    speeds: list[float] = field(default_factory=list)
+    refused: str | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -88,9 +88,7 @@ def export_fastest(source: str, out: Path, args: ExportArgs) -> Manifest:
             _measure(candidates)
         fastest = max(candidates, key=lambda candidate: candidate.tokens_per_s or 0.0)
         if fastest.tokens_per_s is None:
-            reasons = "; ".join(
-                f"{candidate.target}: {candidate.refused}" for candidate in candidates
-            )
+            reasons = "; ".join(f"{one.target}: {one.refused}" for one in candidates)
             raise NoTargetProven(f"found no target that can be proven on this machine: {reasons}")
         print_line(f"keep {fastest.target}: {fastest.tokens_per_s:.0f} tokens a second")
         for path in list(fastest.directory.iterdir()):
@@ -133,11 +131,8 @@ def _measure(candidates: Sequence[_CandidateRun]) -> None:
         rounds, round_s = rounds + 1, time.monotonic() - round_began
         if group is None:
             return
-        figures = ", ".join(
-            f"{candidate.target} {candidate.speeds[-1]:.0f}"
-            for candidate in candidates
-            if not candidate.refused
-        )
+        proven = [one for one in candidates if not one.refused]
+        figures = ", ".join(f"{one.target} {one.speeds[-1]:.0f}" for one in proven)
         print_line(f"{time.monotonic() - began:.0f} s, round {rounds}: tokens a second: {figures}")
 
 
@@ -156,10 +151,8 @@ def _with_comparison(directory: Path, candidates: Sequence[_CandidateRun]) -> Ma
     """Write the comparison into parity.json of the artifact, and return its new manifest."""
     report = read_report(directory)
     report.candidates = [
-        Candidate(
-            target=candidate.target, tokens_per_s=candidate.tokens_per_s, refused=candidate.refused
-        )
-        for candidate in candidates
+        Candidate(target=one.target, tokens_per_s=one.tokens_per_s, refused=one.refused)
+        for one in candidates
     ]
     write_report(directory, report)
     manifest = read_manifest(directory)

@@ -11,7 +11,6 @@ from exporter.checkpoint import Checkpoint, outline, places_of
 from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
 from exporter.labels import DIFFERENCE
-from exporter.merged_files import merged_by
 from exporter.model_profile import ChosenProfile, refuse_other_family, refuse_other_kind
 from exporter.onnx_file import OPSET
 from exporter.options import (
@@ -38,6 +37,32 @@ from runtime.vision.rule import Vision
 
 
 @dataclass(frozen=True)
+class ExportArgs:
+    """Arguments of an export. `profile` is a name or the path of a user's own, `target` a name.
+    `max_tokens`, `template`, `pooling` (avg, cls or last) and `prefixes` by input type are None for
+    what the checkpoint says; `adapter` is the folder or hub id of an adapter to merge.
+
+    `engine` proves the artifact, None for the target's own. `strict` refuses unknown files and keys
+    of the checkpoint, and scores that barely differ; `unwitnessed` accepts a checkpoint that no
+    witness can load.
+    """
+
+    profile: str | None = None
+    target: str = "cpu-fp32"
+    max_tokens: int | None = None
+    engine: str | None = None
+    template: Prompt | None = None
+    pooling: str | None = None
+    prefixes: dict[str, str] | None = None
+    strict: bool = False
+    unwitnessed: bool = False
+    adapter: str | None = None
+
+
+NO_WISHES = ExportArgs()
+
+
+@dataclass(frozen=True)
 class Draft:
     """A manifest without files and goldens, and the tokenizer that it was made with.
 
@@ -57,20 +82,16 @@ def draft(
     checkpoint: Checkpoint,
     chosen: ChosenProfile,
     target: TargetProfile,
-    *,
-    max_tokens: int | None = None,
-    template: Prompt | None = None,
-    prefixes: dict[str, str] | None = None,
-    strict: bool = False,
+    args: ExportArgs = NO_WISHES,
 ) -> Draft:
     """Read everything that decides a score.
 
-    The options `max_tokens` and `template` take precedence over the folder, `prefixes` is for
-    folders without prompts. `strict` refuses unknown files and keys.
+    Of `args`, `max_tokens` and `template` take precedence over the folder, `prefixes` are for
+    folders without prompts, and `strict` counts; the others were read before.
 
     Raises CheckpointRefused and ProfileError.
     """
-    profile = chosen.facts
+    profile, max_tokens, strict = chosen.facts, args.max_tokens, args.strict
     refuse_other_kind(chosen, checkpoint)
     model = outline(checkpoint)
     refuse_other_family(chosen, model)
@@ -99,9 +120,9 @@ def draft(
         raise CheckpointRefused(
             f"found {MAX_TOKENS_OPTION} {max_tokens}, but {limited_by} allows {limit}; lower it"
         )
-    prompt = _prompt(chosen, checkpoint, loaded, template)
-    found, prefixed_by = _prefixes(chosen, checkpoint, prefixes)
-    origins = origins_of(checkpoint, model, loaded, chosen.name) | merged_by(checkpoint)
+    prompt = _prompt(chosen, checkpoint, loaded, args.template)
+    found, prefixed_by = _prefixes(chosen, checkpoint, args.prefixes)
+    origins = origins_of(checkpoint, model, loaded, chosen.name)
     usual = checkpoint.architecture in profile.architectures and not chosen.is_own
     origins["profile"] = ARCHITECTURE if usual else PROFILE_OPTION
     origins["max_tokens"] = limited_by if max_tokens is None else MAX_TOKENS_OPTION
@@ -148,7 +169,7 @@ def draft(
         vision=_vision(checkpoint, model, loaded),
     )
     unwritten = None if prompt is None or prompt.written else prompt.template
-    requested = prefixes if prefixed_by == PREFIX_OPTION else None
+    requested = args.prefixes if prefixed_by == PREFIX_OPTION else None
     return Draft(manifest, tokenizer, unwritten, requested, profile.prefixes)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from exporter.adapter import ADAPTER_CONFIG
 from exporter.architectures.base import Architecture
 from exporter.checkpoint import CONFIG_FILE, Checkpoint
 from exporter.embedding_files import ARCHITECTURE
@@ -53,16 +54,18 @@ def origins_of(
         "token_types": _typed_by(checkpoint, model),
     }
     if checkpoint.vectors is None:
-        return origins | {
-            "pooling": key_origin(checkpoint, "pooling"),
-            "temperature": key_origin(checkpoint, "temperature"),
-            "activation": _activated_by(checkpoint),
+        origins |= {name: key_origin(checkpoint, name) for name in ("pooling", "temperature")}
+        origins["activation"] = _activated_by(checkpoint)
+    else:
+        origins |= {
+            "pooling": checkpoint.vectors.pooled_by,
+            "normalize": checkpoint.vectors.normalized_by,
+            "dimensions": key_origin(checkpoint, "dimensions"),
         }
-    return origins | {
-        "pooling": checkpoint.vectors.pooled_by,
-        "normalize": checkpoint.vectors.normalized_by,
-        "dimensions": key_origin(checkpoint, "dimensions"),
-    }
+    if checkpoint.adapter is not None:
+        base = checkpoint.adapter.base or checkpoint.base.name
+        origins["merged"] = f"{ADAPTER_CONFIG} (LoRA) and its base {base}"
+    return origins
 
 
 def _tokenizer_origin(directory: Path, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -6,7 +6,6 @@ will serve → parity.json → goldens → manifest.json, last → rename into p
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -14,13 +13,13 @@ import msgspec
 from exporter.answers import write_reference
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.diagnosis import diagnose_model
+from exporter.draft import ExportArgs as ExportArgs
 from exporter.draft import draft
 from exporter.errors import ManifestMismatch, ParityFailed
 from exporter.long_rows import chunk_attention, unchunk_attention
 from exporter.model_profile import choose_profile
 from exporter.parity import new_report, package_versions
 from exporter.progress import print_line, stage
-from exporter.prompt import Prompt
 from exporter.proof import Proof, make_proof
 from exporter.proving_engine import computable, needs_chunks, proving_engine, require_engine
 from exporter.redraft import redraft, requested_pooling
@@ -44,29 +43,6 @@ from runtime.manifest import (
 from runtime.profile import TargetProfile, load_target_profile
 
 
-@dataclass(frozen=True)
-class ExportArgs:
-    """Arguments of an export. `profile` is a name or the path of a user's own, `target` a name.
-    `max_tokens`, `template`, `pooling` (avg, cls or last) and `prefixes` by input type are None for
-    what the checkpoint says; `adapter` is the folder or hub id of an adapter to merge.
-
-    `engine` proves the artifact, None for the target's own. `strict` refuses unknown files and keys
-    of the checkpoint, and scores that barely differ; `unwitnessed` accepts a checkpoint that no
-    witness can load.
-    """
-
-    profile: str | None = None
-    target: str = "cpu-fp32"
-    max_tokens: int | None = None
-    engine: str | None = None
-    template: Prompt | None = None
-    pooling: str | None = None
-    prefixes: dict[str, str] | None = None
-    strict: bool = False
-    unwitnessed: bool = False
-    adapter: str | None = None
-
-
 def export(source: str, out: Path, args: ExportArgs, ask: AskWitness = ask_witness) -> Manifest:
     """Export the checkpoint `source` into the artifact directory `out`, proven by the answers of
     `ask`.
@@ -81,15 +57,7 @@ def export(source: str, out: Path, args: ExportArgs, ask: AskWitness = ask_witne
     profile = choose_profile(args.profile, checkpoint.architecture)
     refuse_blind_target(target, checkpoint)
     with workspace(out) as directory:
-        found = draft(
-            checkpoint,
-            profile,
-            target,
-            max_tokens=args.max_tokens,
-            template=args.template,
-            prefixes=args.prefixes,
-            strict=args.strict,
-        )
+        found = draft(checkpoint, profile, target, args)
         answers = ask(found, checkpoint, unwitnessed=args.unwitnessed)
         proof = make_proof(found.manifest, answers)
         refuse_weak_proof(proof, found.manifest.max_tokens, strict=args.strict)

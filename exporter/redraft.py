@@ -4,11 +4,10 @@ its facts must be those of the checkpoint."""
 from dataclasses import replace
 
 from exporter.checkpoint import Checkpoint
-from exporter.draft import Draft, draft
-from exporter.errors import ManifestMismatch
-from exporter.merged_files import refuse_other_adapter
+from exporter.draft import Draft, ExportArgs, draft
+from exporter.errors import CheckpointRefused, ManifestMismatch
 from exporter.model_profile import recorded_profile
-from exporter.options import POOLING_OPTION, PREFIX_OPTION, TEMPLATE_OPTION
+from exporter.options import ADAPTER_OPTION, POOLING_OPTION, PREFIX_OPTION, TEMPLATE_OPTION
 from exporter.prompt import Prompt
 from runtime.manifest import Manifest
 from runtime.profile import TargetProfile
@@ -40,17 +39,17 @@ def redraft(manifest: Manifest, checkpoint: Checkpoint, target: TargetProfile) -
     Raises ManifestMismatch for the first fact that differs from the checkpoint, and what drafting
     raises.
     """
-    refuse_other_adapter(manifest, checkpoint)
+    _refuse_other_adapter(manifest, checkpoint)
     profile = recorded_profile(manifest)
     template = _requested_template(manifest)
     prefixes = manifest.prefixes if _was_requested(manifest, "prefixes", PREFIX_OPTION) else None
-    found = draft(checkpoint, profile, target, template=template, prefixes=prefixes)
+    found = draft(checkpoint, profile, target, ExportArgs(template=template, prefixes=prefixes))
     if manifest.max_tokens > (limit := found.manifest.max_tokens):
         raise ManifestMismatch("max_tokens", manifest.max_tokens, f"at most {limit}")
     for fact in _FACTS:
         if getattr(manifest, fact) != getattr(found.manifest, fact):
             raise ManifestMismatch(fact, getattr(manifest, fact), getattr(found.manifest, fact))
-    tokenizer = found.tokenizer.limited_to(manifest.max_tokens)
+    tokenizer = replace(found.tokenizer, max_tokens=manifest.max_tokens)
     return replace(found, manifest=manifest, tokenizer=tokenizer)
 
 
@@ -69,3 +68,23 @@ def _requested_template(manifest: Manifest) -> Prompt | None:
 
 def _was_requested(manifest: Manifest, fact: str, option: str) -> bool:
     return manifest.origins.get(fact) == option
+
+
+def _refuse_other_adapter(manifest: Manifest, checkpoint: Checkpoint) -> None:
+    """Raise CheckpointRefused if only one of the two has an adapter, and ManifestMismatch if they
+    have different ones."""
+    if manifest.merged and checkpoint.adapter is None:
+        raise CheckpointRefused(
+            f"the artifact was made with an adapter, but the checkpoint {checkpoint.source} is "
+            f"read without one; name it as {ADAPTER_OPTION}"
+        )
+    if checkpoint.adapter is not None and not manifest.merged:
+        raise CheckpointRefused(
+            f"the artifact was made without an adapter, but the checkpoint {checkpoint.source} is "
+            f"read with the one in {checkpoint.adapter.directory}; leave {ADAPTER_OPTION} out, and "
+            "name the folder of the base"
+        )
+    found = checkpoint.merged
+    for name in sorted(manifest.merged.keys() | found.keys()):
+        if manifest.merged.get(name) != found.get(name):
+            raise ManifestMismatch(f"merged {name}", manifest.merged.get(name), found.get(name))

@@ -3,6 +3,7 @@ and a proven artifact."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,33 +22,31 @@ from runtime.postprocess import InputType
 _Compute = Callable[[dict[str, torch.Tensor]], npt.NDArray[np.floating]]
 
 
+@dataclass
 class _StandIn:
     """Texts by the checkpoint's tokenizer and the manifest's prefixes, outputs by `compute`."""
 
-    def __init__(
-        self, name: str, compute: _Compute, tokenizer: CheckpointTokenizer, manifest: Manifest
-    ) -> None:
-        self.name = name
-        self._compute = compute
-        self._tokenizer = tokenizer
-        self._prefixes = manifest.prefixes
+    name: str
+    compute: _Compute
+    tokenizer: CheckpointTokenizer
+    prefixes: dict[str, str]
 
     def values(self, tokens: Tokens) -> Values:
         """See Witness."""
-        return np.asarray(self._compute(row_of(tokens)), np.float64)
+        return np.asarray(self.compute(row_of(tokens)), np.float64)
 
 
 class _RankStandIn(_StandIn, RankWitness):
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""
-        tokens, _ = self._tokenizer.encode(query, passage)
+        tokens, _ = self.tokenizer.encode(query, passage)
         return tokens, self.values(tokens)
 
 
 class _VectorStandIn(_StandIn, VectorWitness):
     def embed(self, text: str, input_type: InputType | None) -> tuple[Tokens, Values]:
         """See VectorWitness."""
-        tokens, _ = self._tokenizer.encode_text(self._prefixes.get(input_type or "", "") + text)
+        tokens, _ = self.tokenizer.encode_text(self.prefixes.get(input_type or "", "") + text)
         return tokens, self.values(tokens)
 
 
@@ -63,7 +62,7 @@ def own_reading(
         return np.asarray(model(*(row[name] for name in model.inputs))[0].numpy())
 
     kind = _RankStandIn if manifest.kind == "rank" else _VectorStandIn
-    return kind(f"{NOT_WITNESSED}: {why}", compute, tokenizer, manifest)
+    return kind(f"{NOT_WITNESSED}: {why}", compute, tokenizer, manifest.prefixes)
 
 
 @contextmanager
@@ -85,4 +84,4 @@ def artifact_reading(
             inputs = {name: row[name].numpy() for name in manifest.inputs}
             return np.asarray(engine.run(inputs)[manifest.outputs[0]][0])
 
-        yield kind(name, compute, tokenizer, manifest)
+        yield kind(name, compute, tokenizer, manifest.prefixes)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,54 +37,43 @@ SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES = ("tokenizer.json", *SETTINGS_FILES)
 
 
+@dataclass(frozen=True)
 class CheckpointTokenizer:
-    """Encodes pairs and texts as transformers' users do, sharing no code with the runtime."""
+    """Encodes pairs and texts as transformers' users do, sharing no code with the runtime.
 
-    def __init__(
-        self,
-        loaded: PreTrainedTokenizerBase,
-        directory: Path,
-        template: str | None,
-        max_tokens: int,
-        dropped: str | None = None,
-    ) -> None:
-        """`loaded` is what `load_tokenizer` made of `directory`, without the pad token `dropped`;
-        rows have at most `max_tokens`."""
-        self._tokenizer = loaded
-        self._directory = directory
-        self._template = template
-        self._max_tokens = max_tokens
-        self._dropped = dropped
+    `loaded` is what `load_tokenizer` made of `directory`, without the pad token `dropped`; rows
+    have at most `max_tokens`.
+    """
 
-    def limited_to(self, max_tokens: int) -> "CheckpointTokenizer":
-        """The same tokenizer for rows of at most `max_tokens`."""
-        return CheckpointTokenizer(
-            self._tokenizer, self._directory, self._template, max_tokens, self._dropped
-        )
+    loaded: PreTrainedTokenizerBase
+    directory: Path
+    template: str | None
+    max_tokens: int
+    dropped: str | None = None
 
     def reads_alone(self, *texts: str) -> bool:
         """Whether loaders fail on `texts`, because one contains the dropped pad token."""
-        return self._dropped is not None and any(self._dropped in text for text in texts)
+        return self.dropped is not None and any(self.dropped in text for text in texts)
 
     def encode(self, query: str, passage: str) -> tuple[Tokens, bool]:
         """The pair's tokens, unpadded, and whether it was cut: at the passage's end, when there are
         too many."""
         with quiet(_LONG_TEXTS):
-            if self._template is None:
+            if self.template is None:
                 try:
                     return self._encode(query, passage, truncation="only_second")
                 except Exception as error:  # tokenizers raises bare Exceptions
                     raise CheckpointRefused(
-                        f"found a limit of {self._max_tokens} tokens, which leaves no room for a "
+                        f"found a limit of {self.max_tokens} tokens, which leaves no room for a "
                         "passage beside a parity text's query; raise --max-tokens, or the "
                         "model_max_length of the folder"
                     ) from error
             # The query is filled in last: it must not be searched for inside the passage.
-            head, tail = self._template.split("{passage}")
+            head, tail = self.template.split("{passage}")
             ahead = head.replace("{query}", query)
             text = ahead + passage + tail
-            full = self._tokenizer(text)
-            if len(full["input_ids"]) <= self._max_tokens:
+            full = self.loaded(text)
+            if len(full["input_ids"]) <= self.max_tokens:
                 return Tokens(full["input_ids"], None), False
             return self._cut(text, len(ahead), len(text) - len(tail)), True
 
@@ -94,7 +84,7 @@ class CheckpointTokenizer:
         then of the text after it, at last those that the tokenizer adds. A token with a character
         of the template is not the passage's, except for the blank before a first word.
         """
-        found = self._tokenizer(text, return_offsets_mapping=True)
+        found = self.loaded(text, return_offsets_mapping=True)
         ids, spans, owners = found["input_ids"], found["offset_mapping"], found.sequence_ids()
         blank = len(text[:start].rstrip())
 
@@ -104,7 +94,7 @@ class CheckpointTokenizer:
             turn = 3 if owners[place] is None else 0 if inside else 2 if last > stop else 1
             return turn, -place
 
-        dropped = set(sorted(range(len(ids)), key=later)[: len(ids) - self._max_tokens])
+        dropped = set(sorted(range(len(ids)), key=later)[: len(ids) - self.max_tokens])
         return Tokens([one for place, one in enumerate(ids) if place not in dropped], None)
 
     def encode_text(self, text: str) -> tuple[Tokens, bool]:
@@ -114,20 +104,20 @@ class CheckpointTokenizer:
             return self._encode(text, truncation=True)
 
     def _encode(self, *texts: str, truncation: bool | str) -> tuple[Tokens, bool]:
-        found = self._tokenizer(*texts, return_token_type_ids=True)
-        if cut := len(found["input_ids"]) > self._max_tokens:
-            found = self._tokenizer(
+        found = self.loaded(*texts, return_token_type_ids=True)
+        if cut := len(found["input_ids"]) > self.max_tokens:
+            found = self.loaded(
                 *texts,
                 truncation=truncation,
-                max_length=self._max_tokens,
+                max_length=self.max_tokens,
                 return_token_type_ids=True,
             )
         return Tokens(found["input_ids"], found["token_type_ids"]), cut
 
     def added_tokens(self) -> list[str]:
         """Texts that stand for one token each: special ones, and those added to the vocabulary."""
-        found = {*self._tokenizer.get_added_vocab(), *self._tokenizer.all_special_tokens}
-        return sorted(found - {self._dropped})
+        found = {*self.loaded.get_added_vocab(), *self.loaded.all_special_tokens}
+        return sorted(found - {self.dropped})
 
     def special_tokens(self, vocabulary: int) -> SpecialTokens:
         """The ids that the tokenizer adds before and after a text, and the one to pad with.
@@ -135,10 +125,10 @@ class CheckpointTokenizer:
         A pad token past the `vocabulary` of the embeddings, added without resizing them, would
         fail in the engine; EOS or 0 pad as well, as padding is masked.
         """
-        bare = self._tokenizer("a", add_special_tokens=False)["input_ids"]
-        full = self._tokenizer("a")["input_ids"]
+        bare = self.loaded("a", add_special_tokens=False)["input_ids"]
+        full = self.loaded("a")["input_ids"]
         before, after = _around(full, bare)
-        pads = (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id, 0)
+        pads = (self.loaded.pad_token_id, self.loaded.eos_token_id, 0)
         return SpecialTokens(
             bos=before[0] if before else None,
             eos=after[-1] if after else None,
@@ -150,14 +140,14 @@ class CheckpointTokenizer:
         from the checkpoint's; copy the settings beside it."""
         directory.mkdir()
         for name in SETTINGS_FILES:
-            if not (self._directory / name).is_file():
+            if not (self.directory / name).is_file():
                 continue
-            shutil.copyfile(self._directory / name, directory / name)
-            if self._dropped is not None:
+            shutil.copyfile(self.directory / name, directory / name)
+            if self.dropped is not None:
                 settings = read_json(directory / name, dict[str, Any])
-                kept = msgspec.json.encode(without_pad(settings, self._dropped))
+                kept = msgspec.json.encode(without_pad(settings, self.dropped))
                 (directory / name).write_bytes(kept)
-        self._tokenizer.backend_tokenizer.save(str(directory / "tokenizer.json"))
+        self.loaded.backend_tokenizer.save(str(directory / "tokenizer.json"))
 
 
 def load_tokenizer(

@@ -21,6 +21,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
     "relu": functional.relu,
 }
+# transformers' default of layer_norm_eps for BERT and the RoBERTas.
+EPSILON = 1e-12
 
 
 class Embeddings(nn.Module):
@@ -62,10 +64,10 @@ class SelfAttention(nn.Module):
 class Output(nn.Module):
     """Projection, residual, norm; the residual stream stays float32."""
 
-    def __init__(self, config: Config, inner: int) -> None:
+    def __init__(self, config: Config, inner: int, usual: float) -> None:
         super().__init__()
         self.dense = nn.Linear(inner, config.require("hidden_size"))
-        self.LayerNorm = layer_norm(config)
+        self.LayerNorm = layer_norm(config, usual)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dense(x).float() + residual)
@@ -75,10 +77,10 @@ class AttentionBlock(nn.Module):
     """What the checkpoint calls `attention`: `self`, which has what is `beside` x and rows as
     well, and `output`."""
 
-    def __init__(self, config: Config, attention: nn.Module) -> None:
+    def __init__(self, config: Config, attention: nn.Module, usual: float) -> None:
         super().__init__()
         self.self = attention
-        self.output = Output(config, config.require("hidden_size"))
+        self.output = Output(config, config.require("hidden_size"), usual)
 
     def forward(self, x: Tensor, rows: Tensor, *beside: Tensor) -> Tensor:
         return self.output(self.self(x, rows, *beside), rows)
@@ -97,14 +99,14 @@ class Intermediate(nn.Module):
 
 
 class Layer(nn.Module):
-    """One encoder layer with this `attention`, in which `rows` look at `x`. The residual stream
-    stays float32 whatever the weights are."""
+    """One encoder layer with this `attention`, in which `rows` look at `x`, and norms whose `usual`
+    epsilon is the family's. The residual stream stays float32 whatever the weights are."""
 
-    def __init__(self, config: Config, attention: nn.Module) -> None:
+    def __init__(self, config: Config, attention: nn.Module, usual: float = EPSILON) -> None:
         super().__init__()
-        self.attention = AttentionBlock(config, attention)
+        self.attention = AttentionBlock(config, attention, usual)
         self.intermediate = Intermediate(config)
-        self.output = Output(config, config.require("intermediate_size"))
+        self.output = Output(config, config.require("intermediate_size"), usual)
 
     def forward(self, x: Tensor, rows: Tensor, *beside: Tensor) -> Tensor:
         rows = self.attention(x, rows, *beside)
@@ -216,6 +218,6 @@ class BertCrossEncoder(CrossEncoder):
         return self.classifier(self.bert.pooler(first))
 
 
-def layer_norm(config: Config, usual: float = 1e-12) -> nn.LayerNorm:
+def layer_norm(config: Config, usual: float = EPSILON) -> nn.LayerNorm:
     """A norm of states; `usual` is the family's epsilon."""
     return nn.LayerNorm(config.require("hidden_size"), eps=config.epsilon("layer_norm_eps", usual))

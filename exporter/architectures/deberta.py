@@ -20,6 +20,7 @@ from exporter.errors import CheckpointRefused
 
 # A table of twice as many distances becomes part of the graph, whatever the size of the weights.
 _MOST_POSITIONS = 1 << 17
+# transformers' default of layer_norm_eps for this family.
 _EPSILON = 1e-7
 _ATTENTION_TYPES = ("c2p", "p2c")
 # Content to content, content to position, position to content.
@@ -83,7 +84,8 @@ class Encoder(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.layer = nn.ModuleList(
-            Layer(config, SelfAttention(config)) for _ in range(config.require("num_hidden_layers"))
+            Layer(config, SelfAttention(config), _EPSILON)
+            for _ in range(config.require("num_hidden_layers"))
         )
         self.rel_embeddings = nn.Embedding(2 * _span(config)[1], config.require("hidden_size"))
         self.LayerNorm = layer_norm(config, _EPSILON)

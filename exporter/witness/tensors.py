@@ -5,6 +5,7 @@ mapping count as memory: a checkpoint in bfloat16 then peaks at 1.5 times its fl
 in float32 at twice.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
 
@@ -24,16 +25,16 @@ class _Index(msgspec.Struct, frozen=True):
     weight_map: dict[str, str]
 
 
+@dataclass(frozen=True)
 class StoredTensor:
     """One tensor of a file, in float32; transformers reads it as `tensor[...]`."""
 
-    def __init__(self, file: Path, name: str) -> None:
-        self._file = file
-        self._name = name
+    file: Path
+    name: str
 
     def __getitem__(self, whole: EllipsisType) -> torch.Tensor:
-        with safetensors.safe_open(self._file, framework="pt") as opened:
-            tensor: torch.Tensor = opened.get_tensor(self._name)
+        with safetensors.safe_open(self.file, framework="pt") as opened:
+            tensor: torch.Tensor = opened.get_tensor(self.name)
             return tensor.to(torch.float32, copy=True)
 
 

@@ -126,6 +126,23 @@ def test_settings_are_honoured(tmp_path: Path, write: Any, changes: dict[str, An
     assert_gives_transformers_scores(directory)
 
 
+@pytest.mark.parametrize("write", FAMILIES)
+def test_without_an_epsilon_every_norm_has_that_of_transformers(tmp_path: Path, write: Any) -> None:
+    directory = write(tmp_path)
+    path = directory / "config.json"
+    config = json.loads(path.read_bytes())
+    kept = {
+        key: value for key, value in config.items() if key not in ("layer_norm_eps", "norm_eps")
+    }
+    path.write_text(json.dumps(kept))
+    theirs = AutoModelForSequenceClassification.from_pretrained(directory)
+    found, wanted = (
+        sorted(part.eps for part in model.modules() if isinstance(part, torch.nn.LayerNorm))
+        for model in (load(directory), theirs)
+    )
+    assert found == wanted
+
+
 def test_deberta_with_token_types(tmp_path: Path) -> None:
     directory = write_deberta(tmp_path, type_vocab_size=2)
     ids, mask = uneven(directory, "right")

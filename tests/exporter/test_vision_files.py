@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from exporter.checkpoint import load_model, read_checkpoint
-from exporter.draft import draft
+from exporter.draft import ExportArgs, draft
 from exporter.errors import CheckpointRefused
 from exporter.image_answers import ask_images
 from exporter.model_profile import choose_profile
@@ -30,9 +30,8 @@ from tests.vision_rules import FOUR, SIX
 def drafted(folder: Path, *, strict: bool = False, **wishes: Any) -> Any:
     checkpoint = read_checkpoint(str(folder), strict=strict)
     target = load_target_profile("cpu-fp32")
-    return draft(
-        checkpoint, choose_profile(None, checkpoint.architecture), target, strict=strict, **wishes
-    )
+    args = ExportArgs(strict=strict, **wishes)
+    return draft(checkpoint, choose_profile(None, checkpoint.architecture), target, args)
 
 
 def processor(folder: Path, **settings: Any) -> Path:

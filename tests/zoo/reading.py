@@ -30,7 +30,8 @@ def read(directory: Path, args: ExportArgs) -> Answers:
     target = load_target_profile("cpu-fp32")
     checkpoint = read_checkpoint(str(directory), args.adapter, pooling=args.pooling)
     profile = choose_profile(args.profile, checkpoint.architecture)
-    found = draft(checkpoint, profile, target, template=args.template, prefixes=args.prefixes)
+    wishes = ExportArgs(template=args.template, prefixes=args.prefixes)
+    found = draft(checkpoint, profile, target, wishes)
     own = own_reading(load_model(checkpoint), found.tokenizer, found.manifest, "it reads alone")
     texts = None
     if isinstance(own, RankWitness):
