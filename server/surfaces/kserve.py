@@ -14,7 +14,7 @@ import msgspec
 from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
-from runtime.errors import ModelClosed
+from runtime.errors import InputTooLong, ModelClosed
 from runtime.version import version as software_version
 from server.errors import ErrorBody, Failure, NotReady, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
@@ -66,7 +66,7 @@ class KserveError(msgspec.Struct):
 
 def error_body(failure: Failure) -> Annotated[ErrorBody, KserveError]:
     """KServe's error body; a text that is too long (422) gets status 400 here."""
-    status = 400 if failure.status == 422 else failure.status
+    status = 400 if issubclass(failure.kind, InputTooLong) else failure.status
     return ErrorBody(status, msgspec.json.encode(KserveError(failure.message)))
 
 

@@ -86,6 +86,7 @@ async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
             exchange.use_error_format(tei.error_body)
         raise
     found = {name: value for name, value in decoded.items() if value is not UNSET}
+    await exchange.service.body_budget.slices.before(len(body))  # objects are walked once more
     if found.get("texts") is None:
         return converted(found, RerankRequest)
     if found.get("documents") is not None:
