@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.results import Fidelity
-from checks.beir import candidates, ndcg, read_collection
+from checks.beir import candidates, ndcg
+from exporter.parity import compare_order
+from recipe.evaluation.collection import read_collection
 
 CRANFIELD = Path("../shared/data/cranfield")
 # Reference scores nearer than this are ties: rounding must not decide them.
@@ -20,13 +22,13 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Judged:
-    """A query of a collection, BM25's passages for it by their numbers in the collection, and the
-    grades of the whole collection by number."""
+    """A query of a collection, BM25's passages for it with their ids, and the grades of the whole
+    collection by id."""
 
     query: str
     passages: list[str]
-    numbers: list[int]
-    grades: dict[int, float]
+    ids: list[str]
+    grades: dict[str, int]
 
 
 def judged_queries(folder: Path, count: int) -> list[Judged]:
@@ -34,11 +36,10 @@ def judged_queries(folder: Path, count: int) -> list[Judged]:
     if not folder.is_dir() or not count:
         return []
     collection = read_collection(folder)
-    texts, asked = collection.texts, collection.queries[:count]
-    rows = zip(asked, candidates(texts, asked), collection.grades, strict=False)
+    texts, queries, grades = collection.texts, collection.queries, collection.grades
     return [
-        Judged(query, [texts[number] for number in numbers], numbers, grades)
-        for query, numbers, grades in rows
+        Judged(queries[query], [texts[name] for name in ids], ids, grades[query])
+        for query, ids in candidates(collection, count).items()
     ]
 
 
@@ -75,14 +76,11 @@ def add_collection(
 
 def kendall_tau(reference: Scores, found: Scores) -> float:
     """Kendall's tau-b over the pairs that are no ties in the reference; 1.0 without any."""
-    better, worse = np.nonzero(reference[:, None] - reference[None, :] > TIE)
-    direction = np.sign(found[better] - found[worse])
-    nonzero = np.count_nonzero(direction)
-    if not len(direction):
-        return 1.0
-    return float(direction.sum() / np.sqrt(len(direction) * nonzero)) if nonzero else 0.0
+    tau = compare_order([reference], [found], TIE).tau
+    return 1.0 if tau is None else tau
 
 
 def _ndcg(judged: Judged, scores: Sequence[float]) -> float:
     order = np.argsort(-np.asarray(scores), kind="stable").tolist()
-    return ndcg([judged.numbers[place] for place in order], judged.grades)
+    (figure,) = ndcg({"": [judged.ids[place] for place in order]}, {"": judged.grades})
+    return figure

@@ -3,8 +3,9 @@
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from queue import SimpleQueue
 from statistics import fmean, median
 
 from benchmarks.environments import PeerMissing
@@ -94,34 +95,28 @@ def run(session: Session, load: Load) -> Sample:
 
 
 def _run_once(session: Session, load: Load) -> Sample:
-    waiting = list(reversed(range(len(load.requests))))
-    latencies_s: dict[int, float] = {}
-    logits: dict[int, list[float]] = {}
+    idle: SimpleQueue[Client] = SimpleQueue()
 
-    def call(_: int) -> None:
-        """One client: send requests until none is waiting, or one has failed."""
-        with closing(Client(session)) as client:
-            while waiting:
-                try:
-                    index = waiting.pop()
-                except IndexError:  # another client took the last one
-                    return
-                began = time.monotonic()
-                try:
-                    logits[index] = client.score(load.query, list(load.requests[index]))
-                except CandidateFailed:
-                    waiting.clear()
-                    raise
-                latencies_s[index] = time.monotonic() - began
+    def call(passages: Sequence[str]) -> tuple[float, list[float]]:
+        """One request of a client that has none in flight: its seconds, and the logits."""
+        client = idle.get()
+        began = time.monotonic()
+        try:
+            logits = client.score(load.query, list(passages))
+        finally:
+            idle.put(client)
+        return time.monotonic() - began, logits
 
     others, began = Others(), time.monotonic()
-    with ThreadPoolExecutor(load.clients) as threads:
-        list(threads.map(call, range(load.clients)))
-    seconds = time.monotonic() - began
+    with ExitStack() as stack, ThreadPoolExecutor(load.clients) as threads:
+        for _ in range(load.clients):
+            idle.put(stack.enter_context(closing(Client(session))))
+        answers = list(threads.map(call, load.requests))  # after a failure it asks no more
+        seconds = time.monotonic() - began
     return Sample(
         seconds=seconds,
-        latencies_s=[latencies_s[i] for i in range(len(load.requests))],
-        logits=[logit for i in range(len(load.requests)) for logit in logits[i]],
+        latencies_s=[latency_s for latency_s, _ in answers],
+        logits=[logit for _, logits in answers for logit in logits],
         foreign_cores=others.share() * cores(),
     )
 

@@ -178,7 +178,8 @@ def _write(place: Path, weights: str) -> None:
     if weights:
         _write_minilm(new, Path(weights))
     else:
-        from checks.one_billion import SHAPE, write_random
+        from checks.one_billion import write_random
+        from checks.random_weights import SHAPE
 
         write_random(new, SHAPE, _EMBEDDED)
     new.rename(place)
@@ -187,22 +188,11 @@ def _write(place: Path, weights: str) -> None:
 def _write_minilm(directory: Path, source: Path) -> None:
     """The embedder's body with a score head whose logits spread."""
     import torch
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
-    directory.mkdir(parents=True)
+    from checks.exporting import write_checkpoint
+
     config = json.loads((source / "config.json").read_text())
-    changes = {
-        "architectures": ["BertForSequenceClassification"],
-        "id2label": {"0": "LABEL_0"},
-        "label2id": {"LABEL_0": 0},
-        "random_weights": True,
-    }
-    # It was saved with the truncation and padding of its training.
-    tokenizer = json.loads((source / "tokenizer.json").read_text())
-    tokenizer |= {"truncation": None, "padding": None}
-    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        shutil.copyfile(source / name, directory / name)
     tensors = {
         f"bert.{name}": tensor.contiguous()
         for name, tensor in load_file(source / "model.safetensors").items()
@@ -212,6 +202,15 @@ def _write_minilm(directory: Path, source: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     tensors["classifier.weight"] = torch.randn((1, config["hidden_size"]), generator=generator)
     tensors["classifier.bias"] = torch.zeros(1)
-    save_file(tensors, directory / "model.safetensors")
-    # Written last: its presence marks a complete checkpoint.
-    (directory / "config.json").write_text(json.dumps(config | changes))
+    config |= {
+        "architectures": ["BertForSequenceClassification"],
+        "id2label": {"0": "LABEL_0"},
+        "label2id": {"LABEL_0": 0},
+        "random_weights": True,
+    }
+    write_checkpoint(directory, config, tensors, source)
+    shutil.copyfile(source / "vocab.txt", directory / "vocab.txt")
+    # It was saved with the truncation and padding of its training.
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    tokenizer |= {"truncation": None, "padding": None}
+    (directory / "tokenizer.json").write_text(json.dumps(tokenizer))

@@ -1,26 +1,24 @@
 """The protocol between bench and candidates. Standard library only, for any environment.
 
-A candidate is started with one argument, a JSON object of Setting's fields, and answers HTTP at the
+A candidate gets a JSON object of Setting's fields (candidates/__main__.py) and answers HTTP at the
 setting's port: GET /health with 200 once it can score, POST /rerank {"query", "passages"} with
 {"scores"} (raw logits in the order of the passages) or with another status. Servers that are
 themselves candidates keep the contracts that they have (sessions.py).
 """
 
 import json
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, SupportsFloat
 
-from runtime.telemetry import disable_telemetry
-
-Score = Callable[[str, list[str]], list[float]]
+# Anything that `float` takes, NumPy's and PyTorch's scalars too.
+Score = Callable[[str, list[str]], Iterable[SupportsFloat]]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The argument of a candidate.
+    """What a candidate is told.
 
     `checkpoint` is a folder that transformers reads with trust_remote_code; `graph` one with
     model.onnx and tokenizer/, or empty; `work` a folder to write to. `template` contains {query}
@@ -37,15 +35,6 @@ class Setting:
     port: int
     options: dict[str, Any]
 
-    def to_argument(self) -> str:
-        """The argument that `read_setting` reads."""
-        return json.dumps(asdict(self))
-
-
-def read_setting() -> Setting:
-    """The setting of this process."""
-    return Setting(**json.loads(sys.argv[1]))
-
 
 def templated(template: str, query: str, passage: str) -> str:
     """The text of a pair, for families with a template."""
@@ -53,11 +42,8 @@ def templated(template: str, query: str, passage: str) -> str:
     return head.replace("{query}", query) + passage + tail
 
 
-def answer(load: Callable[[Setting], Score]) -> None:
-    """Load, then answer one request after another in this thread, until the process is ended."""
-    disable_telemetry()
-    setting = read_setting()
-    score = load(setting)
+def answer(score: Score, port: int) -> None:
+    """Answer one request after another in this thread, until the process is ended."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # connections persist
@@ -86,4 +72,4 @@ def answer(load: Callable[[Setting], Score]) -> None:
         def log_request(self, *_: object) -> None:
             """Log no request: there are many."""
 
-    HTTPServer(("127.0.0.1", setting.port), Handler).serve_forever()
+    HTTPServer(("127.0.0.1", port), Handler).serve_forever()

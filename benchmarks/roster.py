@@ -9,6 +9,10 @@ from benchmarks.artifacts import PLAIN_INT8
 Speaks = Literal["plain", "infinity", "nim"]
 Precision = Literal["fp32", "bf16", "int8"]
 REFERENCE = "torch-rows"
+_DTYPES: tuple[tuple[str, Precision, str], ...] = (
+    ("", "fp32", "float32"),
+    ("-bf16", "bf16", "bfloat16"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,20 +60,17 @@ def _torch(
     name: str, module: str, note: str = "", *, peer: str = "torch", speaks: Speaks = "plain"
 ) -> list[Candidate]:
     """PyTorch in float32 and in bfloat16."""
-    if name == REFERENCE:
-        note = "the reference for fidelity"
     return [
-        Candidate(name, module, "fp32", peer, None, note, speaks, options={"dtype": "float32"}),
         Candidate(
-            f"{name}-bf16",
+            name + end,
             module,
-            "bf16",
+            precision,
             peer,
-            None,
-            "" if name == REFERENCE else note,
-            speaks,
-            options={"dtype": "bfloat16"},
-        ),
+            note="the reference for fidelity" if name + end == REFERENCE else note,
+            speaks=speaks,
+            options={"dtype": dtype},
+        )
+        for end, precision, dtype in _DTYPES
     ]
 
 

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from benchmarks.environments import ROOT, PeerMissing, child_variables, interpre
 from benchmarks.models import BenchModel
 from benchmarks.protocol import Setting, templated
 from benchmarks.roster import Candidate, Speaks
+from checks.load import by_index
 from checks.ports import free_port
 
 _START_S = 600.0
@@ -52,20 +54,16 @@ def _infinity(query: str, passages: list[str], template: str | None) -> dict[str
     return {"model": "bench", "query": asked, "documents": passages, "raw_scores": True}
 
 
-def _in_order(rows: Iterable[dict[str, Any]], name: str) -> list[float]:
-    return [row[name] for row in sorted(rows, key=lambda row: row["index"])]
-
-
 DIALECTS: dict[Speaks, Dialect] = {
     "plain": Dialect("/health", "/rerank", _plain, lambda reply: list(reply["scores"])),
     "nim": Dialect(
-        "/v1/health/ready", "/v1/ranking", _nim, lambda reply: _in_order(reply["rankings"], "logit")
+        "/v1/health/ready", "/v1/ranking", _nim, lambda reply: by_index(reply["rankings"], "logit")
     ),
     "infinity": Dialect(
         "/health",
         "/rerank",
         _infinity,
-        lambda reply: _in_order(reply["results"], "relevance_score"),
+        lambda reply: by_index(reply["results"], "relevance_score"),
     ),
 }
 
@@ -82,8 +80,8 @@ class Session:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._port = free_port()
         command = [
-            *(str(interpreter(candidate.peer)), "-m", f"benchmarks.candidates.{candidate.module}"),
-            _setting(candidate, model, graph, self._port).to_argument(),
+            *(str(interpreter(candidate.peer)), "-m", "benchmarks.candidates", candidate.module),
+            json.dumps(asdict(_setting(candidate, model, graph, self._port))),
         ]
         began = time.monotonic()
         with self._log.open("wb") as log:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from exporter.parity_texts import parity_groups
 from runtime.requests import RankRequest
-from runtime.text import PairEncoder, load_tokenizer
+from runtime.text import Encoding, PairEncoder, load_tokenizer
 
 QUERY = "How do vaccines protect against infection?"
 SHORTEST, LONGEST = 30, 512
@@ -49,9 +49,13 @@ class TextMaker:
         passages = [self._passage(length, rng) for length in lengths]
         return Texts(passages, self.count(passages))
 
+    def encode(self, passages: Sequence[str]) -> Sequence[Encoding]:
+        """The tokens of each pair."""
+        return self._encoder.encode(RankRequest(QUERY, passages)).rows
+
     def count(self, passages: Sequence[str]) -> list[int]:
-        """Tokens of each pair."""
-        return [len(row) for row in self._encoder.encode(RankRequest(QUERY, passages)).rows]
+        """How many they are."""
+        return [len(row) for row in self.encode(passages)]
 
     def _passage(self, tokens: int, rng: random.Random) -> str:
         words = _words(tokens, rng)

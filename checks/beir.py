@@ -1,15 +1,14 @@
 """nDCG@10 of a model over BM25's candidates, on a folder in BEIR's layout."""
 
-import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import cast
 
 import bm25s
 import numpy as np
 
+from recipe.evaluation.collection import Collection
+from recipe.evaluation.metrics import measure_each
 from runtime.embedder import Embedder
 from runtime.model import Model
 from runtime.ranker import Ranker
@@ -19,64 +18,44 @@ CANDIDATES = 50
 DEPTH = 10
 
 
-@dataclass(frozen=True)
-class Collection:
-    """Texts of the corpus, queries with judgements, and per query the grade of each text."""
-
-    texts: list[str]
-    queries: list[str]
-    grades: list[dict[int, float]]
-
-
-def read_collection(folder: Path) -> Collection:
-    """Read corpus.jsonl, queries.jsonl and qrels/test.tsv."""
-    corpus = _lines(folder / "corpus.jsonl")
-    number = {row["_id"]: index for index, row in enumerate(corpus)}
-    grades: dict[str, dict[int, float]] = defaultdict(dict)
-    for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]:
-        query, document, grade = line.split("\t")
-        grades[query][number[document]] = float(grade)
-    judged = [row for row in _lines(folder / "queries.jsonl") if row["_id"] in grades]
-    return Collection(
-        texts=[f"{row.get('title', '')} {row['text']}".strip() for row in corpus],
-        queries=[row["text"] for row in judged],
-        grades=[grades[row["_id"]] for row in judged],
-    )
-
-
-def candidates(texts: Sequence[str], queries: Sequence[str]) -> list[list[int]]:
-    """Per query the indexes of BM25's best CANDIDATES texts, best first (English stop words)."""
+def candidates(collection: Collection, count: int) -> dict[str, list[str]]:
+    """For each of the first `count` queries, the ids of BM25's best CANDIDATES passages, best first
+    (English stop words)."""
+    names = list(collection.texts)
+    asked = dict(islice(collection.queries.items(), count))
     index = bm25s.BM25()
-    index.index(_tokens(texts), show_progress=False)
-    depth = min(CANDIDATES, len(texts))
-    found, _ = index.retrieve(_tokens(queries), k=depth, show_progress=False)
-    return [[int(i) for i in row] for row in found]
+    index.index(_tokens(collection.texts.values()), show_progress=False)
+    depth = min(CANDIDATES, len(names))
+    found, _ = index.retrieve(_tokens(asked.values()), k=depth, show_progress=False)
+    return {query: [names[i] for i in row] for query, row in zip(asked, found, strict=True)}
 
 
-def _tokens(texts: Sequence[str]) -> list[list[str]]:
+def _tokens(texts: Iterable[str]) -> list[list[str]]:
     return bm25s.tokenize(list(texts), stopwords="en", show_progress=False, return_ids=False)
 
 
-def ndcg(order: Sequence[int], grades: Mapping[int, float]) -> float:
-    """nDCG@10 with linear gains of texts in this `order`, best first."""
-    discounts = 1 / np.log2(np.arange(2, DEPTH + 2))
-    gains = np.asarray([grades.get(index, 0.0) for index in order[:DEPTH]])
-    ideal = np.asarray(sorted(grades.values(), reverse=True)[:DEPTH])
-    return float(gains @ discounts[: len(gains)] / (ideal @ discounts[: len(ideal)]))
+def ndcg(
+    orders: Mapping[str, Sequence[str]], grades: Mapping[str, Mapping[str, int]]
+) -> list[float]:
+    """nDCG@10 with linear gains of each query in `orders`: its passages' ids, best first."""
+    scores = {
+        query: {name: -float(place) for place, name in enumerate(order)}
+        for query, order in orders.items()
+    }
+    found = measure_each({query: grades[query] for query in orders}, scores, [DEPTH])["NDCG"]
+    return [figures[f"NDCG@{DEPTH}"] for figures in found.values()]
 
 
 def rerank(model: Model, collection: Collection, queries: int) -> tuple[float, float]:
     """Mean nDCG@10 of BM25 and of the model over BM25's candidates, for the first `queries`."""
-    asked = collection.queries[:queries]
-    figures = []
-    for query, grades, found in zip(
-        asked, collection.grades, candidates(collection.texts, asked), strict=False
-    ):
-        passages = [collection.texts[i] for i in found]
-        reranked = [found[i] for i in _order(model, query, passages)]
-        figures.append((ndcg(found, grades), ndcg(reranked, grades)))
-    plain, better = np.mean(figures, axis=0)
-    return float(plain), float(better)
+    found = candidates(collection, queries)
+    reranked = {}
+    for query, names in found.items():
+        passages = [collection.texts[name] for name in names]
+        order = _order(model, collection.queries[query], passages)
+        reranked[query] = [names[i] for i in order]
+    plain, better = (float(np.mean(ndcg(one, collection.grades))) for one in (found, reranked))
+    return plain, better
 
 
 def _order(model: Model, query: str, passages: Sequence[str]) -> Sequence[int]:
@@ -87,7 +66,3 @@ def _order(model: Model, query: str, passages: Sequence[str]) -> Sequence[int]:
     found = model.embed(EmbedRequest(passages, "passage", truncate="END")).vectors
     cosines = found @ asked / np.linalg.norm(found, axis=1)
     return np.argsort(-cosines, kind="stable").tolist()
-
-
-def _lines(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

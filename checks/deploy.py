@@ -115,14 +115,8 @@ def _chart() -> None:
     secured = _rendered(chart, *(word for value in given for word in ("--set", value)))
     assert secured["ServiceMonitor"]["spec"]["endpoints"][0]["scheme"] == "https", secured
     for key, value in (("image.repository", "nvcr.io/nim/x"), ("storage.pvc.create", "true")):
-        command = [
-            "helm",
-            "template",
-            "here",
-            chart,
-            "--set",
-            f"nimOperator.rerankqa.{key}={value}",
-        ]
+        option = f"nimOperator.rerankqa.{key}={value}"
+        command = ["helm", "template", "here", chart, "--set", option]
         refused = subprocess.run(command, capture_output=True, text=True, check=False).stderr
         assert f"nimOperator.rerankqa.{key}: found" in refused, refused
     gpu = _rendered(chart, "--set", r"nimOperator.rerankqa.resources.limits.nvidia\.com/gpu=1")

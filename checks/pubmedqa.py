@@ -49,8 +49,7 @@ def main() -> None:
     decoder = msgspec.json.Decoder(_Pair)
     content = pairs.read_bytes().removeprefix(BOM_UTF8)
     records = [_record(decoder.decode(line)) for line in content.splitlines()]
-    lines = [msgspec.json.encode(record) + b"\n" for record in records]
-    write_atomic(folder / "records.jsonl", b"".join(lines))
+    write_atomic(folder / "records.jsonl", msgspec.json.Encoder().encode_lines(records))
     checkpoints = f"{folder}/finetune/checkpoints"
     settings = [
         f"prep.sdg_input_path={folder}/records.jsonl",

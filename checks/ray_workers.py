@@ -16,8 +16,8 @@ import msgspec
 
 from exporter.library_texts import paragraphs
 from recipe import prep, sdg
+from recipe.cli import main as rerank
 from recipe.config import STAGE_NAMES, load
-from recipe.score import score
 from recipe.stage import perform
 from runtime.telemetry import disable_telemetry
 
@@ -67,17 +67,9 @@ def _scoring(folder: Path, rank: Path) -> None:
             file.write(json.dumps({"id": number, "query": query, "passages": passages}) + "\n")
     for workers in (1, 2):
         began = time.monotonic()
-        score(
-            source,
-            folder / f"out-{workers}.jsonl",
-            rank,
-            max_length=None,
-            workers=workers,
-            ray_address=None,
-            skip_broken=False,
-            force=False,
-            log=_quiet,
-        )
+        out = folder / f"out-{workers}.jsonl"
+        asked = ["score", str(source), str(out), "--rank", str(rank), "--workers", str(workers)]
+        _require(rerank(asked) == 0, "exit status")
         print(f"scoring with {workers}: {time.monotonic() - began:.1f} s")
     one, two = (
         [json.loads(line) for line in (folder / f"out-{n}.jsonl").read_bytes().splitlines()]

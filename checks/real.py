@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checks import figures
-from checks.beir import read_collection, rerank
+from checks.beir import rerank
 from checks.exporting import exported
 from exporter.pipeline import ExportArgs
+from recipe.evaluation.collection import read_collection
 from runtime.embedder import Embedder
 from runtime.manifest import TOKENIZER_FILE
 from runtime.model import Model

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # `rerank-serve`, from the sources of this checkout.
 SERVE = "import sys; from server.cli import main; sys.exit(main())"
 # Reached only by a hang.
-PATIENCE_S = 300.0
+PATIENCE_S = 600.0
 _HOST = "127.0.0.1"
 # What a server gets of our environment. A GPU that is hidden from us is hidden from it, too.
 _INHERITED = ("PATH", "TMPDIR", "CUDA_VISIBLE_DEVICES")
@@ -154,13 +154,17 @@ class Server:
         """Wait until it is ready. Raises ServerFailed."""
         return self.wait_for("/v1/health/ready", 200)
 
-    def wait_until(self, true: Callable[[], object]) -> None:
-        """Wait for anything else. Raises ServerFailed."""
+    def wait_until(self, true: Callable[[], object], pause_s: float = 0.02) -> None:
+        """Wait for anything else, which is looked at every `pause_s`. Raises ServerFailed, also
+        when the process has ended before."""
         end = time.monotonic() + PATIENCE_S
         while not true():
-            if time.monotonic() > end:
-                raise ServerFailed(f"waited in vain; the log ends: {self.log[-_LOG_BYTES:]}")
-            time.sleep(0.02)
+            status = self.process.poll()
+            if time.monotonic() > end or (status is not None and not true()):
+                raise ServerFailed(
+                    f"waited in vain, exit status {status}; the log ends: {self.log[-_LOG_BYTES:]}"
+                )
+            time.sleep(pause_s)
 
     def wait_until_deaf(self) -> None:
         """Wait until it takes no more connections: it has been told to stop a while ago."""

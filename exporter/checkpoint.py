@@ -244,9 +244,10 @@ def _activation(root: Path, config: Config, labels: Labels) -> Activation:
     sigmoid equals their softmax."""
     known = ONE_LOGIT if labels.count == 1 else OF_TWO_LOGITS
     try:
-        return saved_activation(config, model_settings(root) or {}, known) or "sigmoid"
+        found = saved_activation(config, model_settings(root) or {}, known)
     except ValueError as error:
         raise CheckpointRefused(str(error)) from None
+    return "sigmoid" if found is None else found[0]
 
 
 def outline(checkpoint: Checkpoint) -> Architecture:

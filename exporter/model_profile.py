@@ -35,8 +35,8 @@ class ChosenProfile:
 
 def choose_profile(name: str | None, architecture: str) -> ChosenProfile:
     """The profile called `name` (one of ours, an id, or the path of a user's own), or without a
-    name the one for this architecture. Raises ProfileError."""
-    if name is not None:
+    name, or an empty one, the one for this architecture. Raises ProfileError."""
+    if name:
         return ChosenProfile(name.rsplit("/", 1)[-1], load_model_profile(name))
     names = model_profile_names()
     known = [ChosenProfile(one, load_model_profile(one)) for one in names]

@@ -16,7 +16,7 @@ from exporter.errors import CheckpointRefused
 from exporter.labels import DIFFERENCE
 from exporter.sentence_files import TOKENIZER_CONFIG, model_settings, read_json
 from exporter.tokens import TYPES
-from runtime.activation import placed_activation
+from runtime.activation import saved_activation
 
 # The keys of config.json for a fact, in different families. A key counts if its architecture read
 # it and the file has it.
@@ -90,7 +90,7 @@ def _activated_by(checkpoint: Checkpoint) -> str:
     if checkpoint.labels.count == 2:
         return f"the softmax of two labels, by {DIFFERENCE}"
     try:
-        found = placed_activation(checkpoint.config, model_settings(checkpoint.root) or {})
+        found = saved_activation(checkpoint.config, model_settings(checkpoint.root) or {})
     except ValueError as error:
         raise CheckpointRefused(str(error)) from None
     return "sentence-transformers' default for one label" if found is None else found[1]

@@ -60,14 +60,7 @@ class CheckpointTokenizer:
         too many."""
         with quiet(_LONG_TEXTS):
             if self.template is None:
-                try:
-                    return self._encode(query, passage, truncation="only_second")
-                except Exception as error:  # tokenizers raises bare Exceptions
-                    raise CheckpointRefused(
-                        f"found a limit of {self.max_tokens} tokens, which leaves no room for a "
-                        "passage beside a parity text's query; raise --max-tokens, or the "
-                        "model_max_length of the folder"
-                    ) from error
+                return self._encode(query, passage, truncation="only_second")
             # The query is filled in last: it must not be searched for inside the passage.
             head, tail = self.template.split("{passage}")
             ahead = head.replace("{query}", query)
@@ -106,12 +99,21 @@ class CheckpointTokenizer:
     def _encode(self, *texts: str, truncation: bool | str) -> tuple[Tokens, bool]:
         found = self.loaded(*texts, return_token_type_ids=True)
         if cut := len(found["input_ids"]) > self.max_tokens:
-            found = self.loaded(
-                *texts,
-                truncation=truncation,
-                max_length=self.max_tokens,
-                return_token_type_ids=True,
-            )
+            try:
+                found = self.loaded(
+                    *texts,
+                    truncation=truncation,
+                    max_length=self.max_tokens,
+                    return_token_type_ids=True,
+                )
+            except Exception as error:  # tokenizers raises bare Exceptions
+                if len(texts) == 1:
+                    raise
+                raise CheckpointRefused(
+                    f"found a limit of {self.max_tokens} tokens, which leaves no room for a "
+                    "passage beside a parity text's query; raise --max-tokens, or the "
+                    "model_max_length of the folder"
+                ) from error
         return Tokens(found["input_ids"], found["token_type_ids"]), cut
 
     def added_tokens(self) -> list[str]:

@@ -156,13 +156,13 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _run_stages(stages: Sequence[Stage[Any]], args: argparse.Namespace) -> int:
-    recipe = load(args.config, [stage.name for stage in stages], args.overrides)
+    names = [stage.name for stage in stages]
+    recipe = load(args.config, names, args.overrides)
     if args.attached or args.detached:
-        return _launch([stage.name for stage in stages], recipe, args)
+        return _launch(names, recipe, args)
     if args.dry_run:
         print(_preview(stages, recipe))
         return 0
-    names = [stage.name for stage in stages]
     config = [Path(args.config)] if args.config not in config_names() else []
     for number, stage in enumerate(stages):
         # Check the inputs of all stages first: the first stage may take hours.
@@ -193,8 +193,7 @@ def _preview(stages: Sequence[Stage[Any]], recipe: Recipe) -> str:
     parts = []
     for stage in stages:
         settings = getattr(recipe, stage.name)
-        lines = as_yaml(settings).splitlines()
-        parts.append("\n".join([f"{stage.name}:", *(f"  {line}" for line in lines)]))
+        parts.append(as_yaml(recipe, [stage.name]).rstrip("\n"))
         made_before = {one.name for one in stages[: stages.index(stage)]}
         for wanted in stage.inputs(settings):
             there = _presence(wanted.path, wanted.made_by, made_before)

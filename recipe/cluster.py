@@ -139,20 +139,13 @@ def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force:
         )
     if profile.nodes > 1:
         _refuse_idle_nodes(profile, stages, recipe)
-    lines = []
-    for stage in stages:
-        lines += [
-            f"{stage}:",
-            *(f"  {line}" for line in as_yaml(getattr(recipe, stage)).splitlines()),
-        ]
-    settings = "\n".join(lines)
     first, last = stages[0], stages[-1]
     command = f"rerank run -c job.yaml --from {first} --to {last}" + (" --force" if force else "")
     run = (
         f"mkdir -p {shlex.quote(profile.remote_dir)}\n"
         f"cd {shlex.quote(profile.remote_dir)}\n"
         f"{_RAY_NODES if profile.nodes > 1 else ''}"
-        f"cat > job.yaml <<'SETTINGS'\n{settings}\nSETTINGS\n{command}\n"
+        f"cat > job.yaml <<'SETTINGS'\n{as_yaml(recipe, stages)}SETTINGS\n{command}\n"
     )
     resources = {
         "infra": profile.infra,

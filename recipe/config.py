@@ -13,6 +13,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from textwrap import indent
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -357,10 +358,14 @@ def load(name: str, chosen: Sequence[str], overrides: Iterable[str] = ()) -> Rec
     return Recipe(**made)
 
 
-def as_yaml(settings: msgspec.Struct) -> str:
-    """All settings, resolved, as YAML that `-c` can read."""
-    plain = msgspec.to_builtins(settings)
-    return str(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100))
+def as_yaml(recipe: Recipe, stages: Iterable[str]) -> str:
+    """All settings of the stages, resolved, as YAML that `-c` can read."""
+    tables = []
+    for stage in stages:
+        plain = msgspec.to_builtins(getattr(recipe, stage))
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
+        tables.append(f"{stage}:\n{indent(text, '  ')}")
+    return "".join(tables)
 
 
 def _read(name: str) -> tuple[dict[str, Any], str]:

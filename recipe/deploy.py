@@ -8,7 +8,6 @@ endpoint is ready, has answered a ranking and was measured over eval's candidate
 import json
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 from recipe.config import DeployConfig
@@ -141,8 +140,8 @@ def _plan(settings: DeployConfig) -> list[str]:
     lines = [
         f"run {_launcher(settings).command_line()}",
         "wait until it is ready and rank with it:",
+        _smoke_command(settings),
     ]
-    lines.append(_smoke_command(settings))
     if settings.eval_dir is not None:
         lines.append(f"add the column nim to {settings.eval_dir} and check for drift")
     return lines
@@ -228,16 +227,12 @@ def _smoke_command(settings: DeployConfig) -> str:
     )
 
 
-def _outputs(settings: DeployConfig) -> Sequence[Path]:
-    return [settings.home / _LOG_FILE]
-
-
 STAGE = Stage(
     name="deploy",
     about="run the artifact as an endpoint, test it and measure its drift",
     settings=DeployConfig,
     inputs=_inputs,
-    outputs=_outputs,
+    outputs=lambda settings: [settings.home / _LOG_FILE],
     check=_check,
     plan=_plan,
     run=_run,

@@ -1,10 +1,8 @@
 """Stage 3, eval: the same first-stage candidates, reranked by each available model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-
-import msgspec
 
 from recipe.config import EvalConfig
 from recipe.durable import write_json
@@ -31,7 +29,7 @@ from recipe.evaluation.session import (
     require_no_drift,
 )
 from recipe.first_stage import Embedding, FirstStage, embedder_commit
-from recipe.hub import model_commit, pinned
+from recipe.hub import model_commit, pin_models
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.job import read_facts
@@ -54,14 +52,6 @@ def _inputs(settings: EvalConfig) -> list[Input]:
 def _sources(settings: EvalConfig) -> dict[str, str]:
     base = model_commit(settings.base_model) if settings.eval_base else {}
     return {**base, **embedder_commit(_first_stage(settings))}
-
-
-def _pin(settings: EvalConfig, commits: Mapping[str, str]) -> EvalConfig:
-    return msgspec.structs.replace(
-        settings,
-        base_model=pinned(settings.base_model, commits),
-        retrieval_model=pinned(settings.retrieval_model, commits),
-    )
 
 
 def _check(settings: EvalConfig) -> None:
@@ -243,6 +233,6 @@ STAGE = Stage(
     run=_run,
     free=frozenset({"embedder_dir", "nim_api_key_env"}),
     sources=_sources,
-    pin=_pin,
+    pin=pin_models("base_model", "retrieval_model"),
     again="changed",
 )

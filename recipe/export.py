@@ -209,7 +209,15 @@ def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
 
     Raises OutputRefused for any other artifact.
     """
-    out, before = Path(begun.artifact), _read_made(_made_file(settings))
+    out, file = Path(begun.artifact), _made_file(settings)
+    before = read_json(
+        file,
+        Made,
+        lambda error: OutputRefused(
+            f"{file} is damaged or not this stage's ({error}); move it away, or start over with "
+            "--force"
+        ),
+    )
     if not (out / MANIFEST_FILE).is_file():
         return None
     manifest = read_manifest(out)
@@ -223,17 +231,6 @@ def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
 
 def _made_file(settings: ExportConfig) -> Path:
     return settings.home / f"{_column(settings)}.json"
-
-
-def _read_made(file: Path) -> Made | None:
-
-    def damaged(error: Exception) -> OutputRefused:
-        return OutputRefused(
-            f"{file} is damaged or not this stage's ({error}); move it away, or start over with "
-            "--force"
-        )
-
-    return read_json(file, Made, damaged)
 
 
 def _outputs(settings: ExportConfig) -> Sequence[Path]:

@@ -4,15 +4,12 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-
-import msgspec
 
 from recipe.config import FinetuneConfig
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
-from recipe.hub import model_commit, pinned
+from recipe.hub import model_commit, pin_models
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_groups
@@ -120,22 +117,16 @@ def _torchrun(settings: FinetuneConfig) -> list[str]:
     ]
 
 
-def _outputs(settings: FinetuneConfig) -> Sequence[Path]:
-    return [Path(settings.checkpoint_dir), settings.home / _JOB_FILE]
-
-
 STAGE = Stage(
     name="finetune",
     about="train a cross-encoder on mined groups",
     settings=FinetuneConfig,
     inputs=_inputs,
-    outputs=_outputs,
+    outputs=lambda settings: [Path(settings.checkpoint_dir), settings.home / _JOB_FILE],
     check=_check,
     plan=_plan,
     run=_run,
     free=frozenset({"processes"}),
     sources=lambda settings: model_commit(settings.base_model),
-    pin=lambda settings, commits: msgspec.structs.replace(
-        settings, base_model=pinned(settings.base_model, commits)
-    ),
+    pin=pin_models("base_model"),
 )

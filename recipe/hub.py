@@ -1,9 +1,11 @@
 """The commit of a repository on the model hub: branches move, a commit does not."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 # Instead of a commit, when neither the hub nor its local cache could be reached.
 UNKNOWN = "unknown: the hub was not reached"
@@ -42,6 +44,13 @@ def pinned(model: str, commits: Mapping[str, str]) -> str:
     """`model` as NAME@COMMIT, which the exporter loads, when `commits` has its commit."""
     commit = commits.get(model, "")
     return f"{unpinned(model)[0]}@{commit}" if is_commit(commit) else model
+
+
+def pin_models(*keys: str) -> Callable[[Any, Mapping[str, str]], Any]:
+    """A stage's `pin` for settings that name a model in each of `keys`."""
+    return lambda settings, commits: msgspec.structs.replace(
+        settings, **{key: pinned(getattr(settings, key), commits) for key in keys}
+    )
 
 
 def unpinned(model: str) -> tuple[str, str | None]:

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import msgspec
-
 from recipe.config import PrepConfig
 from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.first_stage import Embedding, FirstStage, artifact_directory, embedder_commit
 from recipe.generation.record import RESULT_FILE
-from recipe.hub import pinned
+from recipe.hub import pin_models
 from recipe.preparation.files import (
     CORPUS_FOLDER,
     EVAL_FOLDER,
@@ -163,7 +161,5 @@ STAGE = Stage(
     run=_run,
     free=frozenset({"mining_batch_size", "workers", "ray_address", "embedder_dir"}),
     sources=lambda settings: embedder_commit(_first_stage(settings)),
-    pin=lambda settings, commits: msgspec.structs.replace(
-        settings, base_model=pinned(settings.base_model, commits)
-    ),
+    pin=pin_models("base_model"),
 )

@@ -75,37 +75,12 @@ def _positive(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score the whole file. Raises BadInput, OutputRefused or ServingError."""
-    log = stage_log("score")
-    score(
-        args.source,
-        args.out,
-        args.rank,
-        max_length=args.max_length,
-        workers=args.workers,
-        ray_address=args.ray_address,
-        skip_broken=args.skip_broken,
-        force=args.force,
-        log=log,
-    )
-    log(f"done: {args.out}")
-    return 0
+    """Score the whole file; unfinished work is kept in `.<out>.rerank-score`.
 
-
-def score(
-    source: Path,
-    out: Path,
-    artifact: Path,
-    *,
-    max_length: int | None,
-    workers: int,
-    ray_address: str | None,
-    skip_broken: bool,
-    force: bool,
-    log: Log,
-) -> None:
-    """Write `out`; unfinished work is kept in `.<out>.rerank-score`."""
-    place = file_place(out)
+    Raises BadInput, OutputRefused or ServingError.
+    """
+    source, out, artifact, force = args.source, args.out, args.rank, args.force
+    log, place = stage_log("score"), file_place(out)
     refuse_inputs(out, source, artifact)
     refuse_inputs(work_folder(out, _PURPOSE), source, artifact)
     with closing(Input(source)) as asked, locked_work_folder(out, _PURPOSE) as folder:
@@ -113,8 +88,8 @@ def score(
         if not force:
             _refuse_present(place)
         asked.scan()
-        _refuse_broken(source, asked.broken, skip_broken, log)
-        with closing(open_ranker(artifact, max_tokens=max_length)) as ranker:
+        _refuse_broken(source, asked.broken, args.skip_broken, log)
+        with closing(open_ranker(artifact, max_tokens=args.max_length)) as ranker:
             version, bound = ranker.info.version, ranker.info.max_tokens
         head = Head(
             input=asked.digest,
@@ -131,13 +106,16 @@ def score(
         progress = Progress("lines", asked.scored, log, done)
         chunks = _chunks(islice(asked.scorable_lines(), done, None))
         with journal.open() as writer:
-            for scored in map_in_order(_Scorer, (artifact, bound), chunks, workers, ray_address):
+            how = (artifact, bound), chunks, args.workers, args.ray_address
+            for scored in map_in_order(_Scorer, *how):
                 writer.write(*scored)
                 progress.step(len(scored))
         if not force:
             _refuse_present(place)  # made by another process meanwhile
         _publish(asked, journal, folder, place)
         _remove_work_files(folder)
+    log(f"done: {out}")
+    return 0
 
 
 def _refuse_present(place: Path) -> None:
@@ -180,13 +158,14 @@ def _begin(folder: Path, head: Head) -> None:
         with atomic_file(folder, file) as new:
             new.write(msgspec.json.encode(head))
         return
-
-    def damaged(error: Exception) -> OutputRefused:
-        return OutputRefused(
+    before = read_json(
+        file,
+        Head,
+        lambda error: OutputRefused(
             f"{file} is damaged ({error}), so an earlier run's input is unknown; {_START_OVER}"
-        )
-
-    if read_json(file, Head, damaged) != head:
+        ),
+    )
+    if before != head:
         raise OutputRefused(
             f"{file} is of an earlier run with other lines, another artifact or another "
             f"length; {_START_OVER}"

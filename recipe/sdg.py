@@ -141,7 +141,7 @@ def _from_endpoint(settings: SdgConfig, found: Sequence[llm.Source], log: Log) -
 
 def _write(settings: SdgConfig, records: Sequence[Record]) -> None:
     home, name = settings.home, _records_name(settings)
-    write_atomic(home / name, b"".join(msgspec.json.encode(one) + b"\n" for one in records))
+    write_atomic(home / name, msgspec.json.Encoder().encode_lines(records))
     dataset = _dataset(settings)
     result = Result(schema_version=RESULT_SCHEMA, dataset_name=dataset, output_path=name)
     write_json(home / RESULT_FILE, result)

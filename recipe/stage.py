@@ -191,14 +191,14 @@ def state(settings: Any) -> str:
 
 def read_mark(path: Path) -> Provenance | None:
     """A started.json or done.json; None when it is missing. Raises OutputRefused."""
-
-    def damaged(error: Exception) -> OutputRefused:
-        return OutputRefused(
+    return read_json(
+        path,
+        Provenance,
+        lambda error: OutputRefused(
             f"{path} cannot be read ({error}), so the origin of the files beside it is unknown; "
             "--force starts over"
-        )
-
-    return read_json(path, Provenance, damaged)
+        ),
+    )
 
 
 def _provenance_to_continue(stage: Stage[Any], settings: Any, now: Provenance) -> Provenance | None:
@@ -207,24 +207,19 @@ def _provenance_to_continue(stage: Stage[Any], settings: Any, now: Provenance) -
     done, begun = read_mark(home / DONE_FILE), read_mark(home / STARTED_FILE)
     if stage.again == "repair" and done is not None and not _difference(stage, done, now):
         return msgspec.structs.replace(done, finished_at=None)
-    if begun is None and done is not None:
-        changed = _difference(stage, done, now)
-        if not changed and stage.again != "always":
-            return None
-        if stage.again == "never":
-            raise OutputRefused(
-                f"{home} was finished with {changed}; choose another output directory, or start "
-                "over with --force, which removes the existing output"
-            )
-        return now
-    if begun is not None:
-        changed = _difference(stage, begun, now)
+    if (before := begun or done) is not None:
+        changed = _difference(stage, before, now)
         if changed and stage.again == "never":
+            how = "begun with {}; continue with those," if begun else "finished with {};"
             raise OutputRefused(
-                f"{home} was begun with {changed}; continue with those, choose another output "
-                "directory, or start over with --force, which removes the existing output"
+                f"{home} was {how.format(changed)} choose another output directory, or start over "
+                "with --force, which removes the existing output"
             )
-        return now if changed else msgspec.structs.replace(now, started_at=begun.started_at)
+        if changed:
+            return now
+        if begun is not None:
+            return msgspec.structs.replace(now, started_at=begun.started_at)
+        return now if stage.again == "always" else None
     outputs = _outputs(stage, settings).items()
     foreign = next((path for path, name in outputs if name not in now.outputs), None)
     if foreign is not None and stage.again != "repair":  # such a stage checks its output itself
@@ -325,8 +320,8 @@ def _marks(home: Path) -> list[Provenance]:
     found = []
     for name in (DONE_FILE, STARTED_FILE):
         with suppress(OutputRefused):
-            found += [read_mark(home / name)]
-    return [mark for mark in found if mark is not None]
+            found += [mark] if (mark := read_mark(home / name)) else []
+    return found
 
 
 def _outputs(stage: Stage[Any], settings: Any) -> dict[Path, str]:

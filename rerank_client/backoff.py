@@ -21,13 +21,9 @@ def wait_s(
     remaining_s = left_s - (retry_after_s or 0.0)
     if remaining_s <= 0 or (retry_after_s or 0.0) > MAX_WAIT_S:
         return None
-    wanted_s = backoff_s(attempt, rand) if retry_after_s is None else rand()
+    # 2**attempt seconds on average, with ±50 % jitter.
+    wanted_s = 2**attempt * (0.5 + rand()) if retry_after_s is None else rand()
     return (retry_after_s or 0.0) + min(wanted_s, remaining_s * _PAUSE_SHARE)
-
-
-def backoff_s(attempt: int, rand: Callable[[], float]) -> float:
-    """After attempt 0, 1, …: 2**attempt seconds on average, with ±50 % jitter."""
-    return float(2**attempt) * (0.5 + rand())
 
 
 def parse_retry_after(retry_after: str, now: Callable[[], float]) -> float | None:

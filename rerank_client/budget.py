@@ -54,6 +54,8 @@ class Budget:
 
 
 _running: ContextVar[Budget] = ContextVar("rerank_client_budget")
+# The budget of the current exchange in this thread or task.
+current_budget = _running.get
 
 
 @contextmanager
@@ -64,8 +66,3 @@ def use_budget(budget: Budget) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
-
-
-def current_budget() -> Budget:
-    """The budget of the current exchange in this thread or task."""
-    return _running.get()

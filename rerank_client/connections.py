@@ -21,7 +21,18 @@ class Connection:
         )
 
 
-class Connections:
+class Closable:
+    """What a client uses until it is `closed`."""
+
+    closed = False
+
+    def require_open(self) -> None:
+        """Raises RuntimeError when the client was closed."""
+        if self.closed:
+            raise RuntimeError("this client is closed; make another, or close it later")
+
+
+class Connections(Closable):
     """Persistent connections; threads share them, a forked process gets its own."""
 
     def __init__(self, network: Network) -> None:
@@ -29,12 +40,6 @@ class Connections:
         self._process = os.getpid()
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
-        self.closed = False
-
-    def require_open(self) -> None:
-        """Raises RuntimeError when `close` was called."""
-        if self.closed:
-            raise RuntimeError("this client is closed; make another, or close it later")
 
     def take(self) -> Connection:
         """Take an idle connection; give it back. Raises RuntimeError like `require_open`."""
@@ -44,11 +49,9 @@ class Connections:
         except IndexError:
             connection = Connection(self._network)
         self._busy.add(connection)
-        try:
-            self.require_open()  # checked under the lock, so that `close` sees the connection
-        except RuntimeError:
+        if self.closed:  # checked only now, so that `close` sees the connection
             self.give_back(connection, complete=False)
-            raise
+            self.require_open()
         return connection
 
     def give_back(self, connection: Connection, *, complete: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import httpcore
 
-from rerank_client.connections import MAX_IDLE
+from rerank_client.connections import MAX_IDLE, Closable
 from rerank_client.network import Network
 from rerank_client.streams import AsyncBackend
 
@@ -73,19 +73,13 @@ class LoopPool(NamedTuple):
     process: int
 
 
-class LoopConnections:
+class LoopConnections(Closable):
     """As Connections, for event loops: one after another, or concurrently in many threads."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
         # No lock: only its own loop adds an entry, and removing one twice is harmless.
         self._pools: dict[object, LoopPool] = {}
-        self.closed = False
-
-    def require_open(self) -> None:
-        """Raises RuntimeError when `aclose` was called."""
-        if self.closed:
-            raise RuntimeError("this client is closed; make another, or close it later")
 
     async def here(self) -> LoopPool:
         """The pool of the running loop; keep a reference in use. Raises like `require_open`."""

@@ -30,22 +30,12 @@ def saved_activation(
     config: Mapping[str, Any],
     sentence: Mapping[str, Any],
     known: Mapping[str, Activation] = ONE_LOGIT,
-) -> Activation | None:
-    """The activation that config.json and config_sentence_transformers.json name, None if they name
-    none; `known` are those that are supported.
+) -> tuple[Activation, str] | None:
+    """The activation that config.json and config_sentence_transformers.json name, with the file and
+    key that name it, None if they name none; `known` are those that are supported.
 
     Raises ValueError with the value found for an unknown one.
     """
-    found = placed_activation(config, sentence, known)
-    return None if found is None else found[0]
-
-
-def placed_activation(
-    config: Mapping[str, Any],
-    sentence: Mapping[str, Any],
-    known: Mapping[str, Activation] = ONE_LOGIT,
-) -> tuple[Activation, str] | None:
-    """`saved_activation`, with the file and key that name it."""
     inner = config.get("sentence_transformers")
     inner = {} if inner is None else inner
     if not isinstance(inner, Mapping):

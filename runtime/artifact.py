@@ -56,6 +56,21 @@ _TOKENIZER_CONFIG = "tokenizer/tokenizer_config.json"
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """How a directory is to be opened.
+
+    `engine` None means the plan's engine, else the target's; AUTO and ONNX choose the best that
+    fits (`runtime.selection`). `target` is the target that the graph or plan must have been
+    exported for; None accepts any. `profile` describes a directory without a manifest.
+    """
+
+    engine: str | None
+    target: str | None
+    profile: str | None
+    options: EngineOptions
+
+
+@dataclass(frozen=True)
 class OpenArtifact:
     """The parts of a model. `target` has the limits of its engine calls; `proven` says whether an
     export proved these scores; `tower` is the vision engine of a model that takes images."""
@@ -74,28 +89,18 @@ class OpenArtifact:
             self.tower.close()
 
 
-def open_artifact(
-    directory: Path,
-    *,
-    manifest: Manifest | None,
-    engine: str | None,
-    target: str | None,
-    profile: str | None,
-    options: EngineOptions,
-) -> OpenArtifact:
+def open_artifact(directory: Path, manifest: Manifest | None, wanted: Wanted) -> OpenArtifact:
     """Open engine and tokenizer of `directory` and check its files against the manifest.
 
-    A given `manifest` is used unchecked (by the exporter, before manifest.json exists). `engine`
-    None means the plan's engine, else the target's; AUTO and ONNX choose the best that fits
-    (`runtime.selection`). `target` is the target that the graph or plan must have been exported
-    for; None accepts any. Raises ArtifactError or EngineError.
+    A given `manifest` is used unchecked (by the exporter, before manifest.json exists). Raises
+    ArtifactError or EngineError.
     """
     if manifest is not None:
-        return _open_described(directory, manifest, engine, target, options)
+        return _open_described(directory, manifest, wanted)
     if not is_there(directory, MANIFEST_FILE):
-        return _open_bare(directory, engine, target, profile, options)
+        return _open_bare(directory, wanted)
     manifest = read_manifest(directory)
-    _check_args(manifest, target, profile)
+    _check_args(manifest, wanted.target, wanted.profile)
     if manifest.schema < SCHEMA:
         _log.warning(
             "%s has schema %d, so these scores are not witnessed: run `rerank-export verify "
@@ -107,7 +112,7 @@ def open_artifact(
     # Hashing reads the pages that the session maps, so doing both at once costs little.
     hashed = run_in_daemon(partial(check_files, directory, manifest), "hasher")
     try:
-        opened = _open_described(directory, manifest, engine, target, options)
+        opened = _open_described(directory, manifest, wanted)
     except Exception:
         hashed.result()  # a changed file is a better explanation than the engine's error
         raise
@@ -178,29 +183,23 @@ def _check_args(manifest: Manifest, target: str | None, profile: str | None) -> 
         )
 
 
-def _open_described(
-    directory: Path,
-    manifest: Manifest,
-    engine: str | None,
-    target: str | None,
-    options: EngineOptions,
-) -> OpenArtifact:
+def _open_described(directory: Path, manifest: Manifest, wanted: Wanted) -> OpenArtifact:
     tokenizer = _load_tokenizer(directory)
     _refuse_unknown_pad(manifest, tokenizer)
     own_target = load_target_profile(manifest.target)
-    requested = engine or default_engine(manifest, own_target, target)
-    opened = open_best(directory, requested, manifest, own_target, options)
+    requested = wanted.engine or default_engine(manifest, own_target, wanted.target)
+    opened = open_best(directory, requested, manifest, own_target, wanted.options)
     found = [sorted(opened.input_names), sorted(opened.output_names)]
-    wanted = [sorted(manifest.inputs), sorted(manifest.outputs)]
+    recorded = [sorted(manifest.inputs), sorted(manifest.outputs)]
     with closed_on_error(opened):
-        if found != wanted:
+        if found != recorded:
             raise ManifestError(
-                f"the graph has inputs and outputs {found}, {MANIFEST_FILE} says {wanted}; "
+                f"the graph has inputs and outputs {found}, {MANIFEST_FILE} says {recorded}; "
                 "export the checkpoint again"
             )
         tower = None
         if manifest.vision is not None:
-            tower = open_tower(directory, opened.name, options)
+            tower = open_tower(directory, opened.name, wanted.options)
     return OpenArtifact(
         _of_plan(manifest) if opened.name == "tensorrt" else manifest,
         opened,
@@ -245,13 +244,7 @@ def _of_plan(manifest: Manifest) -> Manifest:
     )
 
 
-def _open_bare(
-    directory: Path,
-    engine: str | None,
-    target: str | None,
-    profile: str | None,
-    options: EngineOptions,
-) -> OpenArtifact:
+def _open_bare(directory: Path, wanted: Wanted) -> OpenArtifact:
     """Open a directory with only a graph and tokenizer/; every guessed fact is logged."""
     if not any(is_there(directory, file) for _, file in ENGINES.values() if file):
         raise ArtifactError(
@@ -261,13 +254,12 @@ def _open_bare(
             "model.plan)"
         )
     tokenizer = _load_tokenizer(directory)
-    own_target = load_target_profile(target) if target else None
-    opened = open_best(
-        directory, engine or (own_target.engine if own_target else AUTO), None, own_target, options
-    )
+    own_target = load_target_profile(wanted.target) if wanted.target else None
+    requested = wanted.engine or (own_target.engine if own_target else AUTO)
+    opened = open_best(directory, requested, None, own_target, wanted.options)
     with closed_on_error(opened):
         own_target = own_target or usual_target(opened.name)
-        manifest = _inferred_manifest(directory, opened, tokenizer, own_target, profile)
+        manifest = _inferred_manifest(directory, opened, tokenizer, own_target, wanted.profile)
     limits = serving_target(opened.name, manifest, own_target)
     return OpenArtifact(manifest, opened, tokenizer, limits, proven=False)
 
@@ -315,9 +307,10 @@ def _inferred_manifest(
 def _activation(directory: Path) -> Activation | None:
     """The activation in the checkpoint's own files, if they lie beside the graph."""
     try:
-        return saved_activation(*(_settings(directory, n) for n in (CONFIG_FILE, SENTENCE_FILE)))
+        found = saved_activation(*(_settings(directory, n) for n in (CONFIG_FILE, SENTENCE_FILE)))
     except ValueError as error:
         raise ArtifactError(str(error)) from None
+    return None if found is None else found[0]
 
 
 def _settings(directory: Path, name: str) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Batching: which rows run in one engine call, and their arrays. Pure functions."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
@@ -42,9 +43,7 @@ class BatchLimits:
 
     def within(self, rows: int) -> "BatchLimits":
         """These limits with `max_rows` lowered to `rows`."""
-        if rows >= self.max_rows:
-            return self
-        return BatchLimits(rows, self.token_budget, self.padding_waste, self.shapes)
+        return replace(self, max_rows=min(rows, self.max_rows))
 
     def allow(self, rows: int, real_tokens: int, longest: int) -> bool:
         """Whether `rows` rows of together `real_tokens` tokens may run as one call."""
@@ -70,23 +69,21 @@ def grow_batch(
     tokens, shortest, longest = sum(lengths), min(lengths), max(lengths)
     below, above = next(shorter, None), next(longer, None)
     while True:
-        rows = len(batch) + 1
-        fits_below = below is not None and limits.allow(rows, tokens + below.length, longest)
-        fits_above = above is not None and limits.allow(
-            rows, tokens + above.length, max(longest, above.length)
-        )
-        if fits_below and fits_above:
-            assert below is not None
-            assert above is not None
-            fits_above = above.length - longest < shortest - below.length
-        if fits_above:
-            assert above is not None
-            found, above = above, next(longer, None)
-        elif fits_below:
-            assert below is not None
-            found, below = below, next(shorter, None)
-        else:
+        rows, found, distance = len(batch) + 1, None, inf
+        if below is not None and limits.allow(rows, tokens + below.length, longest):
+            found, distance = below, shortest - below.length
+        if (
+            above is not None
+            and above.length - longest < distance
+            and limits.allow(rows, tokens + above.length, max(longest, above.length))
+        ):
+            found = above
+        if found is None:
             return
+        if found is above:
+            above = next(longer, None)
+        else:
+            below = next(shorter, None)
         batch.append(found)
         tokens += found.length
         shortest, longest = min(shortest, found.length), max(longest, found.length)

@@ -49,6 +49,7 @@ errors that a server adds:
                   "server", everything else
 """
 
+import copyreg
 from typing import ClassVar, Literal, NamedTuple
 
 Blame = Literal["caller", "disconnect", "admission", "engine", "server"]
@@ -82,6 +83,11 @@ class ServingError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(self.message if message is None else message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """For pickle, as between processes of Ray: without calling `__init__`, which has other
+        arguments in subclasses."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InputRejected(ServingError):

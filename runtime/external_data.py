@@ -33,7 +33,7 @@ _FIELDS: Mapping[str, Mapping[int, str]] = {
 }
 _KEY, _VALUE = 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MOST_VARINT_BITS = 70
+_MOST_VARINT_BYTES = 11
 # The deepest nesting of messages; real files have two or three graphs inside graphs.
 _DEEPEST = 64
 # Graphs of many thousand nodes have a million fields.
@@ -127,13 +127,9 @@ class _Scan:
             raise ValueError("a field is longer than what holds it")
 
     def _varint(self, at: int, end: int) -> tuple[int, int]:
-        value = shift = 0
-        while True:
-            if at >= end or shift > _MOST_VARINT_BITS:
-                raise ValueError("a number does not end")
-            byte = self._data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
+        value = 0
+        for place, byte in enumerate(self._data[at : min(end, at + _MOST_VARINT_BYTES)]):
+            value |= (byte & 0x7F) << 7 * place
             if byte < 0x80:
-                return value, at
-            shift += 7
+                return value, at + place + 1
+        raise ValueError("a number does not end")

@@ -33,10 +33,6 @@ def find_gpu() -> Gpu | None:
         driver = ctypes.CDLL(_LIBRARY)
     except OSError:
         return None
-    return _first_device(driver)
-
-
-def _first_device(driver: ctypes.CDLL) -> Gpu | None:
     count, device = ctypes.c_int(0), ctypes.c_int(0)
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
         return None

@@ -8,9 +8,8 @@ import errno
 import re
 from pathlib import Path
 
-from runtime.model_files import read_bounded, real_directory
+from runtime.model_files import HUB_PREFIX, hub_repository, read_bounded, real_directory
 
-_PREFIX = "models--"
 _REF = "refs/main"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MOST_REF_BYTES = 1024
@@ -25,7 +24,7 @@ def snapshot_of(directory: Path) -> Path:
     real = real_directory(directory)
     repository = real.parent if real.name == "snapshots" else real
     snapshots = repository / "snapshots"
-    if not (repository.name.startswith(_PREFIX) and snapshots.is_dir()):
+    if not (repository.name.startswith(HUB_PREFIX) and snapshots.is_dir()):
         return directory
     found = sorted(path.name for path in snapshots.iterdir() if path.is_dir())
     names = ", ".join(found[:_MOST_NAMED]) + (" …" if len(found) > _MOST_NAMED else "")
@@ -43,11 +42,8 @@ def snapshot_of(directory: Path) -> Path:
 
 def hub_name(directory: Path) -> str | None:
     """ORG/NAME of the repository whose snapshot, or a folder of it, `directory` is; else None."""
-    for snapshots in directory.absolute().parents:
-        repository = snapshots.parent.name
-        if snapshots.name == "snapshots" and repository.startswith(_PREFIX):
-            return repository.removeprefix(_PREFIX).replace("--", "/")
-    return None
+    found = hub_repository(directory)
+    return None if found is None else found.name.removeprefix(HUB_PREFIX).replace("--", "/")
 
 
 def _main(repository: Path) -> str | None:

@@ -6,7 +6,7 @@ A directory is a finished artifact exactly when this file is in it and agrees wi
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
@@ -38,6 +38,8 @@ from runtime.profile import (
     load_model_profile,
 )
 from runtime.vision.rule import Vision
+
+T = TypeVar("T")
 
 SCHEMA = 2
 # Schema 1 had no activation: relevance was the sigmoid of every logit.
@@ -241,31 +243,37 @@ class _Head(msgspec.Struct, frozen=True):
     schema: int | None = None
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """The manifest of `directory`; raises ManifestError."""
+def _read(directory: Path, name: str, kind: type[T]) -> T:
+    """The file `name` as a `kind`. Raises OSError, and ManifestError for another schema or form."""
+    raw = read_file(directory, name, JSON_BYTES)
     try:
-        raw = read_file(directory, MANIFEST_FILE, JSON_BYTES)
         schema = msgspec.json.decode(raw, type=_Head).schema
         if schema not in READABLE:
             raise ManifestError(
-                f"{MANIFEST_FILE} has schema {schema!r}, wanted {SCHEMA}; "
-                "export the checkpoint again with this version"
+                f"{name} has schema {schema!r}, wanted {SCHEMA}; export the checkpoint again with "
+                "this version"
             )
-        manifest = msgspec.json.decode(raw, type=Manifest)
-        if manifest.kind == "rank" and manifest.activation is None:
-            if schema == SCHEMA:
-                raise ManifestError(
-                    f"{MANIFEST_FILE} of a reranker has no activation, wanted one; export the "
-                    "checkpoint again"
-                )
-            manifest = msgspec.structs.replace(manifest, activation="sigmoid")
+        return msgspec.json.decode(raw, type=kind)
+    except _UNREADABLE as error:
+        raise ManifestError(f"{name} cannot be used: {error}") from error
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of `directory`; raises ManifestError."""
+    try:
+        manifest = _read(directory, MANIFEST_FILE, Manifest)
     except OSError as error:
         raise ManifestError(
             f"cannot read {directory / MANIFEST_FILE}: {error.strerror}; wanted an artifact "
             "written by rerank-export"
         ) from error
-    except _UNREADABLE as error:
-        raise ManifestError(f"{MANIFEST_FILE} cannot be used: {error}") from error
+    if manifest.kind == "rank" and manifest.activation is None:
+        if manifest.schema == SCHEMA:
+            raise ManifestError(
+                f"{MANIFEST_FILE} of a reranker has no activation, wanted one; export the "
+                "checkpoint again"
+            )
+        manifest = msgspec.structs.replace(manifest, activation="sigmoid")
     for name in manifest.files:
         if fault := name_fault(name):
             raise ManifestError(
@@ -289,17 +297,9 @@ def proven_engines(directory: Path) -> list[str]:
     ManifestError for an unknown schema.
     """
     try:
-        raw = read_file(directory, PARITY_FILE, JSON_BYTES)
-        head = msgspec.json.decode(raw, type=_ParityHead)
+        head = _read(directory, PARITY_FILE, _ParityHead)
     except OSError as error:
         raise ManifestError(f"cannot read {PARITY_FILE}: {error.strerror}") from error
-    except _UNREADABLE as error:
-        raise ManifestError(f"{PARITY_FILE} cannot be used: {error}") from error
-    if head.schema not in READABLE:
-        raise ManifestError(
-            f"{PARITY_FILE} has schema {head.schema}, wanted {SCHEMA}; export the checkpoint again "
-            "with this version"
-        )
     return [head.engine, *([head.plan.engine] if head.plan else [])]
 
 

@@ -27,7 +27,8 @@ from runtime.manifest import ImageGolden
 from runtime.model_info import ModelInfo
 from runtime.postprocess import Floats, Ints, Timing
 from runtime.requests import AnyRequest, EmbedRequest, images_of, time_left_s
-from runtime.scheduling.admission import QueueLimits, Ticket
+from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.backlog import Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.text import Encoding, Encodings
@@ -323,7 +324,7 @@ class Model(ABC):
         self._tokenizer_pool.inherit_estimates(before._tokenizer_pool)
         self.scheduler.inherit_estimates(before.scheduler)
         if self.tower is not None and before.tower is not None:
-            self.tower.inherit_estimates(before.tower)
+            self.tower.scheduler.inherit_estimates(before.tower.scheduler)
 
     def reconnect(self) -> None:
         """Warm up again; on success the remote engine counts as reachable.

@@ -15,6 +15,8 @@ FileNotFoundError.
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +29,8 @@ GRAPH_BYTES = (2 << 30) - 1
 # Weights and plans. A sparse file may claim to be larger than any disk.
 LARGEST_BYTES = 256 << 30
 
+# The beginning of the name of a repository in the hub's cache.
+HUB_PREFIX = "models--"
 _MOST_NAME_BYTES = 1024
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -39,11 +43,9 @@ _KINDS = {
 
 def real_directory(directory: Path) -> Path:
     """`directory` with all links resolved, so that a link replaced later has no effect."""
-    try:
+    with _user_id_told():
         found = Path(os.path.realpath(directory, strict=True))
         mode = found.stat().st_mode
-    except OSError as error:
-        raise _with_user_id(error) from None
     if not stat.S_ISDIR(mode):
         raise NotADirectoryError(errno.ENOTDIR, f"it is {_kind(mode)}, wanted a directory")
     return found
@@ -82,14 +84,16 @@ def find_file(directory: Path, name: str) -> Path:
     path = directory / name
     home = Path(os.path.realpath(directory))
     try:
-        found = Path(os.path.realpath(path, strict=True))
-        mode = found.stat().st_mode
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and path.is_symlink():
-            message = f"it is a link to {os.readlink(path)!r}, which does not exist"
-            raise OSError(errno.ELOOP, message) from error
-        raise _with_user_id(error) from None
-    blobs = _blobs(home)
+        with _user_id_told():
+            found = Path(os.path.realpath(path, strict=True))
+            mode = found.stat().st_mode
+    except FileNotFoundError as error:
+        if not path.is_symlink():
+            raise
+        message = f"it is a link to {os.readlink(path)!r}, which does not exist"
+        raise OSError(errno.ELOOP, message) from error
+    repository = hub_repository(home)
+    blobs = None if repository is None else repository / "blobs"
     if not found.is_relative_to(home) and found.parent != blobs:
         wanted = "a file in it, or a link to the blobs of the same hub cache"
         if blobs is not None and blobs.is_symlink():
@@ -108,13 +112,11 @@ def find_file(directory: Path, name: str) -> Path:
 
 def open_file(path: Path, most_bytes: int = LARGEST_BYTES) -> BufferedReader:
     """Open the regular file `path`, of at most so many bytes, to be read. Raises OSError."""
-    try:
+    with _user_id_told():
         # Checked first: opening a device may already have an effect.
         _refuse_special(path.stat().st_mode)
         # A FIFO may have replaced the file since, and would block its reader.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise _with_user_id(error) from None
     try:
         found = os.fstat(handle)
         _refuse_special(found.st_mode)
@@ -167,12 +169,12 @@ def identity(directory: Path, name: str) -> Identity | None:
     return Identity(found.st_dev, found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
 
 
-def _blobs(home: Path) -> Path | None:
-    """The blobs of a snapshot in the hub's cache; None for other directories."""
-    for snapshots in home.parents:
-        repository = snapshots.parent
-        if snapshots.name == "snapshots" and repository.name.startswith("models--"):
-            return repository / "blobs"
+def hub_repository(directory: Path) -> Path | None:
+    """The repository in the hub's cache whose snapshot, or a folder of it, `directory` is; else
+    None."""
+    for snapshots in directory.absolute().parents:
+        if snapshots.name == "snapshots" and snapshots.parent.name.startswith(HUB_PREFIX):
+            return snapshots.parent
     return None
 
 
@@ -185,11 +187,14 @@ def _kind(mode: int) -> str:
     return _KINDS.get(stat.S_IFMT(mode), "a file")
 
 
-def _with_user_id(error: OSError) -> OSError:
-    """`error`; for a missing permission with the user id."""
-    if not isinstance(error, PermissionError):
-        return error
-    return PermissionError(
-        error.errno,
-        f"{error.strerror}; make it readable for user id {os.getuid()}, as which this process runs",
-    )
+@contextmanager
+def _user_id_told() -> Iterator[None]:
+    """Add the user id to the message of a missing permission."""
+    try:
+        yield
+    except PermissionError as error:
+        raise PermissionError(
+            error.errno,
+            f"{error.strerror}; make it readable for user id {os.getuid()}, as which this process "
+            "runs",
+        ) from None

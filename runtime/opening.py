@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
 
-from runtime.artifact import OpenArtifact, closed_on_error, find_directory, open_artifact
+from runtime.artifact import OpenArtifact, Wanted, closed_on_error, find_directory, open_artifact
 from runtime.batch import BatchLimits
 from runtime.embedder import Embedder, Vectors
 from runtime.engines import BoundedEngine, open_engine
@@ -58,7 +58,7 @@ class ModelLimits(TypedDict, total=False):
 
 
 class OpenArgs(ModelLimits, total=False):
-    """How to open a directory: see `runtime.artifact.open_artifact`, and `EngineSetup` for `cache`,
+    """How to open a directory: see `runtime.artifact.Wanted`, and `EngineSetup` for `cache`,
     `memory_bytes` and `host_code`."""
 
     manifest: Manifest | None
@@ -76,20 +76,15 @@ def open_model(directory: Path, kind: Kind | None = None, **args: Unpack[OpenArg
     `kind` None accepts either kind. Raises ArtifactError or EngineError.
     """
     directory = find_directory(directory)
-    opened = open_artifact(
-        directory,
-        manifest=args.get("manifest"),
-        engine=args.get("engine"),
-        target=args.get("target"),
-        profile=args.get("profile"),
-        options=EngineOptions(
-            max_rows=args.get("max_rows"),
-            max_tokens=args.get("max_tokens"),
-            cache=args.get("cache"),
-            memory_bytes=args.get("memory_bytes"),
-            host_code=args.get("host_code", False),
-        ),
+    options = EngineOptions(
+        max_rows=args.get("max_rows"),
+        max_tokens=args.get("max_tokens"),
+        cache=args.get("cache"),
+        memory_bytes=args.get("memory_bytes"),
+        host_code=args.get("host_code", False),
     )
+    wanted = Wanted(args.get("engine"), args.get("target"), args.get("profile"), options)
+    opened = open_artifact(directory, args.get("manifest"), wanted)
     with closed_on_error(opened):
         found = opened.manifest.kind
         if kind is not None and found != kind:

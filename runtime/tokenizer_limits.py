@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -112,17 +113,20 @@ def check_tokenizer(raw: bytes, vocabulary: int = MOST_VOCABULARY) -> None:
     normalized = _normalized(normalizers)
     growth = normalized * prod(map(_pre_tokenized, pre_tokenizers))
     if growth > _MOST_GROWTH:
-        raise ArtifactError(
-            f"tokenizer.json makes up to {growth:.3g} characters of one (normalizer and "
-            f"pre_tokenizer together), wanted {_MOST_GROWTH} at most; use the tokenizer that the "
-            "model was trained with"
+        raise _refusal(
+            f"makes up to {growth:.3g} characters of one (normalizer and pre_tokenizer together), "
+            f"wanted {_MOST_GROWTH} at most"
         )
     added = sum(len(token.content) for token in file.added_tokens if token.normalized)
     _refuse(
         int(normalized * added), _MOST_NORMALIZED_CHARS, "characters of normalized added_tokens"
     )
     for step in (*normalizers, *pre_tokenizers):
-        _check_pattern(step)
+        pattern = step.get("pattern")
+        regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
+        if regex and backtracks(regex):
+            found = f"has the pattern {regex[:80]!r}, which could take for ever on a short text"
+            raise _refusal(found)
     _refuse(sum(map(_special_tokens, processors)), _MOST_SPECIAL, "special tokens around a text")
 
 
@@ -141,18 +145,20 @@ def _without_vocabulary(file: _File) -> tokenizers.Tokenizer:
 
 def _refuse(found: int, most: int, what: str) -> None:
     if found > most:
-        raise ArtifactError(
-            f"tokenizer.json has {found} {what}, wanted {most} at most; use the tokenizer that the "
-            "model was trained with"
-        )
+        raise _refusal(f"has {found} {what}, wanted {most} at most")
+
+
+def _refusal(found: str) -> ArtifactError:
+    return ArtifactError(
+        f"tokenizer.json {found}; use the tokenizer that the model was trained with"
+    )
 
 
 def _check_added(tokens: list[_Added]) -> None:
-    _refuse(len(tokens), _MOST_ADDED, "added_tokens")
-    characters = sum(len(token.content) for token in tokens)
-    _refuse(characters, _MOST_ADDED_CHARS, "characters of added_tokens")
-    longest = max((len(token.content) for token in tokens), default=0)
-    _refuse(longest, _MOST_TOKEN_CHARS, "characters of an added token")
+    sizes = [len(token.content) for token in tokens]
+    _refuse(len(sizes), _MOST_ADDED, "added_tokens")
+    _refuse(sum(sizes), _MOST_ADDED_CHARS, "characters of added_tokens")
+    _refuse(max(sizes, default=0), _MOST_TOKEN_CHARS, "characters of an added token")
 
 
 def _check_model(model: _Model) -> None:
@@ -187,17 +193,12 @@ def _patterns(part: Any) -> Iterator[str]:
 
 def _steps(part: Any, inside: str) -> list[_Step]:
     """The steps of a normalizer, pre_tokenizer or post_processor in order, sequences flattened."""
-    if part is None:
-        return []
-    return list(_flat(msgspec.json.decode(part.__getstate__()), inside))
 
+    def flat(step: _Step) -> list[_Step]:
+        sequence = step["type"] == "Sequence"
+        return list(chain.from_iterable(map(flat, step[inside]))) if sequence else [step]
 
-def _flat(step: _Step, inside: str) -> Iterator[_Step]:
-    if step["type"] != "Sequence":
-        yield step
-        return
-    for one in step[inside]:
-        yield from _flat(one, inside)
+    return [] if part is None else flat(msgspec.json.decode(part.__getstate__()))
 
 
 def _normalized(steps: Sequence[_Step]) -> float:
@@ -273,16 +274,6 @@ def _longest(charsmap: str) -> int:
     found = base64.b64decode(charsmap)
     texts = found[4 + int.from_bytes(found[:4], "little") :].split(b"\0")
     return max(1, *(len(text.decode(errors="replace")) for text in texts))
-
-
-def _check_pattern(step: _Step) -> None:
-    pattern = step.get("pattern")
-    regex = pattern.get("Regex") if isinstance(pattern, Mapping) else None
-    if regex and backtracks(regex):
-        raise ArtifactError(
-            f"tokenizer.json has the pattern {regex[:80]!r}, which could take for ever on a short "
-            "text; use the tokenizer that the model was trained with"
-        )
 
 
 def _special_tokens(step: _Step) -> int:

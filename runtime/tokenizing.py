@@ -72,12 +72,12 @@ class TokenizerPool:
 
     async def encode_async(self, request: AnyRequest, check: Check) -> Encoded:
         """Encode in a thread of the pool. Raises what the encoder raises, or ModelClosed."""
-        return await _in_thread(self._threads, lambda: self.encode(request, check))
+        return await in_thread(self._threads, lambda: self.encode(request, check))
 
     async def list_async(self, work: Callable[[], T]) -> T:
         """Run `work`, which lists tokens, in the listing thread. Raises what `work` raises, or
         ModelClosed."""
-        return await _in_thread(self._listing_thread, work)
+        return await in_thread(self._listing_thread, work)
 
     def inherit_estimates(self, before: "TokenizerPool") -> None:
         """Start from the estimate that `before`, the replaced model's, has measured."""
@@ -96,7 +96,7 @@ class TokenizerPool:
         self._tokens_per_character = known + _SHARE_OF_LATEST * (found - known)
 
 
-async def _in_thread(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+async def in_thread(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
     """Run `work` in `pool`; cancelling drops it if it has not begun."""
     try:
         future = pool.submit(work)

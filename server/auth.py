@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
+from server.caller import bearer_of
 from server.errors import AuthenticationRequired, ErrorFormat, RequestRefused, classify_error
 from server.settings import Settings
 from server.surface import send_failure
@@ -35,14 +36,10 @@ class Keys:
 
     def accepts(self, given: Sequence[bytes]) -> bool:
         """Whether `given`, the values of all authorization headers, is one accepted bearer."""
-        if not self._keys:
-            return True
-        if len(given) != 1:
-            return False
-        scheme, _, key = given[0].partition(b" ")
+        found = bearer_of(given)
         # Every key is compared, so that the time reveals nothing about the keys.
-        matches = [hmac.compare_digest(key.strip(), wanted) for wanted in self._keys]
-        return scheme.lower() == b"bearer" and any(matches)
+        matches = [hmac.compare_digest(found, wanted) for wanted in self._keys]
+        return not self._keys or (any(matches) and found != b"")
 
 
 class AccessMiddleware:

@@ -14,7 +14,7 @@ _HASH_BYTES = 16
 
 def http_caller(authorization: Sequence[bytes], client: tuple[str, int] | None) -> str:
     """The caller of a request with these authorization headers, from this address and port."""
-    return _bearer(authorization) or (client[0] if client else "")
+    return _hash(bearer_of(authorization)) or (client[0] if client else "")
 
 
 def grpc_caller(authorization: Sequence[bytes], peer: str) -> str:
@@ -22,14 +22,14 @@ def grpc_caller(authorization: Sequence[bytes], peer: str) -> str:
     ipv6:[::1]:5000, with %5B for a bracket, or unix:PATH."""
     family, _, address = unquote(peer).partition(":")
     host = address.rpartition(":")[0].strip("[]") if family.startswith("ipv") else ""
-    return _bearer(authorization) or host
+    return _hash(bearer_of(authorization)) or host
 
 
-def _bearer(authorization: Sequence[bytes]) -> str:
-    """The bearer's hash; empty without a bearer, or with several."""
-    if len(authorization) != 1:
-        return ""
-    scheme, _, key = authorization[0].partition(b" ")
-    if scheme.lower() != b"bearer" or not key.strip():
-        return ""
-    return hashlib.blake2b(key.strip(), digest_size=_HASH_BYTES).hexdigest()
+def bearer_of(authorization: Sequence[bytes]) -> bytes:
+    """The bearer in these authorization headers; empty without one, or with several headers."""
+    scheme, _, key = authorization[0].partition(b" ") if len(authorization) == 1 else (b"",) * 3
+    return key.strip() if scheme.lower() == b"bearer" else b""
+
+
+def _hash(bearer: bytes) -> str:
+    return hashlib.blake2b(bearer, digest_size=_HASH_BYTES).hexdigest() if bearer else ""

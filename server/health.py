@@ -42,18 +42,14 @@ class ServerReady(msgspec.Struct):
     ready: bool
 
 
-def _spelling(service: Service) -> Literal["health.response", "health-response"]:
-    embeds = service.loaded and service.primary.model.info.kind == "embed"
-    return "health-response" if embeds else "health.response"
-
-
 def _status(ready: bool) -> int:
     return 200 if ready else _UNAVAILABLE
 
 
 def _reply(service: Service, name: str, ok: bool) -> Response[HealthReply]:
-    state = name if ok else f"not {name}"
-    reply = HealthReply(_spelling(service), f"Service is {state}.")
+    embeds = service.loaded and service.primary.model.info.kind == "embed"
+    message = f"Service is {name if ok else f'not {name}'}."
+    reply = HealthReply("health-response" if embeds else "health.response", message)
     return Response(reply, status_code=_status(ok))
 
 
@@ -78,14 +74,12 @@ class Health(Controller):
     @route("/v2/health/live", http_method=_PROBE, answers=_ANSWERS)
     async def kserve_live(self, service: NamedDependency[Service]) -> Response[ServerLive]:
         """KServe v2: the process answers."""
-        live = service.live
-        return Response(ServerLive(live), status_code=_status(live))
+        return Response(ServerLive(live := service.live), status_code=_status(live))
 
     @route("/v2/health/ready", http_method=_PROBE, answers=_ANSWERS)
     async def kserve_ready(self, service: NamedDependency[Service]) -> Response[ServerReady]:
         """KServe v2: the model answers."""
-        ready = service.ready
-        return Response(ServerReady(ready), status_code=_status(ready))
+        return Response(ServerReady(ready := service.ready), status_code=_status(ready))
 
     @route("/health", http_method=_PROBE, answers=_ANSWERS)
     async def health(self, service: NamedDependency[Service]) -> Response[PlainHealth]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Closing a socket with unread data resets the connection, and the answer may be lost. So further
 # data is read and dropped, for this long and up to this many bytes.
@@ -11,9 +11,15 @@ _LINGER_BYTES = 64 << 20
 # Time for sending the rest of the answer afterwards.
 _FLUSH_S = 10.0
 
+# asyncio's class has methods that only raise; without them `__getattr__` finds the real ones.
+if TYPE_CHECKING:
+    _Transport = asyncio.Transport
+else:
+    _Transport = object
 
-class LingeringTransport(asyncio.Transport):
-    """A transport with a lingering close. If `still_sending` says that the client may still send,
+
+class LingeringTransport(_Transport):
+    """`transport` with a lingering close. If `still_sending` says that the client may still send,
     `close` ends the answer at once, and the connection when the client closes its side or a limit
     above is reached."""
 
@@ -23,7 +29,6 @@ class LingeringTransport(asyncio.Transport):
         loop: asyncio.AbstractEventLoop,
         still_sending: Callable[[], bool],
     ) -> None:
-        super().__init__()
         self._transport = transport
         self._loop = loop
         self._still_sending = still_sending
@@ -66,22 +71,5 @@ class LingeringTransport(asyncio.Transport):
         """Whether it has been closed, in either step."""
         return self._lingers or self._transport.is_closing()
 
-    def abort(self) -> None:
-        """Close at once."""
-        self._transport.abort()
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send."""
-        self._transport.write(data)
-
-    def pause_reading(self) -> None:
-        """Stop reading from the client."""
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Read from the client again."""
-        self._transport.resume_reading()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Facts of the socket."""
-        return self._transport.get_extra_info(name, default)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

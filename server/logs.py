@@ -126,19 +126,14 @@ def _capture_python_output() -> None:
     def in_thread(seen: threading.ExceptHookArgs) -> None:
         if not isinstance(seen.exc_value, SystemExit):
             name = seen.thread.name if seen.thread else "unknown"
-            error = seen.exc_value or seen.exc_type()
-            _log.error(
-                "the thread %s ends unexpectedly",
-                name,
-                exc_info=(seen.exc_type, error, seen.exc_traceback),
-            )
+            _log.error("the thread %s ends unexpectedly", name, exc_info=_raised(seen))
 
     def unraisable(seen: "sys.UnraisableHookArgs") -> None:
-        error = seen.exc_value or seen.exc_type()
-        _log.error(
-            "%s",
-            seen.err_msg or "an unraisable exception",
-            exc_info=(seen.exc_type, error, seen.exc_traceback),
-        )
+        _log.error("%s", seen.err_msg or "an unraisable exception", exc_info=_raised(seen))
 
     sys.excepthook, threading.excepthook, sys.unraisablehook = uncaught, in_thread, unraisable
+
+
+def _raised(seen: "threading.ExceptHookArgs | sys.UnraisableHookArgs") -> BaseException:
+    error: BaseException = seen.exc_value or seen.exc_type()
+    return error.with_traceback(seen.exc_traceback)

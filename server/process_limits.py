@@ -119,9 +119,10 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _thread_limit() -> str:
     """The exceeded limit of threads."""
-    pids = _pids_left()
-    if pids is not None and pids[1] <= 0:
-        return f"pids.max of the container is {pids[0]}; raise it (docker run --pids-limit)"
+    most, left = _pids_left() or (None, 1)
+    of_pids = f"pids.max of the container is {most}; raise it (docker run --pids-limit)"
+    if left <= 0:
+        return of_pids
     for name in _MEMORY:
         if _left_below(name) <= _stack_bytes():
             return _limit_text(name)
@@ -131,8 +132,8 @@ def _thread_limit() -> str:
             f"RLIMIT_NPROC is {processes} for everything that user {os.getuid()} runs; raise it "
             "(ulimit -u), or pids.max where a container has one"
         )
-    if pids is not None:
-        return f"pids.max of the container is {pids[0]}; raise it (docker run --pids-limit)"
+    if most is not None:
+        return of_pids
     return "the machine's kernel.threads-max or kernel.pid_max; raise it, or end other processes"
 
 

@@ -139,7 +139,8 @@ class BoundedProtocol(FramedProtocol):
         """Whether this connection has a slot within the limit; tries to free one."""
         if len(self.connections) <= self._most_connections:
             return True
-        others = list(self._counted_others())
+        # Those that count towards the limit.
+        others = [other for other in self._others() if other._probing_since is None]
         return len(others) < self._most_connections or self._make_room(others)
 
     def _make_room(self, others: "list[BoundedProtocol]") -> bool:
@@ -175,10 +176,6 @@ class BoundedProtocol(FramedProtocol):
         for other in self.connections:
             if isinstance(other, BoundedProtocol) and other is not self:
                 yield other
-
-    def _counted_others(self) -> "Iterator[BoundedProtocol]":
-        """The other connections that count towards the limit."""
-        return (other for other in self._others() if other._probing_since is None)
 
     def _health_only(self, app: ASGIApp) -> ASGIApp:
         """Middleware: pass health requests on to `app`, and all requests once there is a slot;

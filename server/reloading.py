@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from runtime.artifact import closed_on_error
 from runtime.daemon import run_in_daemon
@@ -220,9 +220,8 @@ def reloading_on_signal(service: Service) -> Iterator[None]:
 def _reload_on(signals: "SimpleQueue[int]", service: Service) -> None:
     while True:
         signals.get()
-        with suppress(Empty):
-            while True:
-                signals.get_nowait()
+        while not signals.empty():  # this thread alone takes them
+            signals.get()
         _reload_all(service)
 
 

@@ -84,7 +84,8 @@ class Shutdown:
             act = before[signal.Signals(number)]
             if callable(act):
                 loop.call_soon_threadsafe(loop.call_later, notice_s, act, number, frame)
-            loop.call_soon_threadsafe(self._begin_to_end)
+            drain_s = self._service.settings.drain_timeout_s
+            loop.call_soon_threadsafe(loop.call_later, drain_s, self._close_models)
 
         for number in _SIGNALS:
             signal.signal(number, handle)
@@ -93,10 +94,6 @@ class Shutdown:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    def _begin_to_end(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.call_later(self._service.settings.drain_timeout_s, self._close_models)
 
     def _close_models(self) -> None:
         """Close the models, which answers requests that wait for them over HTTP and gRPC; then end

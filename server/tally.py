@@ -12,10 +12,6 @@ Outcome = Literal["answered", "failed", "cancelled", "refused"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
-def _zeros() -> dict[Outcome, int]:
-    return dict.fromkeys(OUTCOMES, 0)
-
-
 @dataclass
 class Tally:
     """Requests that a model received, their outcomes, and their time in seconds.
@@ -28,7 +24,7 @@ class Tally:
     """
 
     received: int = 0
-    outcomes: dict[Outcome, int] = field(default_factory=_zeros)
+    outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     # Failures caused by the engine.
     engine_faults: int = 0
     answered_s: float = 0.0

@@ -123,16 +123,14 @@ def open_tracing(settings: Settings) -> Tracing | None:
 @contextmanager
 def _variables(given: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables for the block: the SDK reads its settings only from there."""
-    before = {name: os.environ.get(name) for name in given}
+    before = {name: os.environ[name] for name in given if name in os.environ}
     os.environ.update(given)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in given:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _stages(timings: Sequence[Timing]) -> Iterator[tuple[str, float, float, dict[str, int]]]:

@@ -46,6 +46,8 @@ FLOORS = {
         ["app", "command", "cli"],
     ),
 }
+# A longer file holds two things.
+MOST_LINES = 480
 HEAVY = {
     "huggingface_hub",
     "onnx",
@@ -139,6 +141,12 @@ def test_importing_the_server_brings_in_no_heavy_library() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert not HEAVY & set(done.stdout.split())
+
+
+def test_no_file_is_long() -> None:
+    paths = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    lines = {str(path): path.read_text("utf-8").count("\n") for path in paths}
+    assert {path: count for path, count in lines.items() if count > MOST_LINES} == {}
 
 
 def test_no_drawer_modules() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from fastembed.common.model_description import ModelSource
 from fastembed.rerank.cross_encoder import TextCrossEncoder
 
-from benchmarks.protocol import Score, Setting, answer
+from benchmarks.protocol import Score, Setting
 
 _NAME = "bench/model"
 
@@ -18,7 +18,7 @@ def load(setting: Setting) -> Score:
         model=_NAME, sources=ModelSource(url="none"), model_file="model.onnx"
     )
     model = TextCrossEncoder(_NAME, threads=setting.threads, specific_model_path=str(folder))
-    return lambda query, passages: [float(one) for one in model.rerank(query, passages)]
+    return model.rerank
 
 
 def _folder(setting: Setting) -> Path:
@@ -34,7 +34,3 @@ def _folder(setting: Setting) -> Path:
         if source.is_file() and not (folder / name).exists():
             (folder / name).symlink_to(source)
     return folder
-
-
-if __name__ == "__main__":
-    answer(load)

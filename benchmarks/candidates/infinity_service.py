@@ -7,12 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.protocol import read_setting
+from benchmarks.protocol import Setting
 
 
-def main() -> None:
+def serve(setting: Setting) -> None:
     """Replace this process with infinity's own command."""
-    setting = read_setting()
     os.environ["OMP_NUM_THREADS"] = str(setting.threads)
     program = str(Path(sys.executable).with_name("infinity_emb"))
     options = {
@@ -29,7 +28,3 @@ def main() -> None:
     flags = ["--no-model-warmup", "--no-bettertransformer", "--no-compile", "--trust-remote-code"]
     arguments = [word for pair in options.items() for word in pair]
     os.execv(program, [program, "v2", *arguments, *flags])
-
-
-if __name__ == "__main__":
-    main()

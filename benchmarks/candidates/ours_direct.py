@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks.protocol import Score, Setting, answer
+from benchmarks.protocol import Score, Setting
 from runtime.opening import open_ranker
 from runtime.requests import RankRequest
 
@@ -11,14 +11,6 @@ def load(setting: Setting) -> Score:
     """The artifact, warmed up as the server does."""
     ranker = open_ranker(Path(setting.graph))
     ranker.warm_up()
-
-    def score(query: str, passages: list[str]) -> list[float]:
-        return [
-            float(one) for one in ranker.rank(RankRequest(query, passages, truncate="END")).logits
-        ]
-
-    return score
-
-
-if __name__ == "__main__":
-    answer(load)
+    return lambda query, passages: ranker.rank(
+        RankRequest(query, passages, truncate="END")
+    ).logits.tolist()

@@ -4,12 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-from benchmarks.protocol import read_setting
+from benchmarks.protocol import Setting
 
 
-def main() -> None:
+def serve(setting: Setting) -> None:
     """Become rerank-serve."""
-    setting = read_setting()
     os.environ |= {
         "NIM_HTTP_API_PORT": str(setting.port),
         "NIM_TRITON_METRICS_PORT": "0",
@@ -21,7 +20,3 @@ def main() -> None:
     }
     program = str(Path(sys.executable).with_name("rerank-serve"))
     os.execv(program, [program, "--host", "127.0.0.1", "--rank", setting.graph])
-
-
-if __name__ == "__main__":
-    main()

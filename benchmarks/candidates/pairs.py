@@ -25,7 +25,7 @@ def scored(setting: Setting, names: Sequence[str], run: Callable[[dict[str, Any]
         setting.max_tokens, strategy="only_second" if template is None else "longest_first"
     )
 
-    def score(query: str, passages: list[str]) -> list[float]:
+    def score(query: str, passages: list[str]) -> Any:
         rows = tokenizer.encode_batch(
             [(query, passage) for passage in passages]
             if template is None
@@ -34,7 +34,7 @@ def scored(setting: Setting, names: Sequence[str], run: Callable[[dict[str, Any]
         found = np.zeros(len(rows))
         for call in _calls(rows, grouped=setting.options["grouped"]):
             found[call] = run(_arrays([rows[i] for i in call], names)).reshape(-1)
-        return [float(logit) for logit in found]
+        return found
 
     return score
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from benchmarks.candidates.pairs import scored
-from benchmarks.protocol import Score, Setting, answer
+from benchmarks.protocol import Score, Setting
 
 
 def load(setting: Setting) -> Score:
@@ -17,7 +17,3 @@ def load(setting: Setting) -> Score:
     )
     names = [one.name for one in session.get_inputs()]
     return scored(setting, names, lambda inputs: session.run(None, inputs)[0])
-
-
-if __name__ == "__main__":
-    answer(load)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.candidates.pairs import scored
-from benchmarks.protocol import Score, Setting, answer
+from benchmarks.protocol import Score, Setting
 from runtime.telemetry import import_without_telemetry
 
 
@@ -22,7 +22,3 @@ def load(setting: Setting) -> Score:
     )
     names = [one.any_name for one in model.inputs]
     return scored(setting, names, lambda inputs: model(inputs)[0])
-
-
-if __name__ == "__main__":
-    answer(load)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder
 
-from benchmarks.protocol import Score, Setting, answer, templated
+from benchmarks.protocol import Score, Setting, templated
 
 _INT8 = "avx512_vnni"
 
@@ -39,12 +39,9 @@ def load(setting: Setting) -> Score:
         activation_fn=torch.nn.Identity(),
         **options,
     )
-
-    def score(query: str, passages: list[str]) -> list[float]:
-        pairs = [(query, passage) for passage in passages]
-        return [float(one) for one in model.predict(pairs, show_progress_bar=False)]
-
-    return score
+    return lambda query, passages: model.predict(
+        [(query, passage) for passage in passages], show_progress_bar=False
+    )
 
 
 def _templated(template: str) -> type[CrossEncoder]:
@@ -82,7 +79,3 @@ def _of_backend(setting: Setting, folder: str) -> dict[str, Any]:
         model = CrossEncoder(folder, model_kwargs=plain, **options)
         export_dynamic_quantized_onnx_model(model, _INT8, folder)
     return {"file_name": name}
-
-
-if __name__ == "__main__":
-    answer(load)

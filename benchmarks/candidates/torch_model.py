@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from benchmarks.protocol import Score, Setting, answer, templated
+from benchmarks.protocol import Score, Setting, templated
 
 
 class TorchModel:
@@ -54,7 +54,3 @@ def load(setting: Setting) -> Score:
     """Scores row by row."""
     model = TorchModel(setting)
     return lambda query, passages: [model.score(query, [passage])[0] for passage in passages]
-
-
-if __name__ == "__main__":
-    answer(load)

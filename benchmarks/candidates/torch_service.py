@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from benchmarks.candidates.torch_model import TorchModel
-from benchmarks.protocol import read_setting
+from benchmarks.protocol import Setting
 
 
 class Request(BaseModel):
@@ -19,9 +19,8 @@ class Request(BaseModel):
     passages: list[str]
 
 
-def main() -> None:
+def serve(setting: Setting) -> None:
     """Serve until stopped."""
-    setting = read_setting()
     model = TorchModel(setting)
     app = FastAPI()
 
@@ -34,7 +33,3 @@ def main() -> None:
         return {"scores": model.score(request.query, request.passages)}
 
     uvicorn.run(app, host="127.0.0.1", port=setting.port, log_level="warning")
-
-
-if __name__ == "__main__":
-    main()

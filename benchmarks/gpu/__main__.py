@@ -21,7 +21,6 @@ from benchmarks.ceiling import gpu_ceilings
 from benchmarks.folder import results_folder, save
 from benchmarks.gpu.candidates import (
     Candidate,
-    CannotRun,
     Score,
     failure_of,
     ours,
@@ -171,7 +170,7 @@ def _take_turn(
         # Any error is this candidate's result; the others run.
         for entry in entries:
             entry.failure = entry.failure or failure_of(error)
-        word = "not here" if isinstance(error, CannotRun) else "failed"
+        word = "not here" if isinstance(error, EngineUnavailable) else "failed"
         print_line(f"{candidate.name}: {word}: {failure_of(error)}")
     else:
         print_line(f"{candidate.name}: {time.monotonic() - began:.0f} s")

@@ -1,7 +1,7 @@
 """The candidates: PyTorch as commonly used, and our engines behind our own batching."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from recipe.training.llama_bidirec import (
 )
 from runtime.batch import BatchLimits, assemble
 from runtime.engines import EngineSetup, open_engine
-from runtime.errors import EngineUnavailable, ServingError
+from runtime.errors import ServingError
 from runtime.scheduling.admission import QueueLimits
 from runtime.scheduling.scheduler import Scheduler
 from runtime.shapes import ShapeRange
@@ -33,13 +33,10 @@ _WASTE = 0.25
 _PROFILES = (ShapeRange((1, 16, MAX_ROWS), (3, 256, 512)),)
 
 
-class CannotRun(Exception):
-    """The machine lacks something that a candidate needs; the message says what."""
-
-
 @dataclass(frozen=True)
 class Candidate:
-    """`opened` is a context with the function that scores rows."""
+    """`opened` is a context with the function that scores rows. It raises EngineUnavailable where
+    the machine lacks something."""
 
     name: str
     precision: str
@@ -77,19 +74,14 @@ def ours(engine: str, title: str, exported: Exported, budget: int, graph_tokens:
 
     @contextmanager
     def opened() -> Iterator[Score]:
-        with ExitStack() as stack:
-            setup = EngineSetup(
-                precision=exported.precision,
-                max_rows=MAX_ROWS,
-                shapes=_PROFILES,
-                graph_tokens=graph_tokens,
-                cache=exported.directory,
-            )
-            try:
-                running = open_engine(engine, exported.directory, setup)
-            except EngineUnavailable as error:
-                raise CannotRun(str(error)) from error
-            stack.callback(running.close)
+        setup = EngineSetup(
+            precision=exported.precision,
+            max_rows=MAX_ROWS,
+            shapes=_PROFILES,
+            graph_tokens=graph_tokens,
+            cache=exported.directory,
+        )
+        with closing(open_engine(engine, exported.directory, setup)) as running:
 
             def compute(rows: Sequence[Encoding]) -> np.ndarray:
                 shape = running.shape_for(len(rows), max(map(len, rows)))
@@ -99,9 +91,8 @@ def ours(engine: str, title: str, exported: Exported, budget: int, graph_tokens:
 
             limits = BatchLimits(MAX_ROWS, budget, _WASTE, running.shapes)
             queue = QueueLimits(rows=1 << 16, tokens=1 << 25)
-            scheduler = Scheduler(compute, limits, queue)
-            stack.callback(scheduler.close)
-            yield lambda rows: scheduler.submit(rows, None).result().outputs
+            with closing(Scheduler(compute, limits, queue)) as scheduler:
+                yield lambda rows: scheduler.submit(rows, None).result().outputs
 
     graphs = f", graphs to {graph_tokens}" if graph_tokens else ""
     name = f"{title}, {budget} tokens{graphs}"
@@ -123,7 +114,7 @@ def usual_attention(device: str, dtype: torch.dtype) -> str:
 
 def failure_of(error: Exception) -> str:
     """One line for the report."""
-    known = isinstance(error, CannotRun | ServingError)
+    known = isinstance(error, ServingError)
     text = str(error) if known else f"{type(error).__name__}: {error}"
     return " ".join(text.split())[:300]
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.texts import QUERY, TextMaker, mixed_lengths
-from runtime.requests import RankRequest
-from runtime.text import Encoding, PairEncoder, load_tokenizer
+from benchmarks.texts import TextMaker, mixed_lengths
+from runtime.text import Encoding
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TOKENIZER = _ROOT / "embedded" / "rank" / "tokenizer.json"
@@ -36,10 +35,9 @@ def make_loads(passages: int, vocabulary: int) -> list[Load]:
     lengths = {f"{passages} mixed": mixed_lengths(passages)}
     lengths |= {f"{count} × {length}": [length] * count for count, length in even}
     maker = TextMaker(_TOKENIZER, _TEMPLATE, _LONGEST)
-    encoder = PairEncoder(load_tokenizer(_TOKENIZER), _TEMPLATE, _LONGEST)
     loads = []
     for name, wanted in lengths.items():
-        encodings = encoder.encode(RankRequest(QUERY, maker.make(wanted).passages)).rows
+        encodings = maker.encode(maker.make(wanted).passages)
         rows = tuple(Encoding(row.token_ids % vocabulary, None) for row in encodings)
         loads.append(Load(name, rows))
     return loads

@@ -40,7 +40,7 @@ def _signalled_early(when: Callable[[int, str], bool], target: Target) -> None:
         children = Path(f"/proc/{outside}/task/{outside}/children")
         server.wait_until(children.read_text)
         first = int(children.read_text().split()[0])
-        server.wait_until(lambda: when(first, server.log))
+        server.wait_until(lambda: when(first, server.log), pause_s=0.001)
         os.kill(first, signal.SIGTERM)
         expect(server.ends() == 0, "no clean end")
 

@@ -156,7 +156,7 @@ class Stopwatch:
 
     def __init__(self, target: Target) -> None:
         self._timed = target.timed
-        self._others = Others() if target.own else None
+        self._others = Others() if target.own and target.timed else None
         self._began = time.monotonic()
 
     def expect(self, bound_s: float, what: str, took_s: float | None = None) -> None:

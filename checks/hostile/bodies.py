@@ -80,20 +80,16 @@ _PLACES = {
     (f"/v2/repository/models/{MODEL}/load", "parameters"): (b'{"parameters":{%s}}', b'"":{}'),
 }
 # Texts and depth: replacements of a passage, with the part that is repeated.
-_TEXTS: dict[str, tuple[bytes, bytes, bytes]] = {
-    "lists in lists": (b"", b"[", b""),
-    "objects in objects": (b"", b'{"a":', b""),
-    "white space": (b'""', b" ", b""),
-    "one text": (b'{"text":"', b"word ", b'"}'),
-    "one text of escapes": (b'{"text":"', b"\\u0041", b'"}'),
-    "one text of quotation marks": (b'{"text":"', b'\\"', b'"}'),
-    "one number": (b"", b"9", b""),
-}
-
-
-_WHOLE: dict[str, tuple[bytes, bytes, bytes]] = {
-    "one text of line ends": (b'"', b"\\n", b'"'),
-    "one wide text": (b'"\xf0\x9f\x98\x80', b"word ", b'"'),
+_TEXTS: dict[tuple[str, str], tuple[bytes, bytes, bytes]] = {
+    ("/v1/ranking", "lists in lists"): (b"", b"[", b""),
+    ("/v1/ranking", "objects in objects"): (b"", b'{"a":', b""),
+    ("/v1/ranking", "white space"): (b'""', b" ", b""),
+    ("/v1/ranking", "one text"): (b'{"text":"', b"word ", b'"}'),
+    ("/v1/ranking", "one text of escapes"): (b'{"text":"', b"\\u0041", b'"}'),
+    ("/v1/ranking", "one text of quotation marks"): (b'{"text":"', b'\\"', b'"}'),
+    ("/v1/ranking", "one number"): (b"", b"9", b""),
+    ("/rerank", "one text of line ends"): (b'"', b"\\n", b'"'),
+    ("/rerank", "one wide text"): (b'"\xf0\x9f\x98\x80', b"word ", b'"'),
 }
 
 
@@ -166,11 +162,9 @@ def _over_http() -> Iterator[Body]:
             yield Body(path, what, partial(_list, around, item))
     for (path, what), (around, item) in _PLACES.items():
         yield Body(path, what, partial(_list, around, item), may_pass="unknown" in what)
-    for what, text in _TEXTS.items():
-        make = partial(_text, text, _LISTS["/v1/ranking"])
-        yield Body("/v1/ranking", what, make, may_pass=what.startswith("one text"))
-    for what, text in _WHOLE.items():
-        yield Body("/rerank", what, partial(_text, text, _LISTS["/rerank"]), may_pass=True)
+    for (path, what), text in _TEXTS.items():
+        passes = what.startswith(("one text", "one wide text"))
+        yield Body(path, what, partial(_text, text, _LISTS[path]), may_pass=passes)
     parameters = b'{"inputs":[],"parameters":{%s}}'
     yield Body(_INFER, "different keys", partial(_keys, parameters))
     yield Body("/v2/rerank", "different keys", partial(_keys, b'{"query":"q","documents":[{%s}]}'))

@@ -57,6 +57,7 @@ class Place:
             ) as server,
         ):
             yield server.ready().url
+            server.stop()  # what a library sends when it is closed is watched, too
 
 
 def _control(place: Place) -> None:

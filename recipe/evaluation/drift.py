@@ -14,6 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
+from exporter.parity import compare_order
 from recipe.durable import write_atomic
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.metrics import Scores, measure_each
@@ -27,6 +28,21 @@ _GAP = 2e-3
 _WORST = 5
 _LOW_RECALL = 0.8
 _GATED = ("NDCG", "Recall")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Columns to compare: figures at `depths` and scores, each by column, and their data."""
+
+    results: Mapping[str, Column]
+    scores: Mapping[str, Scores]
+    collection: Collection
+    depths: Sequence[int]
+
+    @property
+    def key(self) -> str:
+        """The figure that is usually quoted: NDCG@10 where it was measured."""
+        return f"NDCG@{10 if 10 in self.depths else max(self.depths)}"
 
 
 @dataclass(frozen=True)
@@ -79,64 +95,34 @@ def tolerance(depth: int) -> float:
     return LOW_K_TOLERANCE if depth < LOW_K else TOLERANCE
 
 
-def find_drift(
-    chain: Sequence[str],
-    results: Mapping[str, Column],
-    scores: Mapping[str, Scores],
-    collection: Collection,
-    depths: Sequence[int],
-) -> Drift:
+def find_drift(chain: Sequence[str], measured: Measured) -> Drift:
     """Compare neighbours of `chain`; each needs a column and scores."""
-    boundaries = [
-        _boundary(before, after, results, scores, collection, depths)
-        for before, after in pairwise(chain)
-    ]
+    boundaries = [_boundary(before, after, measured) for before, after in pairwise(chain)]
     past = []
     for boundary in boundaries:
-        column = results[boundary.after]
-        since_first = _past(_deltas(results[chain[0]], column, depths), depths)
+        since_first = _past(_deltas(chain[0], boundary.after, measured))
         moved = dict.fromkeys([*boundary.past, *since_first])
         past += [(boundary.after, metric) for metric in moved]
     return Drift(boundaries, past)
 
 
-def kendall_tau(reference: Sequence[float], found: Sequence[float]) -> float | None:
-    """Kendall's tau-b over pairs whose reference logits differ by more than `_GAP`.
-
-    None when no two do. Ties of `found` count neither as agreement nor as disagreement.
-    """
-    wanted, given = np.asarray(reference, dtype=float), np.asarray(found, dtype=float)
-    better, worse = np.nonzero(wanted[:, None] - wanted[None, :] > _GAP)
-    if not len(better):
-        return None
-    direction = np.sign(given[better] - given[worse])
-    untied = max(1, int((direction != 0).sum()))
-    return float(direction.sum() / np.sqrt(len(better) * untied))
-
-
-def write_drift(
-    directory: Path,
-    results: Mapping[str, Column],
-    drift: Drift,
-    collection: Collection,
-    depths: Sequence[int],
-) -> None:
+def write_drift(directory: Path, measured: Measured, drift: Drift) -> None:
     """Write drift.md and drift.svg, each atomically."""
     lines = [
         "# Drift",
         "",
-        *_table(results, depths),
+        *_table(measured),
         "",
-        *recall_sentences(results, depths),
+        *recall_sentences(measured.results, measured.depths),
         "",
-        *_boundary_table(drift, depths),
+        *_boundary_table(drift, measured.key),
         "",
         verdict(drift),
         "",
-        *_worst_tables(drift, collection, depths),
+        *_worst_tables(drift, measured),
     ]
     write_atomic(directory / "drift.md", "\n".join(lines).encode())
-    write_atomic(directory / "drift.svg", _picture(results, drift, depths))
+    write_atomic(directory / "drift.svg", _picture(measured, drift))
 
 
 def recall_sentences(results: Mapping[str, Column], depths: Sequence[int]) -> list[str]:
@@ -154,21 +140,14 @@ def recall_sentences(results: Mapping[str, Column], depths: Sequence[int]) -> li
     return [f"{sentence}: the relevant passages are among the candidates."]
 
 
-def _boundary(
-    before: str,
-    after: str,
-    results: Mapping[str, Column],
-    scores: Mapping[str, Scores],
-    collection: Collection,
-    depths: Sequence[int],
-) -> Boundary:
-    deltas = _deltas(results[before], results[after], depths)
-    queries = _query_drifts(scores[before], scores[after], collection, depths)
+def _boundary(before: str, after: str, measured: Measured) -> Boundary:
+    deltas = _deltas(before, after, measured)
+    queries = _query_drifts(measured.scores[before], measured.scores[after], measured)
     taus = [one.tau for one in queries if one.tau is not None]
     worst = sorted(queries, key=_worst_first)
     changed = [q for q in worst if q.after != q.before or (q.tau is not None and q.tau < 1.0)]
     tau = fmean(taus) if taus else None
-    return Boundary(before, after, deltas, _past(deltas, depths), tau, changed[:_WORST])
+    return Boundary(before, after, deltas, _past(deltas), tau, changed[:_WORST])
 
 
 def _worst_first(one: QueryDrift) -> tuple[float, float, str]:
@@ -176,62 +155,56 @@ def _worst_first(one: QueryDrift) -> tuple[float, float, str]:
     return -abs(one.after - one.before), 1.0 if one.tau is None else one.tau, one.query
 
 
-def _query_drifts(
-    before: Scores, after: Scores, collection: Collection, depths: Sequence[int]
-) -> list[QueryDrift]:
-    key = f"NDCG@{_usual_depth(depths)}"
-    old = measure_each(collection.grades, before, depths)["NDCG"]
-    new = measure_each(collection.grades, after, depths)["NDCG"]
+def _query_drifts(before: Scores, after: Scores, measured: Measured) -> list[QueryDrift]:
+    old, new = (
+        measure_each(measured.collection.grades, scores, measured.depths)["NDCG"]
+        for scores in (before, after)
+    )
     drifts = []
     for query in sorted(before):
-        names = list(before[query])
-        tau = kendall_tau(
-            [before[query][name] for name in names], [after[query][name] for name in names]
+        wanted, found = (
+            np.asarray([scores[query][name] for name in before[query]])
+            for scores in (before, after)
         )
+        tau = compare_order([wanted], [found], _GAP).tau
+        key = measured.key
         drifts.append(QueryDrift(query, old[query][key], new[query][key], tau))
     return drifts
 
 
-def _deltas(before: Column, after: Column, depths: Sequence[int]) -> dict[str, float]:
+def _keys(depths: Sequence[int]) -> list[tuple[str, str]]:
+    """Each compared metric with its key at each depth."""
+    return [(metric, f"{metric}@{depth}") for metric in _GATED for depth in depths]
+
+
+def _deltas(before: str, after: str, measured: Measured) -> dict[str, float]:
+    old, new = measured.results[before], measured.results[after]
     return {
-        f"{metric}@{depth}": getattr(after, metric)[f"{metric}@{depth}"]
-        - getattr(before, metric)[f"{metric}@{depth}"]
-        for metric in _GATED
-        for depth in depths
+        key: getattr(new, metric)[key] - getattr(old, metric)[key]
+        for metric, key in _keys(measured.depths)
     }
 
 
-def _past(deltas: Mapping[str, float], depths: Sequence[int]) -> list[str]:
-    return [
-        key
-        for metric in _GATED
-        for depth in depths
-        if abs(deltas[key := f"{metric}@{depth}"]) > tolerance(depth)
-    ]
+def _past(deltas: Mapping[str, float]) -> list[str]:
+    return [key for key, by in deltas.items() if abs(by) > tolerance(int(key.split("@")[1]))]
 
 
-def _usual_depth(depths: Sequence[int]) -> int:
-    """10 where it was measured, the depth that is usually quoted."""
-    return 10 if 10 in depths else max(depths)
-
-
-def _table(results: Mapping[str, Column], depths: Sequence[int]) -> list[str]:
-    keys = [("NDCG", f"NDCG@{k}") for k in depths] + [("Recall", f"Recall@{k}") for k in depths]
+def _table(measured: Measured) -> list[str]:
+    keys = _keys(measured.depths)
     lines = [
         "| | " + " | ".join(key for _, key in keys) + " | source |",
         "|---|" + "---|" * (len(keys) + 1),
     ]
-    for name, column in results.items():
+    for name, column in measured.results.items():
         figures = " | ".join(f"{getattr(column, metric)[key]:.4f}" for metric, key in keys)
         identity = f" ({column.identity})" if column.identity else ""
         lines.append(f"| {name} | {figures} | {column.source}{identity} |")
     return lines
 
 
-def _boundary_table(drift: Drift, depths: Sequence[int]) -> list[str]:
+def _boundary_table(drift: Drift, key: str) -> list[str]:
     if not drift.boundaries:
         return ["Nothing to compare yet: the stages export and deploy add their columns."]
-    key = f"NDCG@{_usual_depth(depths)}"
     lines = [
         f"| boundary | Δ {key} | largest move, NDCG or Recall | Kendall's tau | past tolerance |",
         "|---|---|---|---|---|",
@@ -271,16 +244,16 @@ def verdict(drift: Drift) -> str:
     return "No boundary changes quality or order: every measured column ranks as the first does."
 
 
-def _worst_tables(drift: Drift, collection: Collection, depths: Sequence[int]) -> list[str]:
+def _worst_tables(drift: Drift, measured: Measured) -> list[str]:
     lines: list[str] = []
     for one in drift.boundaries:
         if one.worst:
             lines += [
                 f"Worst queries, {one.before} → {one.after}:",
                 "",
-                f"| query | NDCG@{_usual_depth(depths)} before | after | tau | text |",
+                f"| query | {measured.key} before | after | tau | text |",
                 "|---|---|---|---|---|",
-                *(_worst_line(found, collection) for found in one.worst),
+                *(_worst_line(found, measured.collection) for found in one.worst),
                 "",
             ]
     return lines
@@ -292,12 +265,12 @@ def _worst_line(found: QueryDrift, collection: Collection) -> str:
     return f"| {found.query} | {found.before:.4f} | {found.after:.4f} | {tau} | {text} |"
 
 
-def _picture(results: Mapping[str, Column], drift: Drift, depths: Sequence[int]) -> bytes:
+def _picture(measured: Measured, drift: Drift) -> bytes:
     figure = new_figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for depth in depths:
-        key = f"NDCG@{depth}"
-        left.plot(list(results), [c.NDCG[key] for c in results.values()], "-o", label=key)
+    columns = measured.results
+    for key in (f"NDCG@{depth}" for depth in measured.depths):
+        left.plot(list(columns), [c.NDCG[key] for c in columns.values()], "-o", label=key)
     left.set_title("NDCG of each column")
     left.set_ylim(0, 1)
     left.legend(fontsize="small")

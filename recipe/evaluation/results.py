@@ -49,11 +49,11 @@ Results = dict[str, Column]
 def read_results(directory: Path) -> Results:
     """The columns so far, empty when nothing was measured. Raises BadInput for a broken file."""
     file = directory / RESULTS_FILE
-
-    def damaged(error: Exception) -> BadInput:
-        return BadInput(f"{file} cannot be used ({error}); remove it and run the stage eval again")
-
-    return read_json(file, Results, damaged) or {}
+    how = "remove it and run the stage eval again"
+    found = read_json(
+        file, Results, lambda error: BadInput(f"{file} cannot be used ({error}); {how}")
+    )
+    return found or {}
 
 
 def add_column(directory: Path, name: str, column: Column) -> Results:

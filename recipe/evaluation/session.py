@@ -15,7 +15,14 @@ from recipe.durable import Journal, read_json
 from recipe.errors import BadInput, Drifted
 from recipe.evaluation.candidates import CANDIDATES_FILE, Candidates, read_candidates
 from recipe.evaluation.collection import Collection, digest_of, read_collection
-from recipe.evaluation.drift import Drift, find_drift, recall_sentences, verdict, write_drift
+from recipe.evaluation.drift import (
+    Drift,
+    Measured,
+    find_drift,
+    recall_sentences,
+    verdict,
+    write_drift,
+)
 from recipe.evaluation.metrics import Metrics, measure
 from recipe.evaluation.results import (
     CHAIN,
@@ -191,9 +198,9 @@ class Session:
     def compare(self, chain: Sequence[str], results: Results) -> Drift:
         """Write drift.md and drift.svg of these columns, each compared with the one before it."""
         scores = {name: self.scores(name) for name in chain}
-        depths = self.setting.k_values
-        drift = find_drift(chain, results, scores, self.collection, depths)
-        write_drift(self.directory, results, drift, self.collection, depths)
+        measured = Measured(results, scores, self.collection, self.setting.k_values)
+        drift = find_drift(chain, measured)
+        write_drift(self.directory, measured, drift)
         return drift
 
     def _column(self, metrics: Metrics, source: str, identity: str) -> Column:

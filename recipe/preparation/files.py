@@ -43,8 +43,9 @@ def write_beir(folder: Path, corpus: Mapping[str, str], questions: Sequence[Ques
     ]
     asked = [{"_id": one.id, "text": one.text, "metadata": {}} for one in questions]
     judged = [f"{one.id}\t{name}\t1" for one in questions for name in one.positives]
-    write_atomic(folder / EVAL_FOLDER / "corpus.jsonl", _lines(passages))
-    write_atomic(folder / EVAL_FOLDER / "queries.jsonl", _lines(asked))
+    encode = msgspec.json.Encoder().encode_lines
+    write_atomic(folder / EVAL_FOLDER / "corpus.jsonl", encode(passages))
+    write_atomic(folder / EVAL_FOLDER / "queries.jsonl", encode(asked))
     qrels = "\n".join(["query-id\tcorpus-id\tscore", *judged, ""])
     write_atomic(folder / EVAL_FOLDER / "qrels" / "test.tsv", qrels.encode())
 
@@ -91,7 +92,3 @@ def _scored(passages: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
 
 def _write_data(file: Path, data: list[dict[str, Any]]) -> None:
     write_json(file, {"corpus": {"path": f"./{CORPUS_FOLDER}/"}, "data": data})
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> bytes:
-    return b"".join(msgspec.json.encode(row) + b"\n" for row in rows)

@@ -6,8 +6,9 @@ run.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from exporter.answers import Tokens
 from exporter.checkpoint import Checkpoint, read_checkpoint
 from exporter.pad_token import drop_pad
 from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer, load_tokenizer
@@ -81,14 +81,13 @@ class PairBatcher:
         rows = [self._tokenizer.encode(*pair)[0] for pair in pairs]
         longest = max(len(row.token_ids) for row in rows)
         width = -(-longest // _TILE_TOKENS) * _TILE_TOKENS
+        padded = partial(_padded, width=width)
         batch = {
-            "input_ids": torch.tensor([_pad_left(row.token_ids, width, self._pad) for row in rows]),
-            "attention_mask": torch.tensor(
-                [_pad_left([1] * len(row.token_ids), width, 0) for row in rows]
-            ),
+            "input_ids": padded((row.token_ids for row in rows), filler=self._pad),
+            "attention_mask": padded([1] * len(row.token_ids) for row in rows),
         }
         if self._typed:
-            batch["token_type_ids"] = torch.tensor([_pad_types(row, width) for row in rows])
+            batch["token_type_ids"] = padded(row.type_ids or [] for row in rows)
         return batch
 
 
@@ -143,21 +142,16 @@ def save_consolidated(
             shutil.copyfile(base.directory / name, directory / name)
 
 
-def _pad_left(values: list[int], width: int, filler: int) -> list[int]:
-    return [filler] * (width - len(values)) + values
-
-
-def _pad_types(row: Tokens, width: int) -> list[int]:
-    return _pad_left(row.type_ids or [0] * len(row.token_ids), width, 0)
+def _padded(rows: Iterable[list[int]], *, width: int, filler: int = 0) -> Tensor:
+    """int64 [rows, width], padded on the left."""
+    return torch.tensor([[filler] * (width - len(row)) + row for row in rows])
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Suppress transformers' progress bars and warnings: the recipe has its own."""
-    level, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:

@@ -31,9 +31,7 @@ def write_curves(directory: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write both files from the whole log so far, each atomically."""
     entries = [{key: entry[key] for key in _KEPT if key in entry} for entry in history]
     kept = [entry for entry in entries if "loss" in entry or "eval_loss" in entry]
-    write_atomic(
-        directory / "metrics.jsonl", b"".join(msgspec.json.encode(e) + b"\n" for e in kept)
-    )
+    write_atomic(directory / "metrics.jsonl", msgspec.json.Encoder().encode_lines(kept))
     write_atomic(directory / "curves.svg", _picture(history))
 
 

@@ -51,13 +51,10 @@ def read_groups(file: Path, passages: int) -> list[Group]:
 
     Raises BadInput for a file of another format, unknown passages and too few negatives.
     """
-
-    def damaged(error: Exception) -> BadInput:
-        return BadInput(
-            f"{file} cannot be used ({error}); wanted the format of the stage prep: run it again"
-        )
-
-    found = read_json(file, _TrainingFile, damaged)
+    how = "wanted the format of the stage prep: run it again"
+    found = read_json(
+        file, _TrainingFile, lambda error: BadInput(f"{file} cannot be used ({error}); {how}")
+    )
     if found is None:
         raise BadInput(
             f"found no training data at {file}; run the stage prep first, or set train_data_path"

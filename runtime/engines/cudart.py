@@ -37,7 +37,7 @@ class Cuda:
 
     def allocate(self, size_bytes: int) -> int:
         """Allocate device memory and return its address."""
-        return self._address("cudaMalloc", size_bytes)
+        return self._address("cudaMalloc", ctypes.c_size_t(size_bytes))
 
     def free(self, address: int) -> None:
         """Free device memory; 0 is ignored."""
@@ -45,7 +45,7 @@ class Cuda:
 
     def allocate_pinned(self, size_bytes: int) -> int:
         """Allocate page-locked host memory, which the device can read, and return its address."""
-        return self._address("cudaMallocHost", size_bytes)
+        return self._address("cudaMallocHost", ctypes.c_size_t(size_bytes))
 
     def free_pinned(self, address: int) -> None:
         """Free page-locked host memory; 0 is ignored."""
@@ -53,9 +53,7 @@ class Cuda:
 
     def create_stream(self) -> int:
         """Create a stream that does not wait for the default stream."""
-        found = ctypes.c_void_p()
-        self._call("cudaStreamCreateWithFlags", ctypes.byref(found), ctypes.c_uint(_NO_BLOCKING))
-        return found.value or 0
+        return self._address("cudaStreamCreateWithFlags", ctypes.c_uint(_NO_BLOCKING))
 
     def destroy_stream(self, stream: int) -> None:
         """Destroy a stream."""
@@ -83,9 +81,9 @@ class Cuda:
             ctypes.c_void_p(stream),
         )
 
-    def _address(self, call: str, size_bytes: int) -> int:
+    def _address(self, call: str, argument: object) -> int:
         found = ctypes.c_void_p()
-        self._call(call, ctypes.byref(found), ctypes.c_size_t(size_bytes))
+        self._call(call, ctypes.byref(found), argument)
         return found.value or 0
 
     def _call(self, name: str, *arguments: object) -> None:

@@ -17,6 +17,7 @@ _OUT_OF_MEMORY = re.compile(
     r"|Failed to allocate memory|Available memory of \d+ is smaller than requested",
     re.IGNORECASE,
 )
+# After these every later CUDA call of the process fails.
 # ECC error, invalid context, illegal address, timeout, assert, hardware stack, illegal instruction,
 # misaligned address, invalid address space, invalid program counter, launch failure, lost device.
 _STICKY = (214, 201, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999)
@@ -29,11 +30,6 @@ _STICKY_WORDS = re.compile(
 )
 
 
-def is_sticky(code: int) -> bool:
-    """Whether every later CUDA call of the process fails after this cudaError_t."""
-    return code in _STICKY
-
-
 def classify_gpu_error(engine: str, error: Exception | str, action: str = "failed") -> ServingError:
     """Classify an error of `engine` as OutOfMemory, DeviceLost or EngineError.
 
@@ -41,7 +37,7 @@ def classify_gpu_error(engine: str, error: Exception | str, action: str = "faile
     details are only logged.
     """
     text = str(error)
-    if _STICKY_WORDS.search(text) or any(is_sticky(int(n)) for n in _CODE.findall(text)):
+    if _STICKY_WORDS.search(text) or any(int(n) in _STICKY for n in _CODE.findall(text)):
         _log.error("%s lost the GPU: %s", engine, text)
         return DeviceLost()
     if _OUT_OF_MEMORY.search(text):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from runtime.cores import usable_cores
-from runtime.engines import Arrays, Outputs
+from runtime.engines import AnyShape, Arrays, Outputs
 from runtime.errors import EngineError
 
 # Up to this size a second copy of the weights is worth its memory. Matrix products of larger models
@@ -60,7 +60,7 @@ class Lanes(Generic[T]):
                     self._narrow.append(session)
 
 
-class LaneEngine(Generic[T]):
+class LaneEngine(AnyShape, Generic[T]):
     """One graph on the CPU, its calls each in a session of `lanes`."""
 
     device = "cpu"

@@ -18,7 +18,7 @@ from runtime.cores import usable_cores
 from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.lanes import LaneEngine, Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
-from runtime.shapes import Shape, ShapeRange
+from runtime.shapes import Shape
 from runtime.telemetry import import_without_telemetry
 
 # OpenVINO's message for weights that are links out of the model's directory.
@@ -33,8 +33,6 @@ class OpenVinoEngine(LaneEngine[Any]):
 
     Rows are padded to a few lengths, within `padding_waste` and `max_tokens` of the setup.
     """
-
-    shapes: tuple[ShapeRange, ...] = ()
 
     def __init__(
         self, name: str, version: str, compiled: Any, lanes: Lanes[Any], setup: EngineSetup
@@ -54,11 +52,7 @@ class OpenVinoEngine(LaneEngine[Any]):
         return {name: np.array(found[name]) for name in self.output_names}
 
 
-def open_engine(
-    name: str,
-    model_file: Path,
-    setup: EngineSetup,
-) -> OpenVinoEngine:
+def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OpenVinoEngine:
     """Compile `model_file` for the CPU in the precision of engine `name`. Raises
     EngineUnavailable or EngineError."""
     try:

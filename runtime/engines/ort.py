@@ -18,12 +18,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from runtime.cores import usable_cores
-from runtime.engines import AnyShape, Arrays, EngineSetup, Outputs
+from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.gpu_errors import classify_gpu_error
 from runtime.engines.lanes import LaneEngine, Lanes, lanes_for
 from runtime.errors import EngineError, EngineUnavailable
@@ -82,7 +82,7 @@ _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(in
 _SLOWER_ON_CPU = ["SkipLayerNormFusion"]
 
 
-class OrtEngine(AnyShape, LaneEngine[Any]):
+class OrtEngine(LaneEngine[Any]):
     """One graph on the CPU."""
 
     def __init__(self, name: str, version: str, session: Any, lanes: Lanes[Any]) -> None:
@@ -197,13 +197,13 @@ class OrtGpuEngine(OrtEngine):
         )
 
 
-class _Captured:
+class _Captured(NamedTuple):
     """A captured CUDA graph: its binding, run options, and input and output buffers."""
 
-    def __init__(
-        self, binding: Any, options: Any, inputs: dict[str, Any], outputs: dict[str, Any]
-    ) -> None:
-        self.binding, self.options, self.inputs, self.outputs = binding, options, inputs, outputs
+    binding: Any
+    options: Any
+    inputs: dict[str, Any]
+    outputs: dict[str, Any]
 
 
 def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
@@ -305,9 +305,10 @@ def _tensorrt_options(name: str, setup: EngineSetup, typed: bool) -> dict[str, s
         "device_id": "0",
         **_precision_options(setup.precision, typed),
         # Without these the engine would be built again for every new shape.
-        "trt_profile_min_shapes": _shape_list(setup.inputs, one, 0),
-        "trt_profile_opt_shapes": _shape_list(setup.inputs, one, 1),
-        "trt_profile_max_shapes": _shape_list(setup.inputs, one, 2),
+        **{
+            f"trt_profile_{which}_shapes": ",".join(f"{n}:{rows}x{tokens}" for n in setup.inputs)
+            for which, rows, tokens in zip(("min", "opt", "max"), *one, strict=True)
+        },
         "trt_context_memory_sharing_enable": "1",
     }
     if setup.memory_bytes is not None:
@@ -333,10 +334,6 @@ def _precision_options(precision: str, typed: bool) -> dict[str, str]:
     enabled = None if typed else precision
     options = {f"trt_{one}_enable": str(int(one == enabled)) for one in ("fp16", "bf16", "int8")}
     return options if typed else options | {"trt_layer_norm_fp32_fallback": "1"}
-
-
-def _shape_list(input_names: Sequence[str], one: ShapeRange, place: int) -> str:
-    return ",".join(f"{name}:{one.batch[place]}x{one.sequence[place]}" for name in input_names)
 
 
 def _compiled_shapes(name: str, setup: EngineSetup) -> tuple[ShapeRange, ...]:
@@ -370,16 +367,6 @@ def _session(
     providers: list[tuple[str, dict[str, str]]],
     threads: int,
 ) -> Any:
-    return ort.InferenceSession(
-        str(model_file),
-        sess_options=_session_options(ort, name, threads),
-        providers=providers,
-        disabled_optimizers=_SLOWER_ON_CPU if name == "onnxruntime-cpu" else None,
-        enable_fallback=0,
-    )
-
-
-def _session_options(ort: Any, name: str, threads: int) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _ERRORS if name == "onnxruntime-tensorrt" else _FATAL
     options.intra_op_num_threads = threads
@@ -390,7 +377,13 @@ def _session_options(ort: Any, name: str, threads: int) -> Any:
     options.add_session_config_entry(*_SPIN)
     if name != "onnxruntime-cpu":
         options.add_session_config_entry(_RECORD_ASSIGNMENT, "1")
-    return options
+    return ort.InferenceSession(
+        str(model_file),
+        sess_options=options,
+        providers=providers,
+        disabled_optimizers=_SLOWER_ON_CPU if name == "onnxruntime-cpu" else None,
+        enable_fallback=0,
+    )
 
 
 def _load_libraries(ort: Any, name: str) -> str:
@@ -432,8 +425,8 @@ def _without_tf32(name: str) -> Iterator[None]:
 
 def _refuse_fallback(name: str, wanted: Sequence[str], session: Any, loader_output: str) -> None:
     found = session.get_providers()
-    for place, provider in enumerate(wanted):
-        if place >= len(found) or found[place] != provider:
+    for provider, got in itertools.zip_longest(wanted, found[: len(wanted)]):
+        if got != provider:
             what = _MISSING.get(provider, "another onnxruntime")
             hint = f" (it said: {loader_output})" if loader_output else ""
             raise EngineUnavailable(
@@ -465,8 +458,7 @@ def _refuse_other_providers(name: str, own: str, session: Any) -> None:
 
 def _shape_of(inputs: Arrays) -> Shape | None:
     """(rows, tokens) if all inputs have the same shape, else None."""
-    shapes = {array.shape for array in inputs.values()}
-    if len(shapes) != 1:
-        return None
-    shape = shapes.pop()
-    return (int(shape[0]), int(shape[1])) if len(shape) == 2 else None
+    match list({array.shape for array in inputs.values()}):
+        case [(rows, tokens)]:
+            return rows, tokens
+    return None

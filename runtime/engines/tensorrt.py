@@ -15,8 +15,8 @@ import numpy as np
 
 from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
-from runtime.engines.gpu_errors import classify_gpu_error, is_sticky
-from runtime.errors import DeviceLost, EngineError, EngineUnavailable, ServingError
+from runtime.engines.gpu_errors import classify_gpu_error
+from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape, ShapeRange, cheapest, longest, needed
 
 _log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class TensorRtEngine:
         try:
             return self._execute(place, (rows, tokens), inputs)
         except CudaFailed as error:
-            raise _classify(error) from error
+            raise classify_gpu_error("tensorrt", error) from error
 
     def close(self) -> None:
         """Free contexts, plan, buffers and stream, in this order. May be called again."""
@@ -231,19 +231,12 @@ def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> Tens
     try:
         return TensorRtEngine(trt, cuda, plan, log, setup)
     except CudaFailed as error:
-        raise _classify(error) from error
+        raise classify_gpu_error("tensorrt", error) from error
     except TypeError as error:  # of nptype, for types that numpy does not have
         raise EngineError(
             f"tensorrt: {plan_file.name} has an input or output of an unknown type; "
             "its inputs are to be int64 and its outputs float32"
         ) from error
-
-
-def _classify(error: CudaFailed) -> ServingError:
-    if is_sticky(error.code):
-        _log.error("tensorrt lost the GPU: %s", error)
-        return DeviceLost()
-    return classify_gpu_error("tensorrt", error)
 
 
 def _logger(trt: Any) -> Any:

@@ -5,10 +5,12 @@ NVIDIA's NIMs, or is the graph alone. Triton's HTTP client needs one connection 
 client does not.
 """
 
+import importlib
 import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ _log = logging.getLogger(__name__)
 MODEL_NAME = "llama_3_2_nv_rerankqa_1b_v2"
 # Outputs that the model has for texts only, not for token ids.
 TEXT_OUTPUTS = ("index", "logit", "token_count")
-_TIMEOUT_S = 300.0
+_TIMEOUT_S, _CONNECT_S = 300.0, 10.0
 _WANTED = "http://host:8003, https://…, grpc://host:8004 or grpcs://…"
 
 
@@ -87,21 +89,19 @@ class _Connection:
     def __init__(self, library: Any, address: str, *, tls: bool, grpc: bool) -> None:
         self._library = library
         self._grpc = grpc
-        times = {} if grpc else {"network_timeout": _TIMEOUT_S, "connection_timeout": 10.0}
+        self._as_json = {"as_json": True, "client_timeout": _CONNECT_S} if grpc else {}
+        self._within = {"client_timeout": _TIMEOUT_S} if grpc else {}
+        times = {} if grpc else {"network_timeout": _TIMEOUT_S, "connection_timeout": _CONNECT_S}
         self.client = library.InferenceServerClient(address, ssl=tls, **times)
 
     def version(self) -> str:
         """Triton's version."""
-        how = {"as_json": True, "client_timeout": 10.0} if self._grpc else {}
-        return str(self.client.get_server_metadata(**how)["version"])
+        return str(self.client.get_server_metadata(**self._as_json)["version"])
 
     def config(self) -> dict[str, Any]:
         """The model's configuration as JSON."""
-        if self._grpc:
-            reply = self.client.get_model_config(MODEL_NAME, as_json=True, client_timeout=10.0)
-            found: dict[str, Any] = reply["config"]
-            return found
-        return dict(self.client.get_model_config(MODEL_NAME))
+        reply = self.client.get_model_config(MODEL_NAME, **self._as_json)
+        return dict(reply["config"] if self._grpc else reply)
 
     def infer(self, inputs: Arrays, outputs: list[str]) -> Outputs:
         """Run the model and return the named outputs."""
@@ -111,8 +111,7 @@ class _Connection:
             tensor.set_data_from_numpy(values.astype(np.int64, copy=False))
             sent.append(tensor)
         wanted = [self._library.InferRequestedOutput(name) for name in outputs]
-        times = {"client_timeout": _TIMEOUT_S} if self._grpc else {}
-        reply = self.client.infer(MODEL_NAME, sent, outputs=wanted, **times)
+        reply = self.client.infer(MODEL_NAME, sent, outputs=wanted, **self._within)
         found = {name: reply.as_numpy(name) for name in outputs}
         if missing := [name for name, values in found.items() if values is None]:
             raise EngineError(f"found no output {', '.join(missing)} in its answer")
@@ -134,21 +133,14 @@ def open_engine(
         raise EngineUnavailable(f"found no address of a Triton, wanted {_WANTED}")
     grpc = scheme.startswith("grpc")
     try:
-        if grpc:
-            import tritonclient.grpc as library
-        else:
-            import tritonclient.http as library
+        library = importlib.import_module(f"tritonclient.{'grpc' if grpc else 'http'}")
     except ImportError as error:
         raise EngineUnavailable(
             f"engine {name} needs the package tritonclient; install the extra triton"
         ) from error
     secure = scheme.endswith("s")
-
-    def connect() -> _Connection:
-        return _Connection(library, host.rstrip("/"), tls=secure, grpc=grpc)
-
     try:
-        return TritonEngine(connect)
+        return TritonEngine(partial(_Connection, library, host.rstrip("/"), tls=secure, grpc=grpc))
     except Exception as error:  # whatever the client's library raises
         raise EngineUnavailable(
             f"Triton at {place} does not offer the model {MODEL_NAME} ({_first_line(error)}); "

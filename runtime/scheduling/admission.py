@@ -1,4 +1,4 @@
-"""Admission control: queue capacity, tickets, and early refusal of requests that would be late.
+"""Admission control: queue capacity and early refusal of requests that would be late.
 
 Only waiting rows take capacity. Running rows do not: batch limits bound them, and a request whose
 last row is running must not keep others out while the engine falls idle. Under fair queueing a full
@@ -8,14 +8,9 @@ capacity, and an accepted request may wait for twice that.
 Running rows do count in predicted times, because an answer comes after all of them.
 """
 
-from collections.abc import Sequence, Sized
-from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
 
 from runtime.errors import DeadlineExceeded, Overloaded, TooLate
-from runtime.scheduling.request import Scored
 from runtime.throughput import Throughput
 
 
@@ -27,72 +22,14 @@ class QueueLimits:
     tokens: int
 
 
-class Issuer(Protocol):
-    """The scheduler that issued a ticket, as far as the ticket needs it."""
+@dataclass(eq=False)
+class Reservation:
+    """Capacity for one request: `rows` rows and an estimate of their `tokens`. `for_engine` says
+    whether the engine will compute them."""
 
-    def check(self, ticket: "Ticket") -> None:
-        """See Ticket.check."""
-
-    def enqueue(self, ticket: "Ticket", encodings: Sequence[Sized]) -> "Future[Scored]":
-        """See Ticket.submit."""
-
-    def release(self, ticket: "Ticket") -> None:
-        """Free the ticket's capacity; may be called twice."""
-
-
-class Ticket:
-    """Reserved capacity for one request while its texts are tokenised: `rows` rows and an estimate
-    of their `tokens`. `for_engine` says whether the engine will compute them.
-
-    A context manager: leaving it releases the capacity, unless `submit` has used it.
-    """
-
-    def __init__(
-        self,
-        issuer: Issuer,
-        rows: int,
-        tokens: int,
-        deadline: float | None,
-        caller: str,
-        *,
-        for_engine: bool,
-    ) -> None:
-        self._issuer = issuer
-        self.rows = rows
-        self.tokens = tokens
-        self.deadline = deadline
-        self.caller = caller
-        self.for_engine = for_engine
-        # Whether the capacity is still reserved; the issuer changes it under its lock.
-        self.is_held = True
-
-    def check(self) -> None:
-        """Raise when further work for the request is pointless. Any thread; takes no lock.
-
-        Raises CancelledError when the ticket was released, DeadlineExceeded, or ModelClosed.
-        """
-        if not self.is_held:
-            raise CancelledError
-        self._issuer.check(self)
-
-    def submit(self, encodings: Sequence[Sized]) -> "Future[Scored]":
-        """Queue all rows or none; cancel the future to drop the rows that still wait.
-
-        The ticket's own reservation is released first. Admission is checked again, with the exact
-        number of tokens. Raises as `Scheduler.submit` does.
-        """
-        return self._issuer.enqueue(self, encodings)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._issuer.release(self)
+    rows: int
+    tokens: int
+    for_engine: bool
 
 
 @dataclass(frozen=True)
@@ -121,18 +58,11 @@ class Admission:
         self._engine_tokens = 0
         self._capacity = capacity
 
-    def reserve(self, ticket: Ticket) -> None:
-        """Reserve a ticket's capacity."""
-        self._count(ticket, 1)
-
-    def release(self, ticket: Ticket) -> None:
-        """Release a ticket's capacity."""
-        self._count(ticket, -1)
-
-    def _count(self, ticket: Ticket, times: int) -> None:
-        self.rows += times * ticket.rows
-        self._tokens += times * ticket.tokens
-        self._engine_tokens += times * ticket.tokens if ticket.for_engine else 0
+    def count(self, reserved: Reservation, times: int) -> None:
+        """Reserve this capacity (`times` = 1) or release it (-1)."""
+        self.rows += times * reserved.rows
+        self._tokens += times * reserved.tokens
+        self._engine_tokens += times * reserved.tokens if reserved.for_engine else 0
 
     def predicted_s(self, tokens: int, load: Load) -> float:
         """A lower bound on the seconds that `tokens` take."""

@@ -7,16 +7,17 @@ because their callbacks run then. Many requests are ended one by one, a few rows
 import math
 import threading
 from collections.abc import Callable, Sequence, Sized
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from runtime.batch import BatchLimits
 from runtime.errors import DeadlineExceeded, ModelClosed, ServingError
 from runtime.postprocess import EngineCall
-from runtime.scheduling.admission import Admission, Load, QueueLimits, Ticket
+from runtime.scheduling.admission import Admission, Load, QueueLimits, Reservation
 from runtime.scheduling.calls import Result
 from runtime.scheduling.request import Request, Row, Scored
 from runtime.scheduling.request_queue import RequestQueue
@@ -35,6 +36,43 @@ class Batch:
     rows: list[Row]
     began: float
     tokens: int
+
+
+@dataclass(eq=False)
+class Ticket(Reservation):
+    """Capacity that is reserved for one request while its texts are tokenised. `is_held` says
+    whether it still is; the backlog changes that under its lock.
+
+    A context manager: leaving it releases the capacity, unless `submit` has used it.
+    """
+
+    deadline: float | None
+    caller: str
+    backlog: "Backlog"
+    is_held: bool = True
+
+    def check(self) -> None:
+        """Raise when further work for the request is pointless. Any thread; takes no lock.
+
+        Raises CancelledError when the ticket was released, DeadlineExceeded, or ModelClosed.
+        """
+        if not self.is_held:
+            raise CancelledError
+        self.backlog.check(self.deadline)
+
+    def submit(self, encodings: Sequence[Sized]) -> "Future[Scored]":
+        """Queue all rows or none; cancel the future to drop the rows that still wait.
+
+        The ticket's own reservation is released first. Admission is checked again, with the exact
+        number of tokens. Raises as `Scheduler.submit` does.
+        """
+        return self.backlog.enqueue(self, encodings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.backlog.release(self)
 
 
 class Backlog:
@@ -81,17 +119,17 @@ class Backlog:
         engine time. Raises Overloaded when the queue is full, or when the measured speed puts the
         answer after the deadline; TooLate and DeadlineExceeded; and what `end` was called with.
         """
-        ticket = Ticket(self, rows, tokens, deadline, caller, for_engine=for_engine)
+        ticket = Ticket(rows, tokens, for_engine, deadline, caller, self)
         with self._changed:
             self._require_open()
             self._admission.check(self._load(), rows, tokens, deadline, exact=False)
-            self._admission.reserve(ticket)
+            self._admission.count(ticket, 1)
         return ticket
 
-    def check(self, ticket: Ticket) -> None:
+    def check(self, deadline: float | None) -> None:
         """See Ticket.check."""
         self._require_open()
-        if ticket.deadline is not None and ticket.deadline <= self._clock():
+        if deadline is not None and deadline <= self._clock():
             raise DeadlineExceeded
 
     def enqueue(self, ticket: Ticket, encodings: Sequence[Sized]) -> "Future[Scored]":
@@ -227,10 +265,10 @@ class Backlog:
         )
 
     def _release(self, ticket: Ticket) -> None:
-        """`take_back` while the lock is held."""
+        """`release` while the lock is held."""
         if ticket.is_held:
             ticket.is_held = False
-            self._admission.release(ticket)
+            self._admission.count(ticket, -1)
 
     def _end(self, request: Request, outcome: Outcome) -> None:
         """Answer a request and drop its waiting rows; the lock is not held."""

@@ -5,11 +5,11 @@ nor many small ones get more than their caller's share.
 """
 
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
-from runtime.scheduling.heap import Heap
+from runtime.scheduling.priority import PriorityQueue
 from runtime.scheduling.request import Request, Row
 from runtime.scheduling.rows_by_length import RowsByLength
 
@@ -25,11 +25,11 @@ class FairQueue(Generic[T]):
     """Members by the tokens computed for them; the member with the fewest comes first.
 
     A new member starts at the average, so that small members that come and go cannot starve a large
-    one. All methods are O(log n).
+    one.
     """
 
     def __init__(self) -> None:
-        self._turns: Heap[T] = Heap()
+        self._turns: PriorityQueue[T] = PriorityQueue()
         self._average = 0.0
         self._numbers = itertools.count()
 
@@ -119,13 +119,10 @@ class Callers:
 
     def charge(self, rows: Sequence[Row]) -> None:
         """Charge rows to their callers and requests; call it before they are removed."""
-        of_request: dict[Request, int] = {}
+        of_caller: dict[str, Counter[Request]] = defaultdict(Counter)
         for row in rows:
-            of_request[row.request] = of_request.get(row.request, 0) + row.length
-        of_caller: dict[str, dict[Request, int]] = {}
-        for request, tokens in of_request.items():
-            of_caller.setdefault(request.caller, {})[request] = tokens
-        self._turns.charge({name: sum(found.values()) for name, found in of_caller.items()})
+            of_caller[row.request.caller][row.request] += row.length
+        self._turns.charge({name: found.total() for name, found in of_caller.items()})
         for name, found in of_caller.items():
             self._waiting[name].requests.charge(found)
 

@@ -7,7 +7,7 @@ from itertools import count, filterfalse, islice
 
 from runtime.batch import BatchLimits, grow_batch
 from runtime.scheduling.fairness import Callers
-from runtime.scheduling.heap import Heap
+from runtime.scheduling.priority import PriorityQueue
 from runtime.scheduling.request import Request, Row
 from runtime.scheduling.rows_by_length import RowsByLength
 
@@ -26,7 +26,7 @@ class RequestQueue:
         self.rows = 0
         self.tokens = 0
         self._arrived: OrderedDict[Request, None] = OrderedDict()
-        self._deadlines: Heap[Request] = Heap()
+        self._deadlines: PriorityQueue[Request] = PriorityQueue()
         self._callers = Callers()
         self._by_length = RowsByLength()
         self._numbers = count()

@@ -5,14 +5,13 @@ neither be taken for an image nor move one, and no image token is ever cut.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import tokenizers
 
 from runtime.errors import ImageNotAllowed, InputTooLong, InputTypeRequired
 from runtime.manifest import Manifest
-from runtime.postprocess import Ints
 from runtime.requests import (
     EmbedRequest,
     ImageEmbeddings,
@@ -50,33 +49,6 @@ def text_encoder(
     return VisionTextEncoder(tokenizer, manifest.prefixes, max_tokens, manifest.vision)
 
 
-@dataclass(frozen=True)
-class _Frame:
-    """What every row with an image begins with: the tokens before the image, and how many of them
-    the tokenizer puts before any text."""
-
-    head: Ints
-    added: int
-    vision: Vision
-
-    @classmethod
-    def of(cls, tokenizer: tokenizers.Tokenizer, head: str, vision: Vision) -> "_Frame":
-        added = len(encoded(tokenizer, "", add_special_tokens=True))
-        ids = encoded(tokenizer, head, add_special_tokens=True).ids
-        return cls(np.asarray(ids, np.int64), added, vision)
-
-    def tokens(self, tiles: int) -> int:
-        """How many tokens an image of so many tiles and what is before it add to a text."""
-        return len(self.head) - self.added + tiles * self.vision.tokens + 2
-
-    def around(self, tail: Encoding, image: ImageEmbeddings) -> ImageEncoding:
-        """The row of an image with the text `tail` behind it."""
-        vision = self.vision
-        context = np.full(image.tiles * vision.tokens, vision.context, np.int64)
-        parts = (self.head, [vision.before], context, [vision.after], tail.token_ids[self.added :])
-        return ImageEncoding(np.concatenate(parts), None, image, len(self.head) + 1)
-
-
 class _ImageRows:
     """Rows of which some have an image: the text follows it in the `template`, which may begin with
     a blank, and `head` precedes it."""
@@ -90,7 +62,10 @@ class _ImageRows:
         vision: Vision,
     ) -> None:
         self._behind = PairEncoder(tokenizer, template, max_tokens)
-        self._frame = _Frame.of(tokenizer, head, vision)
+        self._vision = vision
+        # The tokens before the image, and how many of them the tokenizer puts before any text.
+        self._head = np.asarray(encoded(tokenizer, head, add_special_tokens=True).ids, np.int64)
+        self._added = len(encoded(tokenizer, "", add_special_tokens=True))
 
     def encode(
         self,
@@ -120,21 +95,30 @@ class _ImageRows:
                 for place, tail in zip(places, found.rows, strict=True):
                     image = images[place]
                     assert isinstance(image, ImageEmbeddings)
-                    rows[place] = self._frame.around(tail, image)
+                    rows[place] = self._around(image, tail)
             truncated += found.truncated
         return Encodings([rows[place] for place in range(len(images))], truncated)
 
     def _encode_behind(
         self, tiles: int, texts: Pairs, request: Request, check: Check, most: int
     ) -> Encodings:
-        taken, added = self._frame.tokens(tiles), self._frame.added
-        if taken + added > most:
-            raise InputTooLong(taken + added, most)
+        # The tokens that the image and what is before it add to a text.
+        taken = len(self._head) - self._added + tiles * self._vision.tokens + 2
+        if taken + self._added > most:
+            raise InputTooLong(taken + self._added, most)
         limits = replace(request.limits, pair=most - taken)
         try:
             return self._behind.encode_pairs(texts, replace(request, limits=limits), check)
         except InputTooLong as error:
             raise InputTooLong(error.found_tokens + taken, most) from None
+
+    def _around(self, image: ImageEmbeddings, tail: Encoding) -> ImageEncoding:
+        """The row of an image with the text `tail` behind it."""
+        vision = self._vision
+        context = np.full(image.tiles * vision.tokens, vision.context, np.int64)
+        behind = tail.token_ids[self._added :]
+        ids = np.concatenate((self._head, [vision.before], context, [vision.after], behind))
+        return ImageEncoding(ids, None, image, len(self._head) + 1)
 
 
 class VisionPairEncoder(PairEncoder):

@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
@@ -25,7 +24,6 @@ from runtime.errors import (
     DeadlineExceeded,
     EngineError,
     GoldenMismatch,
-    ModelClosed,
     OutOfMemory,
     Overloaded,
     TextPlace,
@@ -35,17 +33,17 @@ from runtime.errors import (
 from runtime.manifest import ImageGolden
 from runtime.postprocess import Floats
 from runtime.requests import AnyRequest, ImageEmbeddings, time_left_s
-from runtime.scheduling.admission import QueueLimits, Ticket
+from runtime.scheduling.admission import QueueLimits
+from runtime.scheduling.backlog import Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.text import Check
+from runtime.tokenizing import in_thread
 from runtime.vision.cache import EmbedsCache
 from runtime.vision.decoding import ImageFile, open_image
 from runtime.vision.limits import VisionLimits
 from runtime.vision.rule import Vision
 from runtime.vision.tiling import Pixels, cut, pixel_values
-
-T = TypeVar("T")
 
 PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
 # An image takes some 8 bytes a pixel while it is decoded, so that few may be at the same time.
@@ -153,7 +151,7 @@ class Tower:
         task drops the tiles that still wait."""
         try:
             async with asyncio.timeout(time_left_s(request.deadline)):
-                task = await self._in_thread(lambda: self._look(request))
+                task = await in_thread(self._decoders, partial(self._look, request))
         except TimeoutError as error:
             raise DeadlineExceeded from error
         with self._room(task.tiles):
@@ -166,7 +164,8 @@ class Tower:
         try:
             async with asyncio.timeout(time_left_s(deadline)):
                 with self._admit(task, deadline, caller) as ticket:
-                    tiles = await self._in_thread(lambda: self._decode(task, ticket.check))
+                    decode = partial(self._decode, task, ticket.check)
+                    tiles = await in_thread(self._decoders, decode)
                     future = ticket.submit(tiles)
                 self._keep(task, await asyncio.wrap_future(future))
         except TimeoutError as error:
@@ -180,10 +179,6 @@ class Tower:
         """Whether no request's images are looked at, wait, run or are kept for it."""
         with self._lock:
             return not self._held and self.scheduler.idle()
-
-    def inherit_estimates(self, before: "Tower") -> None:
-        """Predict with what was measured of the one that this one replaces."""
-        self.scheduler.inherit_estimates(before.scheduler)
 
     def fault(self, patience_s: float) -> str | None:
         """See Model.fault."""
@@ -276,13 +271,6 @@ class Tower:
         finally:
             with self._lock:
                 self._held -= tiles
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        try:
-            future = self._decoders.submit(work)
-        except RuntimeError:  # the threads were told to end
-            raise ModelClosed from None
-        return await asyncio.wrap_future(future)
 
 
 def _embed(engine: Engine, vision: Vision, tiles: Sequence[Tile]) -> Floats:

@@ -1,6 +1,7 @@
 """The methods of GRPCInferenceService: request messages to the fields of reply messages."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from msgspec import to_builtins
@@ -8,7 +9,7 @@ from msgspec import to_builtins
 from runtime.version import version
 from server.call import Call, Limit, Place
 from server.errors import InvalidRequest, UnknownModel
-from server.kserve.inference import Wanted, infer
+from server.kserve.inference import infer
 from server.kserve.messages import CONFIG_TYPES
 from server.kserve.model_control import ModelControlRefused, reload
 from server.kserve.models import (
@@ -18,7 +19,7 @@ from server.kserve.models import (
     all_models,
     find,
 )
-from server.kserve.tensors import BYTES, Declared, text_tensor, texts_of_elements, texts_of_raw
+from server.kserve.tensors import BYTES, Declared, text_of, text_tensor, texts_of_raw
 from server.names import TRITON_VERSION
 
 # Takes a request and the call; returns the fields of the reply.
@@ -85,7 +86,7 @@ async def _repository_model_load(request: Any, call: Call) -> dict[str, Any]:
 
 async def _model_infer(request: Any, call: Call) -> dict[str, Any]:
     model = find(call.service, request.model_name, request.model_version)
-    wanted = [Wanted(output.name, _parameters(output)) for output in request.outputs]
+    wanted = [(output.name, _parameters(output)) for output in request.outputs]
     contents, parameters = _contents(request, model.limit), _parameters(request)
     request_id = request.id
     # Free the message before its texts are decoded, which may take four times as much memory.
@@ -95,7 +96,7 @@ async def _model_infer(request: Any, call: Call) -> dict[str, Any]:
             declared,
             texts_of_raw(memoryview(found), declared)
             if isinstance(found, bytes)
-            else texts_of_elements(found, declared),
+            else map(partial(text_of, declared=declared), found),
         )
         for declared, found in contents
     )

@@ -4,13 +4,11 @@ from collections.abc import Iterable
 from itertools import chain, islice
 from typing import Any, get_args
 
-from google.protobuf.message import DecodeError
-
 from runtime.profile import Kind
 from server.call import limit_of
 from server.characters import wider_bytes
 from server.errors import InvalidRequest
-from server.kserve.messages import Messages
+from server.kserve.messages import Messages, not_parsed
 from server.kserve.tensors import elements_of
 from server.kserve.wire import Counted, NoMessage, TooManyValues, count_values, layout_of
 from server.settings import Settings
@@ -30,9 +28,9 @@ class Requests:
     """Parses requests of `methods`, of at most `most` values each."""
 
     def __init__(self, messages: Messages, methods: Iterable[str], settings: Settings) -> None:
-        self._classes = {method: messages[f"{method}Request"] for method in methods}
+        self._messages = messages
         self._layouts = {
-            method: layout_of(kind.DESCRIPTOR, _RAW) for method, kind in self._classes.items()
+            method: layout_of(messages[f"{method}Request"].DESCRIPTOR, _RAW) for method in methods
         }
         texts, self._variable = max(limit_of(settings, kind) for kind in get_args(Kind))
         self.most = _VALUES_OF_A_TEXT * texts + _VALUES_BESIDE
@@ -53,7 +51,7 @@ class Requests:
         try:
             return await count_values(message, self._layouts[method], self.most, slices)
         except NoMessage:
-            raise _no_request(method) from None
+            raise not_parsed(f"{method}Request") from None
         except TooManyValues:
             raise InvalidRequest(
                 "too_long",
@@ -64,11 +62,4 @@ class Requests:
 
     def parse(self, method: str, message: bytes) -> Any:
         """Parse a message whose values were counted. Raises InvalidRequest."""
-        try:
-            return self._classes[method].FromString(message)
-        except DecodeError:
-            raise _no_request(method) from None
-
-
-def _no_request(method: str) -> InvalidRequest:
-    return InvalidRequest("value_error", (), f"found bytes that are no {method}Request")
+        return self._messages.parse(f"{method}Request", message)

@@ -11,8 +11,8 @@ values are counted. Health needs neither key nor slot.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -37,7 +37,6 @@ from server.logs import current_request
 from server.observability import ids_of
 from server.service import Service
 from server.settings import Settings, SettingsError
-from server.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -130,20 +129,25 @@ class GrpcServer:
             _expect_gone_callers()
             began = time.monotonic()
             code = grpc.StatusCode.CANCELLED
-            caller = grpc_caller(_authorization(context), context.peer())
+            metadata = context.invocation_metadata() or ()
+            bearers = [_bytes(value) for key, value in metadata if key == "authorization"]
+            caller = grpc_caller(bearers, context.peer())
             call = Call(self._service, context.time_remaining(), caller)
-            given = _text_metadata(context)
-            trace = self._begin(name, given)
+            given = {key: value for key, value in metadata if isinstance(value, str)}
+            tracing, trace = self._service.tracing, None
+            if tracing is not None and name == _INFER:  # only inferences have a span
+                trace = tracing.begin(name, given, {"rpc.method": name})
             ids = ids_of(given, trace)
-            metadata = {"x-request-id": ids["request_id"]}
+            trailing = {"x-request-id": ids["request_id"]}
             if trace is not None:
-                metadata["traceresponse"] = trace.traceresponse
+                trailing["traceresponse"] = trace.traceresponse
             before = current_request.set(ids)
             try:
                 try:
-                    self._check_key(name, context)
+                    if name not in _OPEN and not self._keys.accepts(bearers):
+                        raise AuthenticationRequired
                     reply = await serve(context, call)
-                    context.set_trailing_metadata(tuple({**metadata, **call.headers()}.items()))
+                    context.set_trailing_metadata(tuple({**trailing, **call.headers()}.items()))
                     code = grpc.StatusCode.OK
                     return reply
                 except Exception as error:
@@ -154,11 +158,11 @@ class GrpcServer:
                     message = status_message(error, failure.message)
                     # Other headers are HTTP's own; `connection` would make the answer malformed.
                     if wait := failure.headers.get(_RETRY):
-                        metadata[_RETRY] = wait
+                        trailing[_RETRY] = wait
                     drop_tracebacks(error)
                 # Outside the except block: within it, gRPC's abort would keep the error, and with
                 # it the request's message, until the next garbage collection.
-                context.set_trailing_metadata(tuple(metadata.items()))
+                context.set_trailing_metadata(tuple(trailing.items()))
                 with suppress(grpc.aio.InternalError):  # the caller has gone
                     await context.abort(code, message)
             finally:
@@ -185,12 +189,11 @@ class GrpcServer:
         reply = self._messages[f"{method}Response"]
         if method in _SILENT:
             return reply(**await answer(None, call))
-        async with self._call_slot():
-            with self._service.body_budget.reservation() as room:
-                return reply(**await answer(await self._read(method, context, call, room), call))
+        with self._call_slot(), self._service.body_budget.reservation() as room:
+            return reply(**await answer(await self._read(method, context, call, room), call))
 
-    @asynccontextmanager
-    async def _call_slot(self) -> AsyncIterator[None]:
+    @contextmanager
+    def _call_slot(self) -> Iterator[None]:
         """Hold a call slot. Raises Overloaded when all are taken."""
         if self._calls >= _MOST_CALLS:
             raise Overloaded(f"{self._calls} gRPC calls are running; send fewer at the same time")
@@ -200,13 +203,7 @@ class GrpcServer:
         finally:
             self._calls -= 1
 
-    async def _read(
-        self,
-        method: str,
-        context: Context,
-        call: Call,
-        room: Reservation,
-    ) -> Any:
+    async def _read(self, method: str, context: Context, call: Call, room: Reservation) -> Any:
         """Read and parse the call's request; its part of the body budget is `room`.
 
         Raises BodyTooSlow, ClientDisconnected, Overloaded or InvalidRequest. Nothing is awaited
@@ -217,19 +214,6 @@ class GrpcServer:
         room.add(await self._requests.decoded_bytes(method, message, room.slices))
         await room.slices.before(len(message))
         return self._requests.parse(method, message)
-
-    def _begin(self, name: str, given: dict[str, str]) -> Trace | None:
-        """Begin the call's span; only inferences have one."""
-        tracing = self._service.tracing
-        if tracing is None or name != _INFER:
-            return None
-        return tracing.begin(name, given, {"rpc.method": name})
-
-    def _check_key(self, name: str, context: Context) -> None:
-        if name in _OPEN:
-            return
-        if not self._keys.accepts(_authorization(context)):
-            raise AuthenticationRequired
 
 
 class _Methods(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no types
@@ -285,19 +269,8 @@ def _note_failure(task: "asyncio.Task[Any]") -> None:
         _log.debug("a client disconnected before its answer was sent: %s", type(error).__name__)
 
 
-def _text_metadata(context: Context) -> dict[str, str]:
-    """The caller's metadata with text values."""
-    metadata = context.invocation_metadata() or ()
-    return {key: value for key, value in metadata if isinstance(value, str)}
-
-
-def _authorization(context: Context) -> list[bytes]:
-    """The values of the caller's authorization metadata."""
-    return [
-        value.encode() if isinstance(value, str) else value
-        for key, value in context.invocation_metadata() or ()
-        if key == "authorization"
-    ]
+def _bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:

@@ -6,7 +6,6 @@ the input. So `index` is the row's own number.
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
 
 import numpy as np
@@ -21,6 +20,7 @@ from server.kserve.tensors import Output, TextTensor, refuse_shared_memory
 
 Word = TypeVar("Word", bound=str)
 Parameters = Mapping[str, Any]
+Inputs = Mapping[str, list[str]]
 
 _TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
@@ -31,23 +31,15 @@ _MOST_DIGITS = 12
 _LONGEST_TIMEOUT_US = 10**12
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A requested output."""
-
-    name: str
-    parameters: Parameters
-
-
 async def infer(
     call: Call,
     model: KserveModel,
     tensors: Iterable[TextTensor],
     parameters: Parameters,
-    wanted: Iterable[Wanted],
+    wanted: Iterable[tuple[str, Parameters]],
 ) -> list[Output]:
-    """Run the model and return the `wanted` outputs; all if none is named. Raises InvalidRequest
-    and what `call` raises.
+    """Run the model and return the `wanted` outputs, each with its parameters; all if none is
+    named. Raises InvalidRequest and what `call` raises.
 
     `tensors` and `wanted` are consumed one by one, up to the first that is invalid.
     """
@@ -59,10 +51,8 @@ async def infer(
     return [outputs[name] for name in names]
 
 
-async def _rank(
-    call: Call, inputs: Mapping[str, TextTensor], parameters: Parameters
-) -> list[Output]:
-    queries, passages = inputs["query"].texts, inputs["passage"].texts
+async def _rank(call: Call, inputs: Inputs, parameters: Parameters) -> list[Output]:
+    queries, passages = inputs["query"], inputs["passage"]
     if len(queries) not in (1, len(passages)):
         message = f"found {len(queries)} queries for {len(passages)} passages, wanted 1 or as many"
         raise InvalidRequest("value_error", ("query",), message)
@@ -80,18 +70,16 @@ async def _rank(
     ]
 
 
-async def _embed(
-    call: Call, inputs: Mapping[str, TextTensor], parameters: Parameters
-) -> list[Output]:
-    if _MODALITY in inputs and set(inputs[_MODALITY].texts) != {"text"}:
+async def _embed(call: Call, inputs: Inputs, parameters: Parameters) -> list[Output]:
+    if _MODALITY in inputs and set(inputs[_MODALITY]) != {"text"}:
         raise InvalidRequest("literal_error", (_MODALITY,), "this model embeds text only")
     kind = _word(parameters, "embedding_type", _TYPES, "float")
     # The NIM's own default over gRPC is query.
     default_type = call.service.settings.default_input_type or "query"
     request = EmbedRequest(
-        inputs["text"].texts,
+        inputs["text"],
         _word(parameters, "input_type", _INPUT_TYPES, default_type),
-        _dimensions(parameters),
+        _whole(parameters, "dimensions", 1, "wanted a whole number of 1 or more"),
         truncate=_word(parameters, "truncate", _TRUNCATES, "NONE"),
     )
     embeddings = await call.embed(request, input_at=Field("text"))
@@ -101,49 +89,43 @@ async def _embed(
     ]
 
 
-def _by_name(model: KserveModel, tensors: Iterable[TextTensor]) -> dict[str, TextTensor]:
+def _by_name(model: KserveModel, tensors: Iterable[TextTensor]) -> Inputs:
     known = [facts.name for facts in model.inputs]
     optional = [_MODALITY] if model.kind == "embed" else []
-    found: dict[str, TextTensor] = {}
-    for tensor in tensors:
-        if tensor.name not in (*known, *optional):
+    found: dict[str, list[str]] = {}
+    for name, texts in tensors:
+        if name not in (*known, *optional):
             message = f"found another input, wanted {' and '.join(known)}"
             raise InvalidRequest("value_error", ("inputs",), message)
-        if tensor.name in found:
-            raise InvalidRequest("value_error", ("inputs",), f"found {tensor.name} twice")
-        found[tensor.name] = tensor
+        if name in found:
+            raise InvalidRequest("value_error", ("inputs",), f"found {name} twice")
+        found[name] = texts
     if missing := [name for name in known if name not in found]:
         raise InvalidRequest("missing", ("inputs",), f"wanted the input {' and '.join(missing)}")
     return found
 
 
-def _output_names(model: KserveModel, wanted: Iterable[Wanted]) -> list[str]:
+def _output_names(model: KserveModel, wanted: Iterable[tuple[str, Parameters]]) -> list[str]:
     known = [facts.name for facts in model.outputs]
     found: list[str] = []
-    for index, output in enumerate(wanted):
+    for index, (name, parameters) in enumerate(wanted):
         place = ("outputs", index)
-        refuse_shared_memory(place, output.parameters)
-        if output.parameters.get("classification"):
+        refuse_shared_memory(place, parameters)
+        if parameters.get("classification"):
             message = "classification is not served here; leave it out for the values themselves"
             raise InvalidRequest("value_error", place, message)
-        if output.name not in known:
+        if name not in known:
             message = f"found another output, wanted one of {', '.join(known)}"
             raise InvalidRequest("value_error", place, message)
-        if output.name in found:
-            raise InvalidRequest("value_error", place, f"found {output.name} twice")
-        found.append(output.name)
+        if name in found:
+            raise InvalidRequest("value_error", place, f"found {name} twice")
+        found.append(name)
     return found or known
 
 
 def _shorten_deadline(call: Call, parameters: Parameters) -> None:
     """Apply Triton's parameter `timeout`, in microseconds, to the deadline; 0 is no limit."""
-    found = parameters.get("timeout")
-    number = _whole(found)
-    if found is not None and (number is None or number < 0):
-        raise InvalidRequest(
-            "greater_than_equal", ("parameters", "timeout"), "wanted microseconds, 0 or more"
-        )
-    if number:
+    if number := _whole(parameters, "timeout", 0, "wanted microseconds, 0 or more"):
         within_s = min(number, _LONGEST_TIMEOUT_US) * 1e-6
         call.deadline = min(call.deadline, time.monotonic() + within_s)
 
@@ -158,21 +140,17 @@ def whole_number(text: str) -> int | None:
     return int(text) if known else None
 
 
-def _dimensions(parameters: Parameters) -> int | None:
-    found = parameters.get("dimensions")
-    number = _whole(found)
-    if found is not None and (number is None or number < 1):
-        raise InvalidRequest(
-            "greater_than", ("parameters", "dimensions"), "wanted a whole number of 1 or more"
-        )
-    return number
-
-
-def _whole(found: Any) -> int | None:
-    """`found` as a whole number, None if it is not one. Clients with a single parameter type send
-    it as text or as a float."""
+def _whole(parameters: Parameters, name: str, least: int, wanted: str) -> int | None:
+    """The parameter `name` as a whole number, None without it. Clients with a single parameter type
+    send it as text or as a float. Raises InvalidRequest below `least`."""
+    found = number = parameters.get(name)
     if isinstance(found, str):
-        return whole_number(found)
-    if isinstance(found, float) and found.is_integer():
-        return int(found)
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+        number = whole_number(found)
+    elif isinstance(found, float) and found.is_integer():
+        number = int(found)
+    if found is None:
+        return None
+    if not isinstance(number, int) or isinstance(number, bool) or number < least:
+        problem = "greater_than" if least else "greater_than_equal"
+        raise InvalidRequest(problem, ("parameters", name), wanted)
+    return number

@@ -9,6 +9,9 @@ import re
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError
+
+from server.errors import InvalidRequest
 
 _Field = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "inference"
@@ -99,6 +102,18 @@ class Messages:
 
     def __getitem__(self, name: str) -> Any:
         return self._classes[name]
+
+    def parse(self, name: str, message: bytes) -> Any:
+        """Parse the bytes of the message `name`. Raises InvalidRequest."""
+        try:
+            return self._classes[name].FromString(message)
+        except DecodeError:
+            raise not_parsed(name) from None
+
+
+def not_parsed(name: str) -> InvalidRequest:
+    """The error of bytes that are not the message `name`."""
+    return InvalidRequest("value_error", (), f"found bytes that are no {name}")
 
 
 def _describe(message: Any, fields: str) -> None:

@@ -24,7 +24,6 @@ from server.names import TRITON_VERSION
 
 # The header with the number of JSON bytes before the raw tensors.
 HEADER_LENGTH = "inference-header-content-length"
-_ENCODER = msgspec.json.Encoder()
 Parameters = dict[str, Any]
 
 
@@ -151,17 +150,16 @@ def read_tensors(request: InferRequest, raw: memoryview, limit: Limit) -> Iterat
         raise InvalidRequest("value_error", (), f"found {len(raw)} bytes that belong to no input")
 
 
-def check_binary_flags(request: InferRequest) -> None:
-    """Raise InvalidRequest if a flag for raw outputs is neither true nor false."""
-    _flag(request.parameters, "binary_data_output", ("parameters",))
+def raw_outputs(request: InferRequest) -> dict[str | None, bool | None]:
+    """Which outputs are wanted raw, by name; None is for those without a flag of their own. Raises
+    InvalidRequest for a flag that is neither true nor false."""
+    flags: dict[str | None, bool | None] = {}
+    flags[None] = _flag(request.parameters, "binary_data_output", ("parameters",))
     for index, output in enumerate(request.outputs or ()):
-        _flag(output.parameters, "binary_data", ("outputs", index, "parameters"))
-
-
-def _wants_binary(request: InferRequest, name: str) -> bool:
-    all_of_them = _flag(request.parameters, "binary_data_output", ("parameters",))
-    own = (_flag(o.parameters, "binary_data", ()) for o in request.outputs or () if o.name == name)
-    return bool(next((flag for flag in own if flag is not None), all_of_them))
+        flag = _flag(output.parameters, "binary_data", ("outputs", index, "parameters"))
+        if flag is not None:
+            flags[output.name] = flag
+    return flags
 
 
 def _flag(parameters: Parameters | None, name: str, place: Place) -> bool | None:
@@ -176,10 +174,11 @@ def write_reply(
 ) -> tuple[bytes, dict[str, str]]:
     """Encode the reply. Returns its bytes, and the header with the length of the JSON if raw
     tensors follow."""
+    flags = raw_outputs(request)
     replies, tail = [], []
     for output in outputs:
         shape = list(output.values.shape)
-        if _wants_binary(request, output.name):
+        if flags.get(output.name, flags[None]):
             raw = output.raw()
             tail.append(raw)
             size = {"binary_data_size": len(raw)}
@@ -188,6 +187,6 @@ def write_reply(
             data = output.values.ravel().tolist()
             replies.append(OutputReply(output.name, output.datatype, shape, data=data))
     request_id = UNSET if request.id is None else request.id
-    head = _ENCODER.encode(InferReply(model.name, TRITON_VERSION, replies, id=request_id))
+    head = msgspec.json.encode(InferReply(model.name, TRITON_VERSION, replies, id=request_id))
     headers = {HEADER_LENGTH: str(len(head))} if tail else {}
     return b"".join([head, *tail]), headers

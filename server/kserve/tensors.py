@@ -23,18 +23,13 @@ _LENGTH = struct.Struct("<I")
 _MOST_AXES = 2
 
 
-@dataclass(frozen=True)
-class TextTensor:
-    """An input: `texts` in row order, declared with `shape` [n] or [n, 1]."""
-
-    name: str
-    shape: tuple[int, ...]
-    texts: list[str]
+# An input: its name, and its texts in row order.
+TextTensor = tuple[str, list[str]]
 
 
 @dataclass(frozen=True)
 class Output:
-    """An output; `values` of a dtype that `datatype_of` knows."""
+    """An output; `values` of a dtype in _DATATYPES."""
 
     name: str
     values: npt.NDArray[np.generic]
@@ -42,16 +37,11 @@ class Output:
     @property
     def datatype(self) -> str:
         """KServe's name of the dtype."""
-        return datatype_of(self.values.dtype)
+        return next(name for name, code in _DATATYPES.items() if code == self.values.dtype)
 
     def raw(self) -> bytes:
         """Row-major little-endian bytes."""
         return self.values.astype(_DATATYPES[self.datatype], copy=False).tobytes()
-
-
-def datatype_of(dtype: np.dtype[Any]) -> str:
-    """KServe's name of a dtype."""
-    return next(name for name, code in _DATATYPES.items() if np.dtype(code) == dtype)
 
 
 @dataclass(frozen=True)
@@ -83,7 +73,7 @@ def text_tensor(declared: Declared, texts: Iterable[str]) -> TextTensor:
     if len(found) != wanted:
         count = "more" if len(found) > wanted else len(found)
         raise _wrong(declared, f"found {count} elements, the shape says {wanted}")
-    return TextTensor(declared.name, tuple(shape), found)
+    return declared.name, found
 
 
 def texts_of_json(data: Any, declared: Declared, depth: int = _MOST_AXES) -> Iterator[str]:
@@ -99,16 +89,11 @@ def texts_of_json(data: Any, declared: Declared, depth: int = _MOST_AXES) -> Ite
             raise _wrong(declared, "wanted texts as data, nested as the shape is")
 
 
-def texts_of_elements(elements: Iterable[bytes], declared: Declared) -> Iterator[str]:
-    """Yield the texts in a list of elements (gRPC's typed contents). Raises InvalidRequest."""
-    return (_text(element, declared) for element in elements)
-
-
 def texts_of_raw(raw: memoryview, declared: Declared) -> Iterator[str]:
     """Yield length-prefixed texts. Raises InvalidRequest for wrong lengths."""
     place = 0
     for element in elements_of(raw):
-        yield _text(element, declared)
+        yield text_of(element, declared)
         place += _LENGTH.size + len(element)
     left = len(raw) - place - _LENGTH.size
     if left >= 0:
@@ -141,7 +126,8 @@ def _wrong(declared: Declared, message: str) -> InvalidRequest:
     return InvalidRequest("value_error", declared.place, message)
 
 
-def _text(element: bytes | memoryview, declared: Declared) -> str:
+def text_of(element: bytes | memoryview, declared: Declared) -> str:
+    """The text of one element. Raises InvalidRequest."""
     try:
         return str(element, "utf-8")
     except UnicodeDecodeError:

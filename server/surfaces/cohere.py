@@ -16,14 +16,12 @@ from litestar import Response, post
 from litestar.di import NamedDependency
 from msgspec import Meta
 
-from runtime.postprocess import Ranking
 from runtime.requests import RankRequest, TokenLimits
 from server.errors import ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import StrictPositive, lax_decoder
 from server.surface import Surface
 from server.surfaces.documents import (
-    RankedDocuments,
     RerankRequest,
     Result,
     check_least,
@@ -142,20 +140,6 @@ def _meta(version: str, documents: Sequence[object]) -> CohereMeta:
     return CohereMeta(ApiVersion(version), BilledUnits(units))
 
 
-def _reply_v1(ranked: RankedDocuments, payload: RerankRequest, model: str) -> ReplyV1:
-    results = results_of(ranked, payload, plain=False)
-    usage, meta = usage_of(ranked.ranking), _meta("1", ranked.texts)
-    return ReplyV1(id_of(payload.request_id), model, usage, meta, results)
-
-
-def _reply_v2(ranking: Ranking, payload: RerankV2) -> ReplyV2:
-    scores = ranking.relevance()
-    results = [
-        ResultV2(i, float(scores[i])) for i in top_results(ranking.order.tolist(), payload.top_n)
-    ]
-    return ReplyV2(id_of(None), results, _meta("2", payload.documents))
-
-
 def _check_v2(payload: RerankV2) -> None:
     check_least("top_n", payload.top_n, 1)
     check_least("max_tokens_per_doc", payload.max_tokens_per_doc, 1)
@@ -215,9 +199,11 @@ async def rerank_v1(exchange: NamedDependency[Exchange]) -> Response[ReplyV1]:
     `document` is a text then, with return_documents: true.
     """
     payload = await exchange.json(_V1)
-    served = exchange.service.served("rank")
-    ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "END")
-    return exchange.reply(_reply_v1(ranked, payload, served.name))
+    ranked = await rank_documents(exchange, payload, "END")
+    results = results_of(ranked, payload, plain=False)
+    usage, meta = usage_of(ranked.ranking), _meta("1", ranked.texts)
+    reply = ReplyV1(id_of(payload.request_id), ranked.model, usage, meta, results)
+    return exchange.reply(reply)
 
 
 @post("/v2/rerank", status_code=200, tags=["Rerank dialects"], body=RerankV2)
@@ -232,7 +218,9 @@ async def rerank_v2(exchange: NamedDependency[Exchange]) -> Response[ReplyV2]:
     ranking = await exchange.rank(
         RankRequest(payload.query, payload.documents, truncate="END", limits=limits)
     )
-    return exchange.reply(_reply_v2(ranking, payload))
+    scores, top = ranking.relevance(), top_results(ranking.order.tolist(), payload.top_n)
+    results = [ResultV2(i, float(scores[i])) for i in top]
+    return exchange.reply(ReplyV2(id_of(None), results, _meta("2", payload.documents)))
 
 
 SURFACES = (

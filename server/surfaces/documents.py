@@ -71,18 +71,19 @@ class Result(msgspec.Struct):
 
 
 class RankedDocuments(NamedTuple):
-    """A ranking of `texts`, the documents' texts in their order."""
+    """A ranking of `texts`, the documents' texts in their order, by the `model` of that name."""
 
     ranking: Ranking
     texts: list[str]
+    model: str
 
 
 async def rank_documents(
-    exchange: Exchange, payload: RerankRequest, max_tokens: int, default: Truncate
+    exchange: Exchange, payload: RerankRequest, default: Truncate
 ) -> RankedDocuments:
-    """Rank the payload's documents with a model of `max_tokens`. `default` is the truncation
-    without one in the payload, except for vLLM's, which then truncates nothing. Raises
-    InvalidRequest and what Call.rank raises."""
+    """Rank the payload's documents. `default` is the truncation without one in the payload, except
+    for vLLM's, which then truncates nothing. Raises InvalidRequest and what Call.rank raises."""
+    served = exchange.service.served("rank")
     _check(payload)
     documents, at = listed("documents", payload.documents)
     exchange.check_count("rank", len(documents), at)
@@ -90,7 +91,7 @@ async def rank_documents(
     family = family_of(payload)
     truncate, limits = cut_of(
         payload,
-        max_tokens,
+        served.model.info.max_tokens,
         truncate=payload.truncate,
         truncation=payload.truncation,
         default="NONE" if family == "vllm" else default,
@@ -102,7 +103,7 @@ async def rank_documents(
     )
     blanks = family is not None
     request = RankRequest(payload.query, texts, truncate=truncate, limits=limits, blanks=blanks)
-    return RankedDocuments(await exchange.rank(request, passages_at=at), texts)
+    return RankedDocuments(await exchange.rank(request, passages_at=at), texts, served.name)
 
 
 def family_of(payload: RerankRequest) -> Literal["vllm", "infinity"] | None:

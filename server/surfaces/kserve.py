@@ -14,11 +14,11 @@ import msgspec
 from litestar import Controller, HttpMethod, Response, get, post, route
 from litestar.di import NamedDependency
 
-from runtime.errors import ModelClosed
+from runtime.errors import InputTooLong, ModelClosed
 from runtime.version import version as software_version
 from server.errors import ErrorBody, Failure, NotReady, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
-from server.kserve.inference import Wanted, infer
+from server.kserve.inference import infer
 from server.kserve.model_control import ModelControlRefused, reload
 from server.kserve.models import (
     EXTENSIONS,
@@ -39,7 +39,7 @@ from server.kserve.rest import (
     ModelReadyReply,
     ServerReply,
     StatisticsReply,
-    check_binary_flags,
+    raw_outputs,
     read_tensors,
     split_body,
     write_reply,
@@ -66,7 +66,7 @@ class KserveError(msgspec.Struct):
 
 def error_body(failure: Failure) -> Annotated[ErrorBody, KserveError]:
     """KServe's error body; a text that is too long (422) gets status 400 here."""
-    status = 400 if failure.status == 422 else failure.status
+    status = 400 if issubclass(failure.kind, InputTooLong) else failure.status
     return ErrorBody(status, msgspec.json.encode(KserveError(failure.message)))
 
 
@@ -93,7 +93,7 @@ async def _read(
     found = _named(exchange)
     head, raw = split_body(body, exchange.request.headers.get(HEADER_LENGTH))
     payload = await exchange.decode(_DECODER, head)
-    check_binary_flags(payload)
+    raw_outputs(payload)  # refuses wrong flags before the model is asked
     # One text more than allowed is unpacked before a tensor is refused.
     most = _MOST_INPUTS * (found.limit.texts + 1)
     await exchange.reserve_raw(raw, islice(elements_of(raw), most))
@@ -182,7 +182,7 @@ class KserveRoutes(Controller):
         tensors follow the JSON (Triton's binary tensor data extension).
         """
         found, payload, tensors = await _read(exchange)
-        wanted = (Wanted(o.name, o.parameters or {}) for o in payload.outputs or ())
+        wanted = ((o.name, o.parameters or {}) for o in payload.outputs or ())
         outputs = await infer(exchange, found, tensors, payload.parameters or {}, wanted)
         write = partial(write_reply, payload, found, outputs)
         many = sum(output.values.size for output in outputs) > MANY_NUMBERS

@@ -12,8 +12,7 @@ from litestar import Response, post
 from litestar.di import NamedDependency
 from msgspec import UNSET, UnsetType
 
-from runtime.postprocess import Ranking
-from runtime.requests import RankRequest, Truncate
+from runtime.requests import RankRequest
 from server.call import Field
 from server.errors import InvalidRequest, UnknownModel
 from server.exchange import Exchange
@@ -63,26 +62,8 @@ class RankingReply(msgspec.Struct):
 _DECODER = msgspec.json.Decoder(RankingRequest)
 
 
-def texts_of(request: RankingRequest) -> tuple[str, list[str]]:
-    """Query and passages. Raises InvalidRequest for an image or a missing text."""
-    query = _text(request.query, ("query",))
-    passages = [_text(p, ("passages", index)) for index, p in enumerate(request.passages)]
-    return query, passages
-
-
-def truncate_of(request: RankingRequest) -> Truncate:
-    """How texts that are too long are truncated. START is in NVIDIA's recipe, not in its docs."""
-    return one_of(request.truncate, TRUNCATES, "truncate") or "NONE"
-
-
-def reply_of(ranking: Ranking) -> RankingReply:
-    """The passages by descending logit."""
-    logits = ranking.logits.tolist()
-    rankings = [Ranked(index, logits[index]) for index in ranking.order.tolist()]
-    return RankingReply(rankings, usage_of(ranking))
-
-
 def _text(text: Text, location: tuple[str | int, ...]) -> str:
+    """The text. Raises InvalidRequest for an image or a missing text."""
     if text.image is not None:
         raise InvalidRequest(
             "value_error", (*location, "image"), "this model ranks text, not images"
@@ -117,10 +98,15 @@ async def rank(exchange: NamedDependency[Exchange]) -> Response[RankingReply]:
         if name is not None and name not in served.accepted_names:
             raise UnknownModel(served.name)
     exchange.check_count("rank", len(payload.passages), _PASSAGES)
-    query, passages = texts_of(payload)
-    asked = RankRequest(query, passages, truncate=truncate_of(payload))
+    query = _text(payload.query, ("query",))
+    passages = [_text(p, ("passages", index)) for index, p in enumerate(payload.passages)]
+    # START is in NVIDIA's recipe, not in its docs.
+    truncate = one_of(payload.truncate, TRUNCATES, "truncate") or "NONE"
+    asked = RankRequest(query, passages, truncate=truncate)
     ranking = await exchange.rank(asked, query_at=_QUERY, passages_at=_PASSAGES)
-    return exchange.reply(reply_of(ranking))
+    logits = ranking.logits.tolist()
+    rankings = [Ranked(index, logits[index]) for index in ranking.order.tolist()]
+    return exchange.reply(RankingReply(rankings, usage_of(ranking)))
 
 
 SURFACE = Surface(

@@ -18,13 +18,7 @@ from server.json_body import converted
 from server.surface import Surface
 from server.surfaces import tei
 from server.surfaces.cohere import error_body, id_of
-from server.surfaces.documents import (
-    RankedDocuments,
-    RerankRequest,
-    Result,
-    rank_documents,
-    results_of,
-)
+from server.surfaces.documents import RerankRequest, Result, rank_documents, results_of
 from server.surfaces.usage import Usage, usage_of
 
 
@@ -48,18 +42,6 @@ _Body = msgspec.defstruct("_Body", [(name, Any, UNSET) for name in _FIELDS])
 _DECODER = msgspec.json.Decoder(_Body)
 
 
-def _reply_of(ranked: RankedDocuments, payload: RerankRequest, model: str) -> DocumentsReply:
-    ranking = ranked.ranking
-    return DocumentsReply(
-        id_of(payload.request_id),
-        model,
-        usage_of(ranking),
-        results_of(ranked, payload, plain=True),
-        ranking.logits.tolist(),
-        ranking.order.tolist(),
-    )
-
-
 # Route
 @post(
     "/rerank",
@@ -80,9 +62,17 @@ async def rerank(exchange: NamedDependency[Exchange]) -> Response[DocumentsReply
     payload = await _read(exchange)
     if isinstance(payload, tei.TextsRequest):
         return await tei.rank_texts(exchange, payload)
-    served = exchange.service.served("rank")
-    ranked = await rank_documents(exchange, payload, served.model.info.max_tokens, "NONE")
-    return exchange.reply(_reply_of(ranked, payload, served.name))
+    ranked = await rank_documents(exchange, payload, "NONE")
+    ranking = ranked.ranking
+    reply = DocumentsReply(
+        id_of(payload.request_id),
+        ranked.model,
+        usage_of(ranking),
+        results_of(ranked, payload, plain=True),
+        ranking.logits.tolist(),
+        ranking.order.tolist(),
+    )
+    return exchange.reply(reply)
 
 
 async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
@@ -96,6 +86,7 @@ async def _read(exchange: Exchange) -> tei.TextsRequest | RerankRequest:
             exchange.use_error_format(tei.error_body)
         raise
     found = {name: value for name, value in decoded.items() if value is not UNSET}
+    await exchange.service.body_budget.slices.before(len(body))  # objects are walked once more
     if found.get("texts") is None:
         return converted(found, RerankRequest)
     if found.get("documents") is not None:

@@ -189,14 +189,9 @@ def _bytes_of(text: str) -> int:
 
 def _simple(token: Token, text: str) -> SimpleToken:
     if token.special:
-        return SimpleToken(token.id, token.text, special=True, start=None, stop=None)
-    return SimpleToken(
-        token.id,
-        text[token.start : token.stop],
-        special=False,
-        start=token.start,
-        stop=token.stop,
-    )
+        return SimpleToken(token.id, token.text, True, None, None)
+    start, stop = token.start, token.stop
+    return SimpleToken(token.id, text[start:stop], False, start, stop)
 
 
 def _info(service: Service) -> Info:

@@ -31,7 +31,7 @@ def test_tau_looks_at_pairs_that_the_reference_tells_apart() -> None:
 
 
 def test_a_collection_adds_order_and_drift() -> None:
-    judged = [Judged("q", ["a", "b"], [7, 8], {7: 1.0})]
+    judged = [Judged("q", ["a", "b"], ["7", "8"], {"7": 1})]
     found = compare([1.0, 0.0], [1.0, 0.0])
     add_collection(found, judged, [[1.0, 0.0]], [[0.0, 1.0]])
     assert found.cranfield_tau == -1.0

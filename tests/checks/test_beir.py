@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checks.beir import candidates, ndcg, read_collection, rerank
+from checks.beir import candidates, ndcg, rerank
+from recipe.evaluation.collection import read_collection
 from runtime.opening import open_embedder
 from runtime.requests import EmbedRequest, RankRequest
 
@@ -33,20 +34,20 @@ class LongestFirst:
 
 def test_unjudged_queries_are_left_out(folder: Path) -> None:
     collection = read_collection(folder)
-    assert collection.queries == ["lift of wing"]
-    assert collection.grades == [{1: 4.0, 2: 1.0}]
+    assert collection.queries == {"q1": "lift of wing"}
+    assert collection.grades == {"q1": {"d1": 4, "d2": 1}}
 
 
-def test_bm25_prefers_texts_with_more_and_rarer_words() -> None:
-    assert candidates(TEXTS, ["lift of wing"])[0][:2] == [2, 1]
+def test_bm25_prefers_texts_with_more_and_rarer_words(folder: Path) -> None:
+    assert candidates(read_collection(folder), 1)["q1"][:2] == ["d2", "d1"]
 
 
 def test_ndcg_is_one_for_the_ideal_order_and_discounts_others() -> None:
-    assert ndcg([1, 2, 0], {1: 4.0, 2: 1.0}) == 1.0
-    assert ndcg([2, 1], {1: 4.0, 2: 1.0}) == pytest.approx(
-        (1 + 4 / np.log2(3)) / (4 + 1 / np.log2(3))
-    )
-    assert ndcg([0, 3], {1: 4.0}) == 0.0
+    grades = {"q": {"d1": 4, "d2": 1}}
+    assert ndcg({"q": ["d1", "d2", "d0"]}, grades) == [1.0]
+    swapped = (1 + 4 / np.log2(3)) / (4 + 1 / np.log2(3))
+    assert ndcg({"q": ["d2", "d1"]}, grades) == [pytest.approx(swapped)]
+    assert ndcg({"q": ["d0", "d3"]}, {"q": {"d1": 4}}) == [0.0]
 
 
 def test_reranking_is_measured_against_bm25(folder: Path) -> None:
@@ -59,10 +60,10 @@ def test_an_embedder_orders_by_cosine(folder: Path, embed_artifact: Path) -> Non
     embedder = open_embedder(embed_artifact)
     try:
         _, model = rerank(embedder, collection, queries=5)
-        asked = embedder.embed(EmbedRequest(collection.queries, "query")).vectors
-        found = embedder.embed(EmbedRequest(collection.texts, "passage")).vectors
+        asked = embedder.embed(EmbedRequest([collection.queries["q1"]], "query")).vectors
+        found = embedder.embed(EmbedRequest(TEXTS, "passage")).vectors
     finally:
         embedder.close()
-    among = candidates(collection.texts, collection.queries)[0]
-    order = sorted(among, key=lambda i: -float(found[i] @ asked[0]))
-    assert model == pytest.approx(ndcg(order, collection.grades[0]))
+    among = candidates(collection, 1)["q1"]
+    order = sorted(among, key=lambda name: -float(found[int(name[1:])] @ asked[0]))
+    assert model == pytest.approx(ndcg({"q1": order}, collection.grades)[0])

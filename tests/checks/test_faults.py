@@ -136,6 +136,15 @@ def test_a_late_answer(
     target.http.close()
 
 
+def test_without_times_nothing_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "Others", Others)
+    monkeypatch.setattr(Others, "taken", 0.4)
+    target = Target("http://127.0.0.1:1", timed=False)
+    target.own = object()  # type: ignore[assignment]
+    Stopwatch(target).expect(5.0, "an answer", 5.1)
+    target.http.close()
+
+
 def test_names_are_distinct_and_every_group_has_a_fault() -> None:
     def number(fault: Fault) -> int:
         return int(fault.group.split()[0])

@@ -299,5 +299,5 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 def test_what_is_printed_can_be_read_again(tmp_path: Path) -> None:
     given = load("small", STAGE_NAMES, ["finetune.learning_rate=1e-5"])
-    (tmp_path / "printed.yaml").write_text(as_yaml(given))
+    (tmp_path / "printed.yaml").write_text(as_yaml(given, STAGE_NAMES))
     assert load(str(tmp_path / "printed.yaml"), STAGE_NAMES) == given

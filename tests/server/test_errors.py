@@ -1,6 +1,7 @@
 """Errors on their way to the caller."""
 
 import gc
+import pickle
 import weakref
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 import server.app  # noqa: F401  # defines every error of the server
-from runtime.errors import Blame, ServingError, TextPlace, TextRejected
+from runtime.errors import Blame, BlankInput, InputTooLong, ServingError, TextPlace, TextRejected
 from server import errors
 from tests.waiting import wait_until
 
@@ -102,3 +103,11 @@ def test_causes_that_go_in_a_circle_are_released_too() -> None:
     errors.drop_tracebacks(first)
     assert first.__traceback__ is second.__traceback__ is None
     errors.drop_tracebacks(None)
+
+
+@pytest.mark.parametrize(
+    "error", [BlankInput(TextPlace("passages", 3)), InputTooLong(9, 8), ServingError("text")]
+)
+def test_an_error_survives_another_process(error: ServingError) -> None:
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))

@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tools.image_test.build import CACHE, Image
 from tools.image_test.container import Container
@@ -113,37 +115,37 @@ def _check_ready(report: Report, container: Container, image: Image, what: str) 
 
 
 def _check_answer(report: Report, container: Container, port: int, *, expect_order: bool) -> None:
-    done = _posted(container, f"http://127.0.0.1:{port}/v1/ranking", _QUESTION)
-    try:
-        order = [item["index"] for item in json.loads(done.stdout)["rankings"]]
-    except (ValueError, KeyError, TypeError):
-        order = []
+    url = f"http://127.0.0.1:{port}/v1/ranking"
+    order, printed = _posted(container, url, _QUESTION, "rankings", lambda one: one["index"])
     # The mock's order is arbitrary: it only has to be a permutation.
     report.add(
         f"POST /v1/ranking answers {order}",
         ok=order == _ORDER if expect_order else sorted(order) == [0, 1, 2],
-        found=done.stdout or done.stderr,
+        found=printed,
     )
-
-
-def _posted(container: Container, url: str, body: object) -> "subprocess.CompletedProcess[str]":
-    """What curl inside prints for a POST of the body."""
-    options = ("-fsS", "--max-time", "30", "-H", "Content-Type: application/json")
-    return container.run("curl", *options, "--data-binary", "@-", url, given=json.dumps(body))
 
 
 def _check_vectors(report: Report, container: Container) -> None:
     question = {"input": ["a", "b"], "input_type": "passage", "dimensions": 16}
-    done = _posted(container, "http://127.0.0.1:8000/v1/embeddings", question)
-    try:
-        sizes = [len(item["embedding"]) for item in json.loads(done.stdout)["data"]]
-    except (ValueError, KeyError, TypeError):
-        sizes = []
+    url = "http://127.0.0.1:8000/v1/embeddings"
+    sizes, printed = _posted(container, url, question, "data", lambda one: len(one["embedding"]))
     report.add(
-        f"POST /v1/embeddings answers vectors of {sizes}",
-        ok=sizes == [16, 16],
-        found=done.stdout or done.stderr,
+        f"POST /v1/embeddings answers vectors of {sizes}", ok=sizes == [16, 16], found=printed
     )
+
+
+def _posted(
+    container: Container, url: str, body: object, name: str, read: Callable[[Any], int]
+) -> tuple[list[int], str]:
+    """What is read of each item of the list `name` in the answer to a POST, no items where it
+    cannot be read; and what curl inside prints."""
+    options = ("-fsS", "--max-time", "30", "-H", "Content-Type: application/json")
+    done = container.run("curl", *options, "--data-binary", "@-", url, given=json.dumps(body))
+    try:
+        items = [read(item) for item in json.loads(done.stdout)[name]]
+    except (ValueError, KeyError, TypeError):
+        items = []
+    return items, done.stdout or done.stderr
 
 
 def _check_confinement(report: Report, container: Container) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exporter.parity import compare_order
 from recipe.cli import main
 from recipe.durable import JournalWriter
 from recipe.errors import BadInput, Drifted
@@ -14,8 +15,8 @@ from recipe.evaluation.candidates import find_candidates
 from recipe.evaluation.collection import Collection, read_collection
 from recipe.evaluation.drift import (
     Drift,
+    Measured,
     find_drift,
-    kendall_tau,
     recall_sentences,
     tolerance,
     verdict,
@@ -73,10 +74,14 @@ def test_candidates_are_the_nearest_whatever_the_chunks(chunk: int) -> None:
 
 
 def test_tau_counts_pairs_and_leaves_ties_of_the_reference_out() -> None:
-    assert kendall_tau([3.0, 2.0, 1.0], [30.0, 20.0, 10.0]) == 1.0
-    assert kendall_tau([3.0, 2.0, 1.0], [10.0, 20.0, 30.0]) == -1.0
-    assert kendall_tau([3.0, 2.0, 1.0], [30.0, 10.0, 20.0]) == pytest.approx(1 / 3)
-    assert kendall_tau([1.0, 1.0001], [0.0, 5.0]) is None
+    def tau(*scores: list[float]) -> float | None:
+        wanted, found = map(np.asarray, scores)
+        return compare_order([wanted], [found], 2e-3).tau
+
+    assert tau([3.0, 2.0, 1.0], [30.0, 20.0, 10.0]) == 1.0
+    assert tau([3.0, 2.0, 1.0], [10.0, 20.0, 30.0]) == -1.0
+    assert tau([3.0, 2.0, 1.0], [30.0, 10.0, 20.0]) == pytest.approx(1 / 3)
+    assert tau([1.0, 1.0001], [0.0, 5.0]) is None
 
 
 def test_the_first_boundary_where_quality_changes_is_named() -> None:
@@ -84,7 +89,7 @@ def test_the_first_boundary_where_quality_changes_is_named() -> None:
     good, bad = {"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": 1.0, "b": 2.0}}
     scores = {"finetuned": good, "onnx": good, "tensorrt": bad, "nim": bad}
     results = {name: column(measure(collection.grades, s, [1])) for name, s in scores.items()}
-    drift = find_drift(list(scores), results, scores, collection, [1])
+    drift = find_drift(list(scores), Measured(results, scores, collection, [1]))
     assert drift.first_change is not None
     assert (drift.first_change.before, drift.first_change.after) == ("onnx", "tensorrt")
     assert [b.tau for b in drift.boundaries] == [1.0, -1.0, 1.0]
@@ -107,7 +112,8 @@ def drift_of(*figures: float) -> Drift:
         name: column({**metrics, "NDCG": {"NDCG@10": figure}})
         for name, figure in zip(chain, figures, strict=True)
     }
-    return find_drift(chain, results, dict.fromkeys(chain, scores), collection, [10])
+    measured = Measured(results, dict.fromkeys(chain, scores), collection, [10])
+    return find_drift(chain, measured)
 
 
 @pytest.mark.parametrize(

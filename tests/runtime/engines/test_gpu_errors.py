@@ -2,7 +2,7 @@
 
 import pytest
 
-from runtime.engines.gpu_errors import classify_gpu_error, is_sticky
+from runtime.engines.gpu_errors import classify_gpu_error
 from runtime.errors import DeviceLost, EngineError, OutOfMemory, ServingError
 
 
@@ -20,6 +20,7 @@ from runtime.errors import DeviceLost, EngineError, OutOfMemory, ServingError
         ("Requested amount of GPU memory could not be allocated: OutOfMemory", OutOfMemory),
         ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", DeviceLost),
         ("CUDA error 719: unspecified launch failure", DeviceLost),
+        ("cudaStreamSynchronize: CUDA error 709: unknown", DeviceLost),
         ("Cuda Runtime (an illegal memory access was encountered)", DeviceLost),
         ("CUDA failure 214: uncorrectable ECC error encountered", DeviceLost),
         ("CUDA failure 98: invalid device function", EngineError),
@@ -38,8 +39,3 @@ def test_a_failure_is_understood(text: str, kind: type[ServingError]) -> None:
 def test_callers_read_nothing_of_the_inside() -> None:
     for text in ("CUDA failure 2: out of memory ; hostname=x", "CUDA failure 700 ; hostname=x"):
         assert "hostname" not in str(classify_gpu_error("onnxruntime-cuda", text))
-
-
-def test_codes() -> None:
-    assert is_sticky(700)
-    assert not is_sticky(2)

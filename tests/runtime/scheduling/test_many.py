@@ -10,7 +10,7 @@ import pytest
 
 from runtime.errors import DeadlineExceeded, ModelClosed
 from runtime.scheduling import backlog
-from runtime.scheduling.heap import Heap
+from runtime.scheduling.priority import PriorityQueue
 from runtime.scheduling.request import Scored
 from runtime.scheduling.rows_by_length import RowsByLength
 from tests.runtime.clock import Clock
@@ -72,7 +72,8 @@ def lock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
     watched = Watched()
     condition = threading.Condition
     monkeypatch.setattr(backlog, "threading", SimpleNamespace(Condition=lambda: condition(watched)))
-    for kind, name in ((RowsByLength, "add"), (RowsByLength, "remove"), (Heap, "_set")):
+    steps = [(RowsByLength, ("add", "remove")), (PriorityQueue, ("put", "discard"))]
+    for kind, name in ((kind, name) for kind, names in steps for name in names):
         monkeypatch.setattr(kind, name, counting(watched, getattr(kind, name)))
     return watched
 

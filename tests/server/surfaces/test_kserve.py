@@ -1,11 +1,7 @@
 """KServe v2 over HTTP and gRPC, through Triton's own client library and as raw bytes."""
 
-import signal
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,16 +9,10 @@ import httpx
 import numpy as np
 import pytest
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # gevent speaks of its own affairs when it is imported
-    import tritonclient.grpc as triton_grpc
-    import tritonclient.http as triton_http
-    from tritonclient.utils import InferenceServerException
-
 from checks.ports import free_port
 from server.kserve.messages import Messages
-from tests.server.conftest import GUARDED, HELD, Server, StartGated
-from tests.server.figures import figures, pending
+from tests.server.conftest import HELD, Server
+from tests.server.figures import pending
 from tests.server.gate import GATED_TOKENS, Gate
 from tests.server.in_process import Serve
 from tests.server.surfaces.kserve_requests import (
@@ -32,45 +22,23 @@ from tests.server.surfaces.kserve_requests import (
     elements,
     send,
 )
+from tests.server.surfaces.triton_client import (
+    EMBED,
+    GRPC,
+    HTTP,
+    MAX_TOKENS,
+    PASSAGES,
+    QUERY,
+    InferenceServerException,
+    Triton,
+    over_grpc,
+    triton_http,
+)
 from tests.waiting import PATIENCE_S, wait_until
 
-EMBED = "nvidia_llama_nemotron_embed_1b_v2"
-QUERY, PASSAGES = "which one?", ["first", "second, a little longer", "ünï 𝔠ode"]
-MAX_TOKENS = 200  # of the mock server, see conftest
-HTTP, GRPC = "http", "grpc"
 MOCK = {"ENABLE_MOCK_INFERENCE": "1"}
 MESSAGES = Messages()
 BOTH = pytest.mark.parametrize("transport", [HTTP, GRPC])
-
-
-class Triton:
-    """One of Triton's two clients, with the inputs that both build alike."""
-
-    def __init__(self, port: int, transport: str) -> None:
-        self.library = triton_http if transport == HTTP else triton_grpc
-        self.client = self.library.InferenceServerClient(f"127.0.0.1:{port}")
-
-    def texts(self, name: str, texts: list[str], *, flat: bool = False, **options: Any) -> Any:
-        rows = [text.encode() for text in texts]
-        array = np.array(rows if flat else [[row] for row in rows], dtype=object)
-        tensor = self.library.InferInput(name, array.shape, "BYTES")
-        tensor.set_data_from_numpy(array, **options)
-        return tensor
-
-    def rank(self, query: list[str], passages: list[str], **options: Any) -> Any:
-        tensors = [self.texts("query", query), self.texts("passage", passages)]
-        return self.client.infer(RANK, tensors, **options)
-
-    def embed(self, texts: list[str], **options: Any) -> Any:
-        return self.client.infer(EMBED, [self.texts("text", texts)], **options)
-
-    def plain(self, answer: Any) -> Any:
-        """An answer of either library as plain JSON."""
-        if self.library is triton_http:
-            return answer
-        from google.protobuf.json_format import MessageToDict
-
-        return MessageToDict(answer, preserving_proto_field_name=True)
 
 
 @pytest.fixture
@@ -85,13 +53,6 @@ def triton(mock_server: Server) -> Iterator[Callable[[str], Triton]]:
     yield make
     for one in made:
         one.client.close()
-
-
-@contextmanager
-def over_grpc(port: int) -> Iterator[Triton]:
-    one = Triton(port, GRPC)
-    yield one
-    one.client.close()
 
 
 def logits(client: httpx.Client, query: str = QUERY) -> list[float]:
@@ -421,65 +382,3 @@ def test_a_model_has_nvidia_s_names_too(triton: Any) -> None:
     one = triton(GRPC)
     for name in ("nvidia/llama-3.2-nv-rerankqa-1b-v2", "llama_nemotron_rerank_1b_v2"):
         assert one.client.is_model_ready(name)
-
-
-# Ports and keys
-
-
-@pytest.mark.parametrize(
-    ("given", "code"),
-    [
-        (None, grpc.StatusCode.UNAUTHENTICATED),
-        ("Bearer wrong", grpc.StatusCode.UNAUTHENTICATED),
-        ("Bearer key-one", grpc.StatusCode.OK),
-    ],
-)
-def test_keys_are_asked_for_over_grpc(
-    serve: Serve, given: str | None, code: grpc.StatusCode
-) -> None:
-    port = free_port()
-    serve({**GUARDED, "NIM_TRITON_GRPC_PORT": str(port)})
-    headers = {} if given is None else {"authorization": given}
-    with over_grpc(port) as one:
-        assert one.client.is_server_live()
-        assert one.client.is_server_ready()
-        if code is grpc.StatusCode.OK:
-            assert one.client.get_model_metadata(RANK, headers=headers).name == RANK
-        else:
-            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
-                one.client.get_model_metadata(RANK, headers=headers)
-
-
-def test_an_engine_that_fails_tells_nothing_over_grpc(serve: Serve, bare_directory: Path) -> None:
-    port = free_port()
-    serve({"NIM_CUSTOM_MODEL": str(bare_directory), "NIM_TRITON_GRPC_PORT": str(port)})
-    with over_grpc(port) as one:
-        with pytest.raises(InferenceServerException, match=r"INTERNAL.*log says why"):
-            one.rank([QUERY], ["x" * 400])
-        assert one.rank([QUERY], ["a"]).as_numpy("logit").shape == (1, 1)
-
-
-def test_a_deadline_of_the_caller_counts(serve: Serve, gate: Gate) -> None:
-    port = free_port()
-    server = serve({**HELD, "NIM_TRITON_MAX_BATCH_SIZE": "1", "NIM_TRITON_GRPC_PORT": str(port)})
-    with over_grpc(port) as one:
-        with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
-            one.rank([QUERY], ["x" * GATED_TOKENS], client_timeout=0.1)
-        gate.open()
-        assert one.rank([QUERY], ["a"]).as_numpy("logit").shape == (1, 1)
-    wait_until(lambda: figures(server)['rerank_requests_in_flight{kind="rank"}'] == 0)
-
-
-def test_calls_that_run_are_answered_before_the_end(start_gated: StartGated) -> None:
-    batches = {"NIM_TRITON_MAX_BATCH_SIZE": "1", "RERANK_MAX_PASSAGES": "64"}
-    server = start_gated({**batches, "RERANK_DRAIN_TIMEOUT_S": "3600"}).ready()
-    with ThreadPoolExecutor(1) as pool, over_grpc(server.grpc_port) as one:
-        passages = [f"{number:02}".ljust(GATED_TOKENS) for number in range(12)]
-        answer = pool.submit(one.rank, [QUERY], passages)
-        server.gate.wait_for_call()
-        server.signal(signal.SIGTERM)
-        server.wait_until_deaf()
-        assert not answer.done()
-        server.gate.open()
-        assert answer.result().as_numpy("logit").shape == (12, 1)
-        assert server.ends() == 0

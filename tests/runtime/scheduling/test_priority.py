@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.scheduling.heap import Heap
+from runtime.scheduling.priority import PriorityQueue
 
 STEPS = st.lists(st.tuples(st.integers(0, 20), st.none() | st.integers(0, 9)), max_size=200)
 
@@ -13,19 +13,19 @@ STEPS = st.lists(st.tuples(st.integers(0, 20), st.none() | st.integers(0, 9)), m
 @given(STEPS)
 def test_the_first_is_always_the_smallest(steps: list[tuple[int, int | None]]) -> None:
     """Members 0 to 20 are put with a key, or discarded, in any order."""
-    heap: Heap[int] = Heap()
+    queue: PriorityQueue[int] = PriorityQueue()
     known: dict[int, tuple[float, int]] = {}
     for member, key in steps:
         if key is None:
-            heap.discard(member)
+            queue.discard(member)
             known.pop(member, None)
         else:
-            heap.put(member, (key, member))
+            queue.put(member, (key, member))
             known[member] = (key, member)
-        assert len(heap) == len(known)
+        assert len(queue) == len(known)
         first = min((key, member) for member, key in known.items()) if known else None
-        assert heap.first() == first
-    assert all(heap.key(member) == key for member, key in known.items())
+        assert queue.first() == first
+    assert all(queue.key(member) == key for member, key in known.items())
 
 
 class Counted(float):
@@ -39,11 +39,11 @@ class Counted(float):
 
 
 def test_members_come_and_go_in_few_comparisons() -> None:
-    heap: Heap[int] = Heap()
+    queue: PriorityQueue[int] = PriorityQueue()
     count = 4096
     for member in range(count):
-        heap.put(member, (Counted(member * 2654435761 % count), member))
+        queue.put(member, (Counted(member * 2654435761 % count), member))
     for member in range(count):
-        heap.discard(member)
-    assert len(heap) == 0
+        queue.discard(member)
+    assert len(queue) == 0
     assert Counted.compared < 2 * count * 3 * math.log2(count)
