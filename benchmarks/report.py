@@ -66,7 +66,7 @@ def _head(results: Results) -> str:
 
 def _point(results: Results, point: Point) -> str:
     model = results.models[point.model]
-    ranked = _fastest_first(point)
+    ranked = best(point, list(point.measured), len(point.measured))
     several, judged = point.clients > 1, point.scenario == point.model
     head = ["candidate", "precision", "tokens/s"]
     head += ["p50 ms", "p99 ms", "requests/s"] if several else ["s a request"]
@@ -101,10 +101,6 @@ def _point(results: Results, point: Point) -> str:
 
 def _name(results: Results, name: str) -> str:
     return f"**{name}**" if results.candidates[name].ours else name
-
-
-def _fastest_first(point: Point) -> list[str]:
-    return best(point, list(point.measured), len(point.measured))
 
 
 def _ranged(values: Sequence[float]) -> str:

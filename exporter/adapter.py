@@ -106,7 +106,8 @@ def read_adapter(directory: Path, *, strict: bool = False) -> Adapter:
     if stabilised is not None and not isinstance(stabilised, bool):
         raise _wrong("use_rslora", stabilised, "true or false")
     saved = config.get("modules_to_save")
-    if saved is not None and not _are_names(saved):
+    names = isinstance(saved, list) and all(isinstance(name, str) and name for name in saved)
+    if saved is not None and not names:
         raise _wrong("modules_to_save", saved, "a list of names")
     return Adapter(
         directory=directory,
@@ -178,10 +179,6 @@ def _name(config: Mapping[str, Any], key: str) -> str | None:
     if found is not None and not isinstance(found, str):
         raise _wrong(key, found, "a text")
     return found or None
-
-
-def _are_names(found: object) -> bool:
-    return isinstance(found, list) and all(isinstance(name, str) and name for name in found)
 
 
 def _wrong(key: str, found: object, wanted: str) -> CheckpointRefused:

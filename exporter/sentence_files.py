@@ -122,7 +122,8 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
     if (root / MODULES_FILE).is_file() and (kind == "embed" or is_cross_encoder(root)):
         modules = read_modules(root) or []
         name, settings = transformer_settings(module_folder(root, modules[0]))
-        rendered = not templated and _has_chat_template(directory, tokenizer)
+        chat = tokenizer.get("chat_template") is not None or any(directory.glob("*chat_template*"))
+        rendered = chat and not templated
         _refuse_settings(name, settings, kind, rendered=rendered)
     key, lowering = "max_seq_length", "do_lower_case"
     limit, place = _limit(name, key, settings.get(key)), f"{name} ({key})"
@@ -192,10 +193,6 @@ def transformer_settings(directory: Path) -> tuple[str, dict[str, Any]]:
         if found := read_json(directory / name, dict[str, Any], absent={}):
             return name, found
     return SETTINGS_FILES[0], {}
-
-
-def _has_chat_template(directory: Path, tokenizer: Mapping[str, Any]) -> bool:
-    return tokenizer.get("chat_template") is not None or any(directory.glob("*chat_template*"))
 
 
 # Keys of the Transformer's settings that may change its input, with the values that do not.

@@ -7,7 +7,8 @@ import argparse
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # argparse needs all positional arguments together; users write settings anywhere.
     overrides = []
-    if _takes_settings(given):
+    if given and given[0] in {*_CONFIGURED, *STAGE_NAMES}:
         overrides = [one for one in given if _OVERRIDE.fullmatch(one)]
     args = _parser().parse_args([one for one in given if one not in overrides])
     args.overrides = overrides
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     for stage in STAGES:
         one = commands.add_parser(stage.name, help=stage.about, description=_sentence(stage.about))
         _add_common(one)
-        one.set_defaults(handler=_stage_command(stage))
+        one.set_defaults(handler=partial(_run_stages, [stage]))
     for name, module in COMMANDS.items():
         command = commands.add_parser(name, help=module.ABOUT, description=_sentence(module.ABOUT))
         if name in _CONFIGURED:
@@ -135,14 +136,6 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 def _sentence(about: str) -> str:
     return f"{about[0].upper()}{about[1:]}."
-
-
-def _takes_settings(given: Sequence[str]) -> bool:
-    return bool(given) and given[0] in {*_CONFIGURED, *STAGE_NAMES}
-
-
-def _stage_command(stage: Stage[Any]) -> Callable[[argparse.Namespace], int]:
-    return lambda args: _run_stages([stage], args)
 
 
 def _run(args: argparse.Namespace) -> int:
