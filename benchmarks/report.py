@@ -9,14 +9,14 @@ from benchmarks.results import (
     Point,
     Results,
     Sample,
-    Spread,
     best,
     percentile,
     rates,
     ratio,
     spread,
 )
-from benchmarks.tables import number, table
+from benchmarks.tables import median_and_range, number, table
+from benchmarks.verdict import verdict
 
 # Use by other processes above this makes a figure doubtful; the report marks it.
 _NOISE_CORES = 0.15
@@ -26,19 +26,11 @@ _PRECISIONS = ("fp32", "bf16", "int8")
 
 def markdown(results: Results) -> str:
     """The whole report."""
-    parts = [_head(results)]
+    parts = [_head(results), verdict(results)]
     parts += [_point(results, one) for one in results.points if one.scenario != _GROWTH]
     parts += _growth(results)
     parts += [_ceilings(results), _candidates(results), _notes()]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def median_and_range(value: Spread, digits: int = 3) -> str:
-    """Median, and the range when there is more than one value."""
-    middle = number(value.median, digits)
-    if value.low == value.high:
-        return middle
-    return f"{middle} ({number(value.low, digits)}–{number(value.high, digits)})"
 
 
 def _head(results: Results) -> str:
@@ -219,8 +211,8 @@ def _notes() -> str:
     return (
         "Figures are medians (lowest–highest). Candidates take turns at the same texts, each in a "
         "process of its own, the others stopped meanwhile. Tokens are real ones, padding is not "
-        "counted. The ceiling is PyTorch's product of 512 rows in the model's shapes and the "
-        "candidate's precision; an engine with faster kernels can exceed it. Fidelity is measured "
+        "counted. The ceiling is the product of 512 rows in the model's shapes and the candidate's "
+        "precision with PyTorch or OpenVINO, whichever is faster. Fidelity is measured "
         "against PyTorch in fp32, one row a call; tau over pairs that this tells apart. Others' "
         "cores: how many other processes kept busy in the worst repeat; blank below 0.15. Peak "
         "memory is that of the whole run, long texts included."
