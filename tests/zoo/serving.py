@@ -34,9 +34,9 @@ def serve(directory: Path, args: ExportArgs) -> Answers:
                 encodings, vectors = [], []
                 for kind, together in itertools.groupby(TEXTS, key=itemgetter(1)):
                     texts = [text for text, _ in together]
-                    encodings += model.encoder.encode(RankRequest(texts, kind, truncate="END")).rows
-                    found = model.embed(EmbedRequest(texts, kind, truncate="END"))
-                    vectors.append(found.vectors)
+                    asked = EmbedRequest(texts, kind, truncate="END")
+                    encodings += model.encoder.encode(asked).rows
+                    vectors.append(model.embed(asked).vectors)
                 numbers = np.concatenate(vectors)
     rows = [row(one.token_ids, one.type_ids if typed else None) for one in encodings]
     return Answers(rows, numbers.astype(np.float64))
