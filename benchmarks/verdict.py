@@ -1,8 +1,8 @@
 """The verdict of a run: for each class of fidelity the fastest of ours beside the best peer.
 
 Candidates are *faithful* with Kendall's tau of at least 0.99 on judged queries, and *ranking-safe*
-of at least 0.95. Where no queries were ranked, the precision decides: fp32 and bf16 are faithful, int8
-of ours is ranking-safe, as its export was proven, and int8 of a peer is in no class.
+of at least 0.95. Where no queries were ranked, the precision decides: fp32 and bf16 are faithful,
+int8 of ours is ranking-safe, as its export was proven, and int8 of a peer is in no class.
 """
 
 from collections.abc import Iterator
