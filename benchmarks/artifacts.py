@@ -8,19 +8,40 @@ from pathlib import Path
 from benchmarks.environments import ROOT, PeerMissing, interpreter, run_logged
 from benchmarks.models import BenchModel
 from benchmarks.progress import print_line, stage
+from runtime.engines import MODEL_FILE
 from runtime.profile import target_profile_names
 
+# What peers compute: our float32 graph without what it saves in the last layer, and that one in
+# ONNX Runtime's own int8.
+PLAIN_FP32 = "plain-fp32"
 PLAIN_INT8 = "plain-int8"
+_FULL = "cpu-fp32"
+_MADE_FROM = {PLAIN_FP32: _FULL, PLAIN_INT8: PLAIN_FP32}
+
+
+def with_sources(names: Iterable[str]) -> list[str]:
+    """`names` of graphs and of those that they are made from, sources first."""
+    found: dict[str, None] = {}
+
+    def add(name: str) -> None:
+        if source := _MADE_FROM.get(name):
+            add(source)
+        found[name] = None
+
+    for name in sorted(names, key=lambda name: (name != _FULL, name)):
+        add(name)
+    return list(found)
 
 
 def prepare_graphs(model: BenchModel, names: Iterable[str]) -> dict[str, Path | str]:
-    """For each name (a target, or PLAIN_INT8) its folder, or the reason why there is none."""
+    """For each name (a target, PLAIN_FP32 or PLAIN_INT8), sources first, its folder, or the reason
+    why there is none."""
     found: dict[str, Path | str] = {}
     for name in names:
         folder = model.folder / f"artifact-{name}"
         try:
-            if name == PLAIN_INT8:
-                _quantize_plainly(model, folder)
+            if name in _MADE_FROM:
+                _make_plain(model, folder, name)
             else:
                 _export(model, folder, name)
             found[name] = folder
@@ -43,17 +64,20 @@ def _export(model: BenchModel, folder: Path, target: str) -> None:
     _run(command, f"export {model.name} for {target}", folder.with_suffix(".log"))
 
 
-def _quantize_plainly(model: BenchModel, folder: Path) -> None:
-    source = folder.with_name("artifact-cpu-fp32")
-    if not (source / "manifest.json").is_file():
-        raise PeerMissing("no float32 graph to quantise")
-    made = folder / "model.onnx"
-    if made.is_file() and made.stat().st_mtime > (source / "manifest.json").stat().st_mtime:
+def _make_plain(model: BenchModel, folder: Path, name: str) -> None:
+    source = model.folder / f"artifact-{_MADE_FROM[name]}"
+    made, wanted = folder / MODEL_FILE, source / MODEL_FILE
+    if not wanted.is_file():
+        raise PeerMissing(f"no graph {_MADE_FROM[name]} to make {name} from")
+    if made.is_file() and made.stat().st_mtime > wanted.stat().st_mtime:
         return
     shutil.rmtree(folder, ignore_errors=True)
-    command = [str(interpreter("onnxruntime")), "-m", "benchmarks.candidates.plain_int8"]
+    if name == PLAIN_INT8:
+        command = [str(interpreter("onnxruntime")), "-m", "benchmarks.candidates.plain_int8"]
+    else:
+        command = [sys.executable, "-m", "benchmarks.plain_graph", str(model.checkpoint)]
     command += [str(source), str(folder)]
-    _run(command, f"quantise {model.name} plainly", folder.with_suffix(".log"))
+    _run(command, f"make {name} of {model.name}", folder.with_suffix(".log"))
 
 
 def _run(command: list[str], what: str, log: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from benchmarks.artifacts import PLAIN_INT8
+from benchmarks.artifacts import PLAIN_FP32, PLAIN_INT8
 
 Speaks = Literal["plain", "infinity", "nim"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -128,13 +128,13 @@ CANDIDATES = (
         "fastembed_encoder",
         "fp32",
         "fastembed",
-        "cpu-fp32",
-        "on our graph",
+        PLAIN_FP32,
+        "on our graph, the whole last layer",
         families=("bert",),
     ),
-    *_raw("ort", "onnxruntime", "fp32", "cpu-fp32"),
+    *_raw("ort", "onnxruntime", "fp32", PLAIN_FP32),
     *_raw("ort-int8", "onnxruntime", "int8", PLAIN_INT8, sorted_too=True),
-    *_raw("openvino", "openvino", "fp32", "cpu-fp32", hint="f32"),
-    *_raw("openvino-bf16", "openvino", "bf16", "cpu-fp32", hint="bf16"),
+    *_raw("openvino", "openvino", "fp32", PLAIN_FP32, hint="f32"),
+    *_raw("openvino-bf16", "openvino", "bf16", PLAIN_FP32, hint="bf16"),
 )
 BY_NAME = {candidate.name: candidate for candidate in CANDIDATES}

@@ -8,7 +8,7 @@ from itertools import cycle, islice
 from typing import get_args
 
 from benchmarks import fidelity
-from benchmarks.artifacts import PLAIN_INT8, prepare_graphs
+from benchmarks.artifacts import prepare_graphs, with_sources
 from benchmarks.ceiling import measure_ceilings
 from benchmarks.environments import PeerMissing
 from benchmarks.measure import Load, alternate, refuse_slow
@@ -90,10 +90,7 @@ class Bench:
             self.results.skipped[model.name] = str(missing)
             return
         wanted = {c.graph for c in self.candidates if c.graph and not refusal(c, model)}
-        if PLAIN_INT8 in wanted:
-            wanted.add("cpu-fp32")  # the plain int8 graph is made from it
-        names = sorted(wanted, key=lambda name: (name != "cpu-fp32", name))
-        pool = Pool(model, prepare_graphs(model, names), self.deadline)
+        pool = Pool(model, prepare_graphs(model, with_sources(wanted)), self.deadline)
         facts = ModelFacts(model.title, start_s=pool.start_s, peak_rss_bytes=pool.peak_rss_bytes)
         self.results.models[model.name] = facts
         with stage(f"{model.name}: products of matrices"):

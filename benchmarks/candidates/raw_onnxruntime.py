@@ -1,4 +1,4 @@
-"""ONNX Runtime without a server, on the graph of our float32 artifact or its plain int8 version."""
+"""ONNX Runtime without a server, on the plain graph in float32 or its own int8."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""OpenVINO without a server, on the graph of our float32 artifact, its precision stated."""
+"""OpenVINO without a server, on the plain float32 graph, its precision stated."""
 
 from pathlib import Path
 

@@ -29,7 +29,16 @@ class Range:
     highest: Floats
 
 
-def watch(directory: Path, sources: Sequence[str], texts: Sequence[Inputs]) -> dict[str, Range]:
+@dataclass(frozen=True)
+class Observed:
+    """What a graph did with the texts: `ranges` of the values that were observed, by name, and its
+    first output for each text, `answers` float32 [texts, …]."""
+
+    ranges: Mapping[str, Range]
+    answers: Floats
+
+
+def watch(directory: Path, sources: Sequence[str], texts: Sequence[Inputs]) -> Observed:
     """Run model.onnx of `directory` on `texts`, one unpadded row each, and observe `sources`.
 
     `sources` names values [1, sequence, channels] of the graph, float32 or half.
@@ -62,17 +71,20 @@ def open_session(path: Path, **settings: Any) -> Any:
     )
 
 
-def _observe(path: Path, sources: Sequence[str], texts: Sequence[Inputs]) -> dict[str, Range]:
+def _observe(path: Path, sources: Sequence[str], texts: Sequence[Inputs]) -> Observed:
     session = open_session(path)
     ranges: dict[str, Range] = {}
+    answers = []
     wanted = [output for name in sources for output in _outputs(name)]
     for inputs in texts:
-        found = dict(zip(wanted, session.run(wanted, dict(inputs)), strict=True))
+        answer, *extremes = session.run([session.get_outputs()[0].name, *wanted], dict(inputs))
+        answers.append(answer)
+        found = dict(zip(wanted, extremes, strict=True))
         for name in sources:
             low, high = (found[output] for output in _outputs(name))
             known = ranges.get(name, Range(low, high))
             ranges[name] = Range(np.minimum(known.lowest, low), np.maximum(known.highest, high))
-    return ranges
+    return Observed(ranges, np.concatenate(answers))
 
 
 def _outputs(source: str) -> tuple[str, str]:

@@ -48,7 +48,8 @@ def quantize_for_tensorrt(directory: Path, manifest: Manifest, precision: Precis
     """
     path = directory / MODEL_FILE
     outline = Graph(onnx.load(path, load_external_data=False))
-    ranges = watch(directory, outline.sources(), list(calibration_rows(directory, manifest)))
+    texts = list(calibration_rows(directory, manifest))
+    ranges = watch(directory, outline.sources(), texts).ranges
     model = onnx.load(path)
     quantize_static(model, ranges, precision)
     save_graph(model, path)

@@ -53,13 +53,12 @@ def _to_int8(directory: Path, manifest: Manifest) -> None:
     sources = outline.sources()
     _require_layers(len(sources))
     texts = list(calibration_rows(directory, manifest))
-    wanted = answers(path, texts)
-    ranges = watch(directory, sources, texts)
+    observed = watch(directory, sources, texts)
     candidates = [
-        _candidate(path, directory / name, ranges, twice)
+        _candidate(path, directory / name, observed.ranges, twice)
         for name, twice in (("once", set()), ("twice", outline.asking()))
     ]
-    errors = [_error(answers(made / MODEL_FILE, texts), wanted) for made in candidates]
+    errors = [_error(answers(made / MODEL_FILE, texts), observed.answers) for made in candidates]
     chosen = int(errors[1] < _WORTH_TWICE * errors[0])
     print_line(
         f"rms error {errors[0]:.2g}, with queries and keys rounded twice {errors[1]:.2g}: "

@@ -9,6 +9,7 @@ because scores would change, the size of the cache is bounded instead.
 """
 
 import bisect
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from runtime.cores import usable_cores
 from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.lanes import LaneEngine, Lanes, lanes_for
+from runtime.engines.mapped_weights import MappedWeights
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape
 from runtime.telemetry import import_without_telemetry
@@ -32,15 +34,23 @@ class OpenVinoEngine(LaneEngine[Any]):
     """One graph on the CPU; an OpenVINO infer request computes each call.
 
     Rows are padded to a few lengths, within `padding_waste` and `max_tokens` of the setup.
+    `weights` are held until the first call has laid them out.
     """
 
     def __init__(
-        self, name: str, version: str, compiled: Any, lanes: Lanes[Any], setup: EngineSetup
+        self,
+        name: str,
+        version: str,
+        compiled: Any,
+        lanes: Lanes[Any],
+        setup: EngineSetup,
+        weights: MappedWeights[Any],
     ) -> None:
         inputs = [i.get_any_name() for i in compiled.inputs]
         outputs = [o.get_any_name() for o in compiled.outputs]
         super().__init__(name, version, inputs, outputs, lanes)
         self._lengths = _lengths(setup.padding_waste, setup.max_tokens)
+        self._weights: MappedWeights[Any] | None = weights
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
         """See Engine."""
@@ -48,7 +58,10 @@ class OpenVinoEngine(LaneEngine[Any]):
         return rows, self._lengths[place] if place < len(self._lengths) else tokens
 
     def _call(self, session: Any, inputs: Arrays) -> Outputs:
-        found = session.infer(dict(inputs), share_inputs=True)
+        weights = self._weights
+        with nullcontext() if weights is None else weights.released():
+            found = session.infer(dict(inputs), share_inputs=True)
+        self._weights = None
         return {name: np.array(found[name]) for name in self.output_names}
 
 
@@ -74,11 +87,13 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OpenVinoEngi
         config["CPU_RUNTIME_CACHE_CAPACITY"] = _KERNELS_KEPT
     count = lanes_for(model_file)
     try:
-        compiled = core.compile_model(str(model_file), "CPU", config | {"NUM_STREAMS": 1})
+        weights = MappedWeights(model_file, lambda: core.read_model(str(model_file)))
         narrow = []
-        if count > 1:
-            streams = core.compile_model(str(model_file), "CPU", config | {"NUM_STREAMS": count})
-            narrow = [streams.create_infer_request() for _ in range(count)]
+        with weights.released():
+            compiled = core.compile_model(weights.graph, "CPU", config | {"NUM_STREAMS": 1})
+            if count > 1:
+                streams = core.compile_model(weights.graph, "CPU", config | {"NUM_STREAMS": count})
+                narrow = [streams.create_infer_request() for _ in range(count)]
     except Exception as error:
         if _WEIGHTS_ELSEWHERE in str(error):
             raise EngineUnavailable(
@@ -91,7 +106,7 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OpenVinoEngi
     if found != precision:
         raise EngineUnavailable(f"engine {name} computes in {found}, wanted {precision}")
     lanes = Lanes(compiled.create_infer_request(), narrow)
-    return OpenVinoEngine(name, openvino.__version__, compiled, lanes, setup)
+    return OpenVinoEngine(name, openvino.__version__, compiled, lanes, setup, weights)
 
 
 def _lengths(padding: float, most: int) -> list[int]:

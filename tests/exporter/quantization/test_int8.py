@@ -92,18 +92,20 @@ def rows(count: int) -> npt.NDArray[np.float32]:
 def quantized(tmp_path: Path) -> ModelProto:
     onnx.save(block(), tmp_path / "model.onnx")
     sources = ["normed", "inner", "positive"]
-    ranges = watch(tmp_path, sources, [{"x": rows(20)[i : i + 1]} for i in range(20)])
+    ranges = watch(tmp_path, sources, [{"x": rows(20)[i : i + 1]} for i in range(20)]).ranges
     model = block()
     assert quantize_int8(model, ranges) == 4
     return model
 
 
-def test_calibration_sees_the_extremes_of_every_channel(tmp_path: Path) -> None:
+def test_calibration_sees_the_extremes_of_every_channel_and_the_answers(tmp_path: Path) -> None:
     onnx.save(block(), tmp_path / "model.onnx")
     found = watch(tmp_path, ["x", "positive"], [{"x": rows(2)[:1]}, {"x": rows(2)[1:]}])
-    assert np.array_equal(found["x"].lowest, rows(2).min(axis=(0, 1)))
-    assert np.array_equal(found["x"].highest, rows(2).max(axis=(0, 1)))
-    assert found["positive"].lowest.min() == 0.0
+    ranges = found.ranges
+    assert np.array_equal(ranges["x"].lowest, rows(2).min(axis=(0, 1)))
+    assert np.array_equal(ranges["x"].highest, rows(2).max(axis=(0, 1)))
+    assert ranges["positive"].lowest.min() == 0.0
+    assert np.allclose(found.answers, run(block(), rows(2)), atol=1e-6)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 

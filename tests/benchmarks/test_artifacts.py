@@ -1,0 +1,34 @@
+"""The graphs that candidates read."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from benchmarks import plain_graph
+from benchmarks.artifacts import PLAIN_FP32, PLAIN_INT8, with_sources
+
+
+def test_plain_graphs_come_after_what_they_are_made_from() -> None:
+    wanted = {PLAIN_INT8, "cpu-bf16"}
+    assert with_sources(wanted) == ["cpu-bf16", "cpu-fp32", PLAIN_FP32, PLAIN_INT8]
+    assert with_sources(["cpu-int8", "cpu-fp32"]) == ["cpu-fp32", "cpu-int8"]
+
+
+def test_the_plain_graph_gives_our_scores_without_our_saving(
+    tiny_bert_checkpoint: Path, exported: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    artifact, plain = exported(tiny_bert_checkpoint), tmp_path / "plain"
+    plain_graph.main(tiny_bert_checkpoint, artifact, plain)
+    row = np.arange(5, 21)[None]
+    inputs = {
+        "input_ids": row,
+        "attention_mask": np.ones_like(row),
+        "token_type_ids": np.zeros_like(row),
+    }
+    ours, theirs = (
+        onnxruntime.InferenceSession(folder / "model.onnx") for folder in (artifact, plain)
+    )
+    np.testing.assert_allclose(theirs.run(None, inputs)[0], ours.run(None, inputs)[0], atol=1e-5)
+    assert (plain / "tokenizer" / "tokenizer.json").is_file()
