@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         (_add_quantize, _quantize, "quantize", "quantize a proven artifact: a lower precision"),
         (_add_verify, _verify, "verify", "check an artifact's hashes and goldens"),
         (_add_build, _build, "build", "build a TensorRT plan for this machine's GPU"),
-        (_add_tune, _tune, "tune", "find the fastest batches on this machine"),
+        (_add_tune, _tune, "tune", "find the fastest batches and concurrent calls on this machine"),
         (_add_directory, _inspect, "inspect", "print an artifact's manifest and parity"),
         (_add_triton, _triton, "triton", "write a Triton model repository"),
     ):
@@ -348,15 +348,16 @@ def _build(args: argparse.Namespace) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
-    with stage("measure shapes of batches"):
+    with stage("measure limits of calls"):
         outcome = tune(args.directory, args.seconds)
     default, best = outcome.trials[0], outcome.best
-    print("token budget  padding    tokens/s  (range)          against the target's own")
+    print("token budget  padding  calls    tokens/s  (range)          against the target's own")
     for trial in outcome.trials:
         low, high = min(trial.tokens_per_s), max(trial.tokens_per_s)
         print(
             f"{trial.limits.token_budget:12}  {trial.limits.padding_waste:7.0%}  "
-            f"{trial.median:10.0f}  ({low:.0f}–{high:.0f})".ljust(52)
+            f"{trial.limits.lanes or outcome.lanes:5}  "
+            f"{trial.median:10.0f}  ({low:.0f}–{high:.0f})".ljust(59)
             + f"{trial.median / default.median:5.2f}"
             + " ← kept" * (trial is best)
         )
@@ -364,10 +365,10 @@ def _tune(args: argparse.Namespace) -> None:
     if outcome.changed:
         print(
             f"{args.directory / TUNING_FILE}: at least {best.gain(default):.2f} times as fast as "
-            f"the target's own shape in three of four rounds, {rounds}"
+            f"the target's own limits in three of four rounds, {rounds}"
         )
     else:
-        print(f"the target's own shape is the best within noise {rounds}: nothing to store")
+        print(f"the target's own limits are the best within noise {rounds}: nothing to store")
 
 
 def _inspect(args: argparse.Namespace) -> None:

@@ -42,8 +42,7 @@ def describe_artifact(directory: Path) -> Iterator[str]:
         yield from _proof(report)
     if (tuning := read_tuning(directory)) is not None:
         where = f"{tuning.conditions.get('engine')} on {tuning.conditions.get('cpu')}"
-        shape = f"{tuning.token_budget} tokens, {tuning.padding_waste:g} padding"
-        yield f"{'tuned':<16} {shape}, for {where}"
+        yield f"{'tuned':<16} {tuning.shown()}, for {where}"
     for one in parity.candidates or ():
         speed = f"fell out: {one.refused}" if one.refused else f"{one.tokens_per_s:.0f} tokens/s"
         yield f"{'candidate':<16} {one.target}, {speed}"

@@ -1,8 +1,8 @@
-"""`rerank-export tune`: the shape of batches that is fastest on this machine, by measurement.
+"""`rerank-export tune`: the batches and concurrent calls that are fastest on this machine.
 
 All candidates are measured in turns on the same texts with the artifact's own engine and scheduler,
 in reverse order every other round; speeds are compared only within a round. A candidate replaces
-the target's own shape if it was faster in three rounds of four, so that noise changes nothing.
+the target's own limits if it was faster in three rounds of four, so that noise changes nothing.
 """
 
 import statistics
@@ -37,7 +37,7 @@ _LOG_EVERY_S = 10.0
 
 @dataclass(frozen=True)
 class Trial:
-    """One shape and its tokens a second, round by round."""
+    """Limits and their tokens a second, round by round."""
 
     limits: BatchLimits
     tokens_per_s: list[float] = field(default_factory=list)
@@ -55,22 +55,23 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The trials, the target's own shape first, and the one to use: the first where none gains.
-    Each pass computed `texts` texts."""
+    """The trials, the target's own limits first, and the one to use: the first where none gains.
+    Each pass computed `texts` texts on an engine with `lanes`."""
 
     trials: list[Trial]
     best: Trial
     texts: int
+    lanes: int
 
     @property
     def changed(self) -> bool:
-        """Whether another shape than the target's own is the one to use."""
+        """Whether other limits than the target's own are the ones to use."""
         return self.best is not self.trials[0]
 
 
 def tune(directory: Path, seconds: float) -> Outcome:
-    """Measure for about `seconds` and write tuning.json, or remove it where the target's own shape
-    is best.
+    """Measure for about `seconds` and write tuning.json, or remove it where the target's own limits
+    are best.
 
     Raises OutputRefused where another command works in the directory or nothing can be written,
     ArtifactError or EngineError when the artifact cannot be opened.
@@ -80,22 +81,23 @@ def tune(directory: Path, seconds: float) -> Outcome:
         target = load_target_profile(model.info.target)
         own = BatchLimits(target.max_rows, target.token_budget, target.padding_waste)
         model.warm_up()
-        trials = [Trial(limits) for limits in shapes(own)]
+        trials = [Trial(limits) for limits in variants(own, model.lanes)]
         group = group_within_time(model, _FEWEST_ROUNDS * len(trials), seconds, _FEWEST_TEXTS)
         _measure(model, trials, group, seconds)
         best = max(trials, key=lambda one: _worth(one, trials[0]))
-        outcome = Outcome(trials, best, len(group.passages))
+        outcome = Outcome(trials, best, len(group.passages), model.lanes)
         _store(directory, model, outcome)
     return outcome
 
 
-def shapes(own: BatchLimits) -> list[BatchLimits]:
-    """The shapes to try, the target's `own` first; none goes beyond it, so that memory and
-    fidelity stay what the target promises."""
+def variants(own: BatchLimits, lanes: int) -> list[BatchLimits]:
+    """The limits to try on an engine with `lanes`, the target's `own` first; none goes beyond them,
+    so that memory and fidelity stay what the target promises."""
     budgets = [max(1, own.token_budget >> halvings) for halvings in range(4)]
     found = [replace(own, token_budget=budget) for budget in budgets]
     if own.padding_waste:
         found += [replace(own, padding_waste=share * own.padding_waste) for share in (0.5, 0.0)]
+    found += [replace(own, lanes=fewer) for fewer in sorted({1, lanes // 2}) if 0 < fewer < lanes]
     return found
 
 
@@ -166,6 +168,7 @@ def _store(directory: Path, model: Model, outcome: Outcome) -> None:
         conditions=conditions(model.info),
         token_budget=best.limits.token_budget,
         padding_waste=best.limits.padding_waste,
+        lanes=best.limits.lanes,
         tokens_per_s=best.median,
         default_tokens_per_s=default.median,
     )

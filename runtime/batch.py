@@ -29,17 +29,19 @@ R = TypeVar("R", bound=Measured)
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """Limits of one engine call.
+    """Limits of engine calls.
 
-    `max_rows` bounds rows, `token_budget` rows × longest row in tokens (a single longer row still
-    runs, alone). `padding_waste` is the largest share of padding among those tokens. `shapes` are
-    the engine's compiled shapes (none: every shape).
+    `max_rows` bounds the rows of a call, `token_budget` rows × longest row in tokens (a single
+    longer row still runs, alone). `padding_waste` is the largest share of padding among those
+    tokens. `shapes` are the engine's compiled shapes (none: every shape). `lanes` is the number of
+    concurrent calls (None: as many as the engine takes).
     """
 
     max_rows: int
     token_budget: int
     padding_waste: float
     shapes: tuple[ShapeRange, ...] = ()
+    lanes: int | None = None
 
     def within(self, rows: int) -> "BatchLimits":
         """These limits with `max_rows` lowered to `rows`."""

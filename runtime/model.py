@@ -292,6 +292,11 @@ class Model(ABC):
         """
         return self.scheduler.submit(rows, None).result().outputs
 
+    @property
+    def lanes(self) -> int:
+        """How many concurrent calls the engine takes."""
+        return self._engine.lanes
+
     def set_limits(self, limits: BatchLimits) -> None:
         """Apply `limits` to batches from now on, except its `shapes`, which stay the engine's.
         `rerank-export tune` compares limits."""

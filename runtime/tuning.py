@@ -1,4 +1,4 @@
-"""tuning.json: the fastest batch limits on one machine, beside the manifest.
+"""tuning.json: the fastest limits of engine calls on one machine, beside the manifest.
 
 It changes speed and never a score, so the manifest does not hash it. It applies to one artifact on
 one engine and machine, and only tightens the target profile's limits. Where it does not fit, it is
@@ -28,17 +28,23 @@ _log = logging.getLogger(__name__)
 class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of tuning.json.
 
-    `conditions` are those of the measurement (see `conditions`). `token_budget` and `padding_waste`
-    are those of BatchLimits. `tokens_per_s` is the median speed with them, `default_tokens_per_s`
-    with the target's own.
+    `conditions` are those of the measurement (see `conditions`). `token_budget`, `padding_waste`
+    and `lanes` are those of BatchLimits; files of earlier versions have no `lanes`. `tokens_per_s`
+    is the median speed with them, `default_tokens_per_s` with the target's own.
     """
 
     schema: int = SCHEMA
     conditions: dict[str, str]
     token_budget: Annotated[int, msgspec.Meta(ge=1)]
     padding_waste: Annotated[float, msgspec.Meta(ge=0)]
+    lanes: Annotated[int, msgspec.Meta(ge=1)] | None = None
     tokens_per_s: float
     default_tokens_per_s: float
+
+    def shown(self) -> str:
+        """Its limits, for people."""
+        calls = "" if self.lanes is None else f", concurrent calls: {self.lanes}"
+        return f"{self.token_budget} tokens a call, {self.padding_waste:g} of them padding{calls}"
 
 
 def conditions(info: ModelInfo) -> dict[str, str]:
@@ -63,13 +69,13 @@ def tuned(directory: Path, info: ModelInfo, limits: BatchLimits) -> BatchLimits:
     if reason := mismatch(found, info, limits):
         _log.warning("%s is not used: %s; run `rerank-export tune` here", TUNING_FILE, reason)
         return limits
-    _log.info(
-        "%s: at most %d tokens a call, %g of them padding",
-        TUNING_FILE,
-        found.token_budget,
-        found.padding_waste,
+    _log.info("%s: %s", TUNING_FILE, found.shown())
+    return replace(
+        limits,
+        token_budget=found.token_budget,
+        padding_waste=found.padding_waste,
+        lanes=found.lanes,
     )
-    return replace(limits, token_budget=found.token_budget, padding_waste=found.padding_waste)
 
 
 def mismatch(tuning: Tuning, info: ModelInfo, limits: BatchLimits) -> str | None:

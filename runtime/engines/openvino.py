@@ -9,16 +9,17 @@ because scores would change, the size of the cache is bounded instead.
 """
 
 import bisect
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from runtime.cores import usable_cores
 from runtime.engines import Arrays, EngineSetup, Outputs
-from runtime.engines.lanes import LaneEngine, Lanes, lanes_for
+from runtime.engines.lanes import LaneEngine, Lanes
 from runtime.engines.mapped_weights import MappedWeights
+from runtime.engines.placement import Lane, Placement, place_here
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape
 from runtime.telemetry import import_without_telemetry
@@ -82,18 +83,14 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OpenVinoEngi
             f"engine {name} needs a CPU with bf16 arithmetic (AVX512-BF16 or AMX), this one has "
             f"{', '.join(able)}; choose the target cpu-fp32 or cpu-int8"
         )
-    config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": usable_cores()}
+    config: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": precision}
     if not setup.padding_waste:
         config["CPU_RUNTIME_CACHE_CAPACITY"] = _KERNELS_KEPT
-    count = lanes_for(model_file)
+    placement = place_here(model_file)
     try:
         weights = MappedWeights(model_file, lambda: core.read_model(str(model_file)))
-        narrow = []
         with weights.released():
-            compiled = core.compile_model(weights.graph, "CPU", config | {"NUM_STREAMS": 1})
-            if count > 1:
-                streams = core.compile_model(weights.graph, "CPU", config | {"NUM_STREAMS": count})
-                narrow = [streams.create_infer_request() for _ in range(count)]
+            compiled, lanes = _compile(core, weights.graph, config, placement)
     except Exception as error:
         if _WEIGHTS_ELSEWHERE in str(error):
             raise EngineUnavailable(
@@ -105,8 +102,30 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OpenVinoEngi
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if found != precision:
         raise EngineUnavailable(f"engine {name} computes in {found}, wanted {precision}")
-    lanes = Lanes(compiled.create_infer_request(), narrow)
     return OpenVinoEngine(name, openvino.__version__, compiled, lanes, setup, weights)
+
+
+def _compile(
+    core: Any, graph: Any, config: Mapping[str, str | int], placement: Placement
+) -> tuple[Any, Lanes[Any]]:
+    """A compiled model and the lanes of `placement`. OpenVINO keeps a stream on its NUMA node by
+    itself; all streams share weights."""
+
+    def compiled(*lanes: Lane) -> Any:
+        threads = {
+            "NUM_STREAMS": len(lanes),
+            "INFERENCE_NUM_THREADS": sum(lane.threads for lane in lanes),
+        }
+        return core.compile_model(graph, "CPU", {**config, **threads})
+
+    if len(placement.lanes) == 1:
+        wide = compiled(placement.alone)
+        return wide, Lanes(wide.create_infer_request())
+    streams = compiled(*placement.lanes)
+    narrow = [streams.create_infer_request() for _ in placement.lanes]
+    if placement.alone in placement.lanes:
+        return streams, Lanes(narrow[0], narrow)
+    return streams, Lanes(compiled(placement.alone).create_infer_request(), narrow)
 
 
 def _lengths(padding: float, most: int) -> list[int]:

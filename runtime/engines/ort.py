@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ import numpy as np
 from runtime.cores import usable_cores
 from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.gpu_errors import classify_gpu_error
-from runtime.engines.lanes import LaneEngine, Lanes, lanes_for
+from runtime.engines.lanes import LaneEngine, Lanes, open_lanes
+from runtime.engines.placement import place_here
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape, ShapeRange, bucket
 from runtime.telemetry import import_without_telemetry
@@ -85,9 +87,10 @@ _SLOWER_ON_CPU = ["SkipLayerNormFusion"]
 class OrtEngine(LaneEngine[Any]):
     """One graph on the CPU."""
 
-    def __init__(self, name: str, version: str, session: Any, lanes: Lanes[Any]) -> None:
-        inputs = [i.name for i in session.get_inputs()]
-        outputs = [o.name for o in session.get_outputs()]
+    def __init__(self, name: str, version: str, lanes: Lanes[Any]) -> None:
+        with lanes.take() as session:
+            inputs = [i.name for i in session.get_inputs()]
+            outputs = [o.name for o in session.get_outputs()]
         super().__init__(name, version, inputs, outputs, lanes)
 
     def _call(self, session: Any, inputs: Arrays) -> Outputs:
@@ -106,7 +109,7 @@ class OrtGpuEngine(OrtEngine):
 
     def __init__(self, name: str, session: Any, ort: Any, setup: EngineSetup) -> None:
         # One call at a time: captured graphs share their buffers between calls.
-        super().__init__(name, ort.__version__, session, Lanes(session))
+        super().__init__(name, ort.__version__, Lanes(session))
         self._session = session
         self.shapes = _compiled_shapes(name, setup)
         self._ort = ort
@@ -236,10 +239,10 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
     loader_output = _load_libraries(ort, name)
     with _without_tf32(name):
         try:
-            session = _session(ort, name, model_file, providers, usable_cores())
-            # One session may run several calls at the same time.
-            count = lanes_for(model_file) if name == "onnxruntime-cpu" else 1
-            narrow = [_session(ort, name, model_file, providers, 1)] * count if count > 1 else []
+            opening = partial(_session, ort, name, model_file, providers)
+            if name == "onnxruntime-cpu":
+                return OrtEngine(name, ort.__version__, open_lanes(place_here(model_file), opening))
+            session = opening(usable_cores())
         except Exception as error:
             if _NO_TENSORRT in str(error):
                 raise EngineUnavailable(
@@ -253,8 +256,6 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
                 raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
             raise classify_gpu_error(name, error, f"cannot open {model_file.name}") from error
     _refuse_fallback(name, wanted, session, loader_output)
-    if name == "onnxruntime-cpu":
-        return OrtEngine(name, ort.__version__, session, Lanes(session, narrow))
     _refuse_other_providers(name, wanted[0], session)
     return OrtGpuEngine(name, session, ort, setup)
 

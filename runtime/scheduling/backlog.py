@@ -205,6 +205,7 @@ class Backlog:
         """Apply `limits` to batches from now on."""
         with self._changed:
             self._limits = limits
+            self._changed.notify_all()
 
     def shrink(self, budget: int) -> None:
         """Lower the token budget of batches to `budget`, until `set_limits`."""
@@ -295,9 +296,10 @@ class Backlog:
                 more = self._queue.drop(request, _ROWS_PER_LOCK, self._clock())
 
     def _pause_s(self) -> float | None:
-        """Seconds to wait before the next batch; None: until a row arrives. The lock is held."""
+        """Seconds to wait before the next batch; None: until something changes. The lock is
+        held."""
         oldest, limits = self._queue.oldest(), self._limits
-        if oldest is None:
+        if oldest is None or self._idle_lanes() <= 0:
             return None
         if self._queue.rows >= limits.max_rows or self._queue.tokens >= limits.token_budget:
             return 0
@@ -307,12 +309,15 @@ class Backlog:
         """Take a batch from the queue, and leave idle lanes their share of the rows. The lock is
         held."""
         now = self._clock()
-        idle = self._lanes - len(self._running)
-        limits = self._limits.within(math.ceil(self._queue.rows / idle))
+        limits = self._limits.within(math.ceil(self._queue.rows / self._idle_lanes()))
         rows = self._queue.take(limits, now, in_order=self._is_late(now))
         batch = Batch(rows, now, sum(row.length for row in rows))
         self._running.append(batch)
         return batch
+
+    def _idle_lanes(self) -> int:
+        """How many more calls may run now; the lock is held."""
+        return min(self._lanes, self._limits.lanes or self._lanes) - len(self._running)
 
     def _is_late(self, now: float) -> bool:
         """Whether computing everything that waits may miss the first deadline."""

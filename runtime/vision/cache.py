@@ -40,6 +40,11 @@ class EmbedsCache:
             self._held.move_to_end(digest)
             return found
 
+    def find(self, digest: bytes) -> ImageEmbeddings | None:
+        """The image of this file, without counting it as a hit or a miss."""
+        with self._lock:
+            return self._held.get(digest)
+
     def put(self, image: ImageEmbeddings) -> None:
         """Keep an image, which owns its memory; others go until there is room. One that is larger
         than all of it is not kept."""

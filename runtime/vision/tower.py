@@ -9,11 +9,12 @@ import hashlib
 import threading
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -41,6 +42,7 @@ from runtime.text import Check
 from runtime.tokenizing import in_thread
 from runtime.vision.cache import EmbedsCache
 from runtime.vision.decoding import ImageFile, open_image
+from runtime.vision.in_flight import Claim, InFlight
 from runtime.vision.limits import VisionLimits
 from runtime.vision.rule import Vision
 from runtime.vision.tiling import Pixels, cut, pixel_values
@@ -51,6 +53,8 @@ _MOST_DECODERS = 4
 # Four pages of seven tiles.
 _GPU_CALL_TILES = 28
 _CPU_CALL_TILES = 2
+
+T = TypeVar("T")
 
 
 def _nothing(_: int) -> float:
@@ -70,8 +74,8 @@ class Tile:
 
 @dataclass
 class _Task:
-    """A request's images in their `order`: those that are `known`, and the `pictures` that are to
-    be decoded, each once. `tiles` are those of all of them."""
+    """A request's images in their `order`: those that are `known`, and the `pictures` that are not
+    yet, each once. `tiles` are those of all of them."""
 
     order: list[bytes | None]
     known: dict[bytes, ImageEmbeddings] = field(default_factory=dict)
@@ -82,9 +86,15 @@ class _Task:
     def tiles(self) -> int:
         return sum(self.counts.values())
 
-    @property
-    def new_tiles(self) -> int:
-        return sum(self.counts[digest] for digest in self.pictures)
+    def tiles_of(self, digests: Iterable[bytes]) -> int:
+        return sum(self.counts[digest] for digest in digests)
+
+    def learn(self, image: ImageEmbeddings | None) -> None:
+        """An image that was computed; None where another request did not, so that this one tries
+        again."""
+        if image is not None:
+            self.known[image.digest] = image
+            del self.pictures[image.digest]
 
     def seen(self, request: AnyRequest) -> AnyRequest:
         """The request with the embeddings of its images."""
@@ -116,6 +126,7 @@ class Tower:
         self.scheduler = Scheduler(compute, calls, queue, lanes=engine.lanes, free=engine.close)
         decoders = min(_MOST_DECODERS, usable_cores())
         self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="images")
+        self._in_flight = InFlight(self.cache.find)
         self._held = 0
         self._lock = threading.Lock()
 
@@ -132,15 +143,12 @@ class Tower:
         """
         task = self._look(request)
         with self._room(task.tiles):
-            if task.pictures:
-                due = _due(request.deadline, after_s(task.tiles))
-                with self._admit(task, due, request.caller) as ticket:
-                    future = ticket.submit(self._decode(task, ticket.check))
-                try:
-                    self._keep(task, future.result(time_left_s(due)))
-                except TimeoutError as error:
-                    future.cancel()
-                    raise DeadlineExceeded from error
+            due = _due(request.deadline, after_s(task.tiles)) if task.pictures else None
+            while task.pictures:
+                with self._in_flight.claim(task.pictures) as claim:
+                    self._compute(task, claim, due, request.caller)
+                for other in claim.others.values():
+                    task.learn(_result(other, due))
             yield task.seen(request)
 
     @asynccontextmanager
@@ -155,25 +163,48 @@ class Tower:
         except TimeoutError as error:
             raise DeadlineExceeded from error
         with self._room(task.tiles):
-            if task.pictures:
-                due = _due(request.deadline, after_s(task.tiles))
-                await self._compute_async(task, due, request.caller)
+            due = _due(request.deadline, after_s(task.tiles)) if task.pictures else None
+            try:
+                async with asyncio.timeout(time_left_s(due)):
+                    while task.pictures:
+                        with self._in_flight.claim(task.pictures) as claim:
+                            await self._compute_async(task, claim, due, request.caller)
+                        for other in claim.others.values():
+                            # Cancelling this request must not cancel what others wait for.
+                            task.learn(await asyncio.shield(asyncio.wrap_future(other)))
+            except TimeoutError as error:
+                raise DeadlineExceeded from error
             yield task.seen(request)
 
-    async def _compute_async(self, task: _Task, deadline: float | None, caller: str) -> None:
+    def _compute(self, task: _Task, claim: Claim, due: float | None, caller: str) -> None:
+        for image in claim.found:
+            task.learn(image)
+        if not claim.own:
+            return
+        with self._admit(task, claim, due, caller) as ticket:
+            future = ticket.submit(self._decode(task, claim, ticket.check))
         try:
-            async with asyncio.timeout(time_left_s(deadline)):
-                with self._admit(task, deadline, caller) as ticket:
-                    decode = partial(self._decode, task, ticket.check)
-                    tiles = await in_thread(self._decoders, decode)
-                    future = ticket.submit(tiles)
-                self._keep(task, await asyncio.wrap_future(future))
-        except TimeoutError as error:
-            raise DeadlineExceeded from error
+            self._keep(task, claim, _result(future, due))
+        except DeadlineExceeded:
+            future.cancel()
+            raise
 
-    def _admit(self, task: _Task, deadline: float | None, caller: str) -> Ticket:
-        tiles = task.new_tiles
-        return self.scheduler.admit(tiles, tiles, deadline, caller)
+    async def _compute_async(
+        self, task: _Task, claim: Claim, due: float | None, caller: str
+    ) -> None:
+        for image in claim.found:
+            task.learn(image)
+        if not claim.own:
+            return
+        with self._admit(task, claim, due, caller) as ticket:
+            decode = partial(self._decode, task, claim, ticket.check)
+            tiles = await in_thread(self._decoders, decode)
+            future = ticket.submit(tiles)
+        self._keep(task, claim, await asyncio.wrap_future(future))
+
+    def _admit(self, task: _Task, claim: Claim, due: float | None, caller: str) -> Ticket:
+        tiles = task.tiles_of(claim.own)
+        return self.scheduler.admit(tiles, tiles, due, caller)
 
     def idle(self) -> bool:
         """Whether no request's images are looked at, wait, run or are kept for it."""
@@ -238,22 +269,23 @@ class Tower:
             raise TooManyTiles(task.tiles, self._limits.request_tiles)
         return task
 
-    def _decode(self, task: _Task, check: Check) -> list[Tile]:
+    def _decode(self, task: _Task, claim: Claim, check: Check) -> list[Tile]:
         tiles: list[Tile] = []
-        for picture in task.pictures.values():
+        for digest in claim.own:
             check()
-            tiles += map(Tile, cut(picture.decode(), self.vision.rule))
+            tiles += map(Tile, cut(task.pictures[digest].decode(), self.vision.rule))
         return tiles
 
-    def _keep(self, task: _Task, scored: Scored) -> None:
-        """Give each picture its embeddings, which have the order of `_decode`."""
+    def _keep(self, task: _Task, claim: Claim, scored: Scored) -> None:
+        """Give each claimed picture its embeddings, which have the order of `_decode`."""
         first = 0
-        for digest in task.pictures:
+        for digest, awaited in claim.own.items():
             last = first + task.counts[digest]
             # A copy: a part of the request's array would keep all of it in the cache.
             image = ImageEmbeddings(digest, scored.outputs[first:last].copy())
-            task.known[digest] = image
+            task.learn(image)
             self.cache.put(image)
+            awaited.set_result(image)
             first = last
 
     @contextmanager
@@ -285,6 +317,14 @@ def _embed(engine: Engine, vision: Vision, tiles: Sequence[Tile]) -> Floats:
             f"{list(wanted)}; export the checkpoint again"
         )
     return found.astype(np.float32, copy=False)
+
+
+def _result(future: Future[T], due: float | None) -> T:
+    """What the future gives in time. Raises DeadlineExceeded."""
+    try:
+        return future.result(time_left_s(due))
+    except TimeoutError as error:
+        raise DeadlineExceeded from error
 
 
 def _due(deadline: float | None, after_s: float) -> float | None:

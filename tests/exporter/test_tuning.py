@@ -9,7 +9,7 @@ import pytest
 from exporter import tuning
 from exporter.cli import main
 from exporter.parity_texts import Group
-from exporter.tuning import shapes, tune
+from exporter.tuning import tune, variants
 from runtime.batch import BatchLimits
 from runtime.model import Model
 from runtime.profile import load_target_profile, target_profile_names
@@ -69,7 +69,7 @@ def test_on_the_command_line(
     copy = shutil.copytree(request.getfixturevalue(kind), tmp_path / "copy")
     assert main(["tune", str(copy), "--seconds", "1"]) == 0
     output = capsys.readouterr()
-    assert output.out.count("\n        1024 ") + output.out.startswith("        1024 ") == 3
+    assert output.out.count("\n        1024 ") + output.out.startswith("        1024 ") >= 3
     assert output.out.count("← kept") == 1
     stored = read_tuning(copy)
     assert (stored is not None) == ("tuning.json: " in output.out)
@@ -87,7 +87,9 @@ def test_a_shape_that_is_faster_is_stored_and_shown(
     assert (stored.token_budget, stored.padding_waste) == (256, 0.1)
     assert (stored.tokens_per_s, stored.default_tokens_per_s) == (130.0, 100.0)
     assert main(["inspect", str(artifact)]) == 0
-    assert "\ntuned            256 tokens, 0.1 padding, for " in capsys.readouterr().out
+    assert (
+        "\ntuned            256 tokens a call, 0.1 of them padding, for " in capsys.readouterr().out
+    )
 
 
 def test_noise_stores_nothing_and_forgets_what_was_stored(
@@ -109,12 +111,35 @@ def test_without_time_a_few_rounds_are_measured_all_the_same(
     assert len(outcome.trials[0].tokens_per_s) == tuning._FEWEST_ROUNDS
 
 
+def test_fewer_concurrent_calls_are_tried_and_stored(
+    artifact: Path,
+    fake_speeds: Callable[[Speed], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("runtime.engines.placement.usable_nodes", lambda: ((0, 1, 2, 3),))
+    fake_speeds(lambda limits: 130.0 if limits.lanes == 2 else 100.0)
+    assert main(["tune", str(artifact), "--seconds", "60"]) == 0
+    stored = read_tuning(artifact)
+    assert stored is not None
+    assert stored.lanes == 2
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()[1:-1]] == [
+        *("4" * 6),
+        "1",
+        "2",
+    ]
+    assert main(["inspect", str(artifact)]) == 0
+    assert "concurrent calls: 2, for " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", target_profile_names())
-def test_shapes_stay_within_the_target(name: str) -> None:
+def test_variants_stay_within_the_target(name: str) -> None:
     target = load_target_profile(name)
     own = BatchLimits(target.max_rows, target.token_budget, target.padding_waste)
-    found = shapes(own)
+    found = variants(own, 4)
     assert found[0] == own
     assert len(set(found)) == len(found)
     assert all(one.token_budget <= own.token_budget for one in found)
     assert all(one.padding_waste <= own.padding_waste for one in found)
+    assert {one.lanes for one in found} == {None, 1, 2}
+    assert {one.lanes for one in variants(own, 1)} == {None}

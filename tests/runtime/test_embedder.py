@@ -103,7 +103,7 @@ def artifact(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def embedder(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embedder]:
-    monkeypatch.setattr("runtime.engines.lanes.usable_cores", lambda: 2)
+    monkeypatch.setattr("runtime.engines.placement.usable_nodes", lambda: ((0, 1),))
     opened = open_embedder(artifact)
     yield opened
     opened.close()

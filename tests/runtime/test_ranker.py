@@ -32,7 +32,7 @@ PASSAGES = ["because", "b", "a much longer passage " * 9, "ümlaut", "b"]
 
 @pytest.fixture
 def ranker(bare_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranker]:
-    monkeypatch.setattr("runtime.engines.lanes.usable_cores", lambda: 2)
+    monkeypatch.setattr("runtime.engines.placement.usable_nodes", lambda: ((0, 1),))
     opened = open_ranker(bare_directory)
     yield opened
     opened.close()

@@ -64,6 +64,7 @@ def test_another_machine_logs_why(
         ({"schema": 2}, "schema 2"),
         ({"conditions": {}}, "artifact None"),
         ({"token_budget": 0}, "cannot be used"),
+        ({"lanes": 0}, "cannot be used"),
         ({"surprise": 1}, "cannot be used"),
     ],
 )
@@ -82,3 +83,10 @@ def test_fewer_rows_a_call_stay_fewer(artifact: Path) -> None:
     model = open_model(artifact, max_rows=2)
     model.close()
     assert (model.info.max_rows, model.info.token_budget) == (2, 128)
+
+
+def test_a_file_from_before_concurrent_calls_were_tuned_is_still_used(artifact: Path) -> None:
+    content = msgspec.to_builtins(tuning(artifact))
+    del content["lanes"]
+    (artifact / TUNING_FILE).write_text(json.dumps(content))
+    assert opened_info(artifact).token_budget == 128

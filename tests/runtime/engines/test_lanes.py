@@ -1,5 +1,6 @@
 """Calls beside each other: which way each takes, and that all give the same."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 
 from runtime.engines import lanes as lanes_module
 from runtime.engines import open_engine
-from runtime.engines.lanes import Lanes, lanes_for
+from runtime.engines.lanes import Lanes, open_lanes
+from runtime.engines.placement import Lane, Placement, place
 from tests.runtime.clock import Clock
 
 
@@ -50,21 +52,58 @@ def test_one_lane_has_the_wide_way_only() -> None:
         assert way == "wide"
 
 
-def test_large_weights_are_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes_module, "usable_cores", lambda: 4)
-    graph = tmp_path / "model.onnx"
-    graph.write_bytes(b"graph")
-    assert lanes_for(graph) == 4
-    with (tmp_path / "model.onnx.data").open("wb") as weights:
-        weights.truncate(300 << 20)
-    assert lanes_for(graph) == 1
+def test_the_first_lane_may_be_the_wide_one() -> None:
+    """As a large model has it on two nodes: two calls never share a lane."""
+    clock = Clock()
+    lanes = Lanes("first", ["first", "second"], clock)
+    with lanes.take() as one, lanes.take() as two:
+        assert (one, two) == ("first", "second")
+    with lanes.take() as one, lanes.take() as two:
+        assert {one, two} == {"first", "second"}
+
+
+def opened_with(placement: Placement) -> tuple[Lanes[Any], list[tuple[int, set[int]]]]:
+    """The lanes of `placement`, and threads and allowed cores of each session that was opened."""
+    opened: list[tuple[int, set[int]]] = []
+
+    class Session:
+        def run(self) -> set[int]:
+            return os.sched_getaffinity(0)
+
+    def open_session(threads: int) -> Session:
+        opened.append((threads, os.sched_getaffinity(0)))
+        return Session()
+
+    return open_lanes(placement, open_session), opened
+
+
+def test_lanes_on_the_same_cores_share_a_session() -> None:
+    lanes, opened = opened_with(place([(0, 1, 2)], 1000))
+    assert lanes.count == 3
+    assert [threads for threads, _ in opened] == [3, 1]
+
+
+def test_a_single_core_has_a_single_session() -> None:
+    lanes, opened = opened_with(place([(0,)], 1000))
+    assert lanes.count == 1
+    assert [threads for threads, _ in opened] == [1]
+
+
+def test_a_lane_stays_on_its_node_and_the_caller_does_not() -> None:
+    here = os.sched_getaffinity(0)
+    core = min(here)
+    lanes, opened = opened_with(Placement(Lane((core,), 1), (Lane((core,), 1),) * 2, pinned=True))
+    assert opened == [(1, {core})]
+    with lanes.take() as session:
+        assert session.run() == {core}
+    assert os.sched_getaffinity(0) == here
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino-fp32"])
 def test_all_ways_give_the_same(
     rank_artifact: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(lanes_module, "usable_cores", lambda: 3)
+    monkeypatch.setattr("runtime.engines.placement.usable_nodes", lambda: ((0, 1, 2),))
     engine: Any = open_engine(name, rank_artifact)
     assert engine.lanes == 3
     random = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +56,15 @@ class Engine:
         self.calls.append(len(pixels))
         means = pixels.mean(axis=(1, 2, 3))[:, None, None]
         return {"image_embeds": np.broadcast_to(means, (len(pixels), self.tokens, 64))}
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Calls wait until the block ends, or until the gate is set in it."""
+        self.gate.clear()
+        try:
+            yield
+        finally:
+            self.gate.set()
 
     def close(self) -> None:
         self.closed += 1
@@ -262,3 +271,89 @@ def test_a_closed_tower_takes_nothing_and_closes_its_engine_once(
         embed(seeing, ONE)
     with pytest.raises(ModelClosed):
         asyncio.run(_enter(seeing, ONE, None))
+
+
+def test_images_that_arrive_together_are_computed_once(tower: Make, engine: Engine) -> None:
+    seeing = tower()
+    with ThreadPoolExecutor(3) as callers, engine.held():
+        found = [callers.submit(embed, seeing, THREE, ONE)]
+        assert engine.entered.wait(30)
+        found += [callers.submit(embed, seeing, *images) for images in ((ONE, THREE), (ONE, FIVE))]
+        wait_until(lambda: seeing._held == (3 + 1) + (1 + 3) + (1 + 5))
+        engine.gate.set()
+        first, second, third = (one.result(30) for one in found)
+    assert first[0] is second[1]
+    assert first[1] is second[0] is third[0]
+    assert sum(engine.calls) == 3 + 1 + 5
+
+
+def test_who_waits_for_a_request_that_fails_computes_for_itself(
+    tower: Make, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeing = tower()
+    run, failures = engine.run, iter([EngineError("once")])
+
+    def fail_once(inputs: dict[str, np.ndarray]) -> dict[str, Any]:
+        found = run(inputs)
+        if error := next(failures, None):
+            raise error
+        return found
+
+    monkeypatch.setattr(engine, "run", fail_once)
+    with ThreadPoolExecutor(2) as callers, engine.held():
+        first = callers.submit(embed, seeing, ONE)
+        assert engine.entered.wait(30)
+        second = callers.submit(embed, seeing, ONE)
+        wait_until(lambda: seeing._held == 2)
+        engine.gate.set()
+        with pytest.raises(EngineError, match="once"):
+            first.result(30)
+        (image,) = second.result(30)
+    np.testing.assert_allclose(image.embeds[:, 0, 0], mean(ONE), atol=1e-6)
+
+
+def test_on_an_event_loop_a_cancelled_waiter_cancels_nobody(tower: Make, engine: Engine) -> None:
+    seeing = tower()
+    engine.gate.clear()
+
+    async def ask() -> Any:
+        async with seeing.embedded_async(seeing_request(ONE)) as seen:
+            return images_of(seen)
+
+    async def main() -> Any:
+        first = asyncio.create_task(ask())
+        await asyncio.to_thread(engine.entered.wait, 30)
+        waiters = [asyncio.create_task(ask()) for _ in range(2)]
+        while seeing._held < 3:
+            await asyncio.sleep(0.01)
+        waiters[0].cancel()
+        await asyncio.wait([waiters[0]])
+        engine.gate.set()
+        return await first, await waiters[1]
+
+    (ours,), (theirs,) = asyncio.run(main())
+    assert ours is theirs
+    assert sum(engine.calls) == 1
+
+
+def test_on_an_event_loop_the_first_one_may_be_cancelled(tower: Make, engine: Engine) -> None:
+    seeing = tower()
+    engine.gate.clear()
+
+    async def ask() -> Any:
+        async with seeing.embedded_async(seeing_request(ONE)) as seen:
+            return images_of(seen)
+
+    async def main() -> Any:
+        first = asyncio.create_task(ask())
+        await asyncio.to_thread(engine.entered.wait, 30)
+        second = asyncio.create_task(ask())
+        while seeing._held < 2:
+            await asyncio.sleep(0.01)
+        first.cancel()
+        await asyncio.wait([first])
+        engine.gate.set()
+        return await second
+
+    (image,) = asyncio.run(main())
+    np.testing.assert_allclose(image.embeds[:, 0, 0], mean(ONE), atol=1e-6)
