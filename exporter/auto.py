@@ -1,6 +1,7 @@
 """`--target cpu-auto`: export for every CPU target that runs here, keep the fastest that is proven.
 
-Each candidate must pass the same rungs as any export; the witness answers once for all of them.
+Each candidate must pass the same rungs as any export; the witness answers once for all of them, and
+engines of one precision share a graph.
 The proven ones are then measured in turns on the same texts for about a minute, in reverse order
 every other round. Only one model is open at a time, as five large ones do not fit into memory.
 Speeds, and why a candidate was refused, are in parity.json of the chosen artifact.
@@ -26,6 +27,7 @@ from exporter.pipeline import ExportArgs, export
 from exporter.progress import print_line, stage
 from exporter.reference import ask_witness
 from exporter.report import Candidate, read_report, write_report
+from exporter.target_graph import bring_graph, round_graph, write_graph
 from exporter.tolerances import LOW_PRECISIONS
 from exporter.tuning import group_within_time, tokens_per_s
 from exporter.workspace import workspace
@@ -38,9 +40,11 @@ from runtime.manifest import (
     write_manifest,
 )
 from runtime.opening import open_model
+from runtime.profile import TargetProfile, load_target_profile
 
 # Highest precision first: it wins where two are equally fast.
 CANDIDATES = ("cpu-fp32", "cpu-fp32-openvino", "cpu-bf16", "cpu-int8", "cpu-int8-openvino")
+_FLOATS = "fp32"
 _MEASURE_S = 60.0
 # Passes of one turn. At least this many texts, enough for a full engine call or two.
 _PASSES = 3
@@ -76,14 +80,15 @@ def export_fastest(source: str, out: Path, args: ExportArgs) -> Manifest:
 
     `args.target` and `args.engine` are ignored. Raises as `export` does, and NoTargetProven.
     """
-    ask = _CachedWitness()
+    ask, graphs = _CachedWitness(), _SharedGraphs()
     with workspace(out) as directory, tempfile.TemporaryDirectory(dir=directory) as tried:
         candidates = [_CandidateRun(target, Path(tried) / target) for target in CANDIDATES]
         for candidate in candidates:
             print_line(f"candidate {candidate.target}")
             with candidate.catching_refusal():
                 candidate_args = replace(args, target=candidate.target, engine=None)
-                export(source, candidate.directory, candidate_args, ask)
+                export(source, candidate.directory, candidate_args, ask, graphs)
+                graphs.add(candidate.target, candidate.directory)
         with stage("measure the candidates"):
             _measure(candidates)
         fastest = max(candidates, key=lambda candidate: candidate.tokens_per_s or 0.0)
@@ -94,6 +99,34 @@ def export_fastest(source: str, out: Path, args: ExportArgs) -> Manifest:
         for path in list(fastest.directory.iterdir()):
             path.rename(directory / path.name)
         return _with_comparison(directory, candidates)
+
+
+class _SharedGraphs:
+    """A MakeGraph that takes what earlier candidates have made: a float32 graph serves all engines,
+    in bf16 too, and is what int8 is rounded from."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Path] = {}
+
+    def add(self, target: str, directory: Path) -> None:
+        """The finished artifact of a target, which stays in `directory`."""
+        self._made.setdefault(_graph_of(load_target_profile(target)), directory)
+
+    def __call__(
+        self, checkpoint: Checkpoint, manifest: Manifest, target: TargetProfile, directory: Path
+    ) -> None:
+        wanted = _graph_of(target)
+        source = self._made.get(wanted) or self._made.get(_FLOATS)
+        if source is None:
+            write_graph(checkpoint, target, directory)
+        else:
+            bring_graph(source, directory)
+        if wanted not in self._made:
+            round_graph(directory, manifest, target)
+
+
+def _graph_of(target: TargetProfile) -> str:
+    return target.precision if target.precision == "int8" else _FLOATS
 
 
 class _CachedWitness:

@@ -16,7 +16,7 @@ from exporter.diagnosis import diagnose_model
 from exporter.draft import ExportArgs as ExportArgs
 from exporter.draft import draft
 from exporter.errors import ManifestMismatch, ParityFailed
-from exporter.long_rows import chunk_attention, unchunk_attention
+from exporter.long_rows import chunk_attention
 from exporter.model_profile import choose_profile
 from exporter.parity import new_report, package_versions
 from exporter.progress import print_line, stage
@@ -28,13 +28,11 @@ from exporter.refusals import refuse_blind_target, refuse_quantization, refuse_w
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import check_opening, finish, version_of
 from exporter.stand_in import own_reading
-from exporter.target_graph import round_graph, write_graph
+from exporter.target_graph import MakeGraph, bring_graph, make_graph, round_graph
 from exporter.workspace import refuse_foreign, workspace
 from runtime.artifact import find_directory
 from runtime.manifest import (
-    MODEL_FILE,
     SCHEMA,
-    VISION_FILE,
     Manifest,
     check_files,
     is_witnessed,
@@ -43,9 +41,15 @@ from runtime.manifest import (
 from runtime.profile import TargetProfile, load_target_profile
 
 
-def export(source: str, out: Path, args: ExportArgs, ask: AskWitness = ask_witness) -> Manifest:
-    """Export the checkpoint `source` into the artifact directory `out`, proven by the answers of
-    `ask`.
+def export(
+    source: str,
+    out: Path,
+    args: ExportArgs,
+    ask: AskWitness = ask_witness,
+    make: MakeGraph = make_graph,
+) -> Manifest:
+    """Export the checkpoint `source` into the artifact directory `out`: the graph of `make`, proven
+    by the answers of `ask`.
 
     Raises ExportError or ServingError; `out` then is as it was before.
     """
@@ -67,7 +71,7 @@ def export(source: str, out: Path, args: ExportArgs, ask: AskWitness = ask_witne
         found.tokenizer.save(directory / "tokenizer")
 
         def write() -> None:
-            write_graph(checkpoint, target, directory)
+            make(checkpoint, found.manifest, target, directory)
 
         try:
             return _make(directory, found.manifest, target, report, proof, write)
@@ -128,9 +132,8 @@ def quantize_artifact(
         shutil.copytree(source / "tokenizer", directory / "tokenizer")
 
         def write() -> None:
-            for path in (*source.glob(f"{MODEL_FILE}*"), *source.glob(f"{VISION_FILE}*")):
-                shutil.copyfile(path, directory / path.name)
-            unchunk_attention(directory)
+            bring_graph(source, directory)
+            round_graph(directory, quantized, target)
 
         proof = make_proof(quantized, answers)
         return _make(directory, quantized, target, report, proof, write)
@@ -153,7 +156,6 @@ def _make(
     try:
         proof.check_tokens(report, directory)
         write()
-        round_graph(directory, manifest, target)
         if target.engine == report.engine and needs_chunks(manifest, report.engine):
             chunk_attention(directory)
         with computable(directory, manifest, target, report.engine, within=directory) as proven:

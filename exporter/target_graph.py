@@ -1,20 +1,51 @@
 """The graph of a target: written from a checkpoint's weights in its types and operators, and
 rounded to its precision."""
 
+import shutil
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
 from exporter import onnxruntime_cuda
 from exporter.architectures.nemotron_vl import EMBEDS_INPUT, PIXELS_INPUT, NemotronVL
 from exporter.checkpoint import Checkpoint, load_model, probe
+from exporter.long_rows import unchunk_attention
 from exporter.onnx_file import Example, move_to_onnx
 from exporter.progress import stage
 from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
 from exporter.tolerances import LOW_PRECISIONS
-from runtime.manifest import VISION_FILE, Manifest
+from exporter.workspace import link_or_copy
+from runtime.manifest import MODEL_FILE, VISION_FILE, Manifest
 from runtime.profile import TargetProfile
+
+
+class MakeGraph(Protocol):
+    """Puts the graph of a draft with this `manifest` into `directory`; `make_graph`, or what knows
+    a shorter way to the same."""
+
+    def __call__(
+        self, checkpoint: Checkpoint, manifest: Manifest, target: TargetProfile, directory: Path
+    ) -> None: ...
+
+
+def make_graph(
+    checkpoint: Checkpoint, manifest: Manifest, target: TargetProfile, directory: Path
+) -> None:
+    """Write the graph and round it. Raises as `write_graph` and `round_graph` do."""
+    write_graph(checkpoint, target, directory)
+    round_graph(directory, manifest, target)
+
+
+def bring_graph(source: Path, directory: Path) -> None:
+    """Take the graph of the artifact `source`, as it was before it was fitted to an engine; weights
+    beside it are shared where links are possible."""
+    for path in (*source.glob(f"{MODEL_FILE}*"), *source.glob(f"{VISION_FILE}*")):
+        # A graph is edited in place, weights are only ever replaced.
+        bring = shutil.copyfile if path.suffix == ".onnx" else link_or_copy
+        bring(path, directory / path.name)
+    unchunk_attention(directory)
 
 
 def write_graph(checkpoint: Checkpoint, target: TargetProfile, directory: Path) -> None:

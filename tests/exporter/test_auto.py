@@ -9,22 +9,29 @@ import msgspec
 import numpy as np
 import pytest
 
-from exporter import auto
+from exporter import auto, target_graph
 from exporter.answers import Reference, Tokens
-from exporter.auto import CANDIDATES, _CachedWitness, _CandidateRun, _measure, export_fastest
+from exporter.auto import (
+    CANDIDATES,
+    _CachedWitness,
+    _CandidateRun,
+    _measure,
+    _SharedGraphs,
+    export_fastest,
+)
 from exporter.cli import main
 from exporter.draft import Draft
 from exporter.errors import NoTargetProven, OutputRefused, ParityFailed
 from exporter.library_texts import candidate_groups, mixed_group
 from exporter.parity_texts import Group, parity_groups
 from exporter.pipeline import ExportArgs, verify
-from exporter.reference import AskWitness, ask_witness
+from exporter.reference import ask_witness
 from exporter.report import Candidate, read_report
 from runtime import opening
 from runtime.errors import EngineError
 from runtime.manifest import read_manifest
 from runtime.model import Model
-from runtime.profile import load_target_profile
+from runtime.profile import TargetProfile, load_target_profile
 from tests.exporter.conftest import ReadyGraph
 
 SPEEDS = {
@@ -42,7 +49,7 @@ def tried(rank_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     and as fast as in SPEEDS; cpu-bf16 fails its ranking rung."""
     names: list[str] = []
 
-    def export(source: str, out: Path, args: ExportArgs, asking: AskWitness) -> None:
+    def export(source: str, out: Path, args: ExportArgs, *_: object) -> None:
         names.append(args.target)
         if args.target == "cpu-bf16":
             raise ParityFailed("ranking", "the order is lost")
@@ -172,6 +179,43 @@ def test_the_checkpoint_is_asked_once_for_all_that_any_target_wants(
         draft = Draft(manifest, checkpoint, None)
         assert asking(draft, checkpoint, unwitnessed=False).groups == groups
     assert asked == ["int8"]
+
+
+def test_engines_share_a_graph_and_int8_begins_with_it(
+    rank_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, done = _SharedGraphs(), list[str]()
+    manifest = read_manifest(rank_artifact)
+
+    def write(_: object, target: TargetProfile, directory: Path) -> None:
+        done.append(f"write {target.name}")
+        for file in rank_artifact.glob("model.onnx*"):
+            shutil.copyfile(file, directory / file.name)
+
+    def round_graph(directory: Path, _: object, target: TargetProfile) -> None:
+        done.append(f"round {target.name}")
+        for file in directory.glob("model.onnx*"):
+            file.unlink()
+            file.write_text(target.precision)
+
+    monkeypatch.setattr(auto, "write_graph", write)
+    monkeypatch.setattr(auto, "round_graph", round_graph)
+    monkeypatch.setattr(target_graph, "unchunk_attention", lambda _: None)
+    checkpoint: Any = None
+    made = {}
+    for name in ("cpu-bf16", "cpu-fp32", "cpu-int8", "cpu-int8-openvino"):
+        made[name] = tmp_path / name
+        made[name].mkdir()
+        graphs(checkpoint, manifest, load_target_profile(name), made[name])
+        if name != "cpu-bf16":  # its proof has failed, and nothing of it is left
+            graphs.add(name, made[name])
+    assert done == [
+        *("write cpu-bf16", "round cpu-bf16", "write cpu-fp32", "round cpu-fp32"),
+        "round cpu-int8",
+    ]
+    files = {name: (place / "model.onnx").read_bytes() for name, place in made.items()}
+    assert files["cpu-int8"] == files["cpu-int8-openvino"] == b"int8"
+    assert files["cpu-fp32"] == b"fp32"
 
 
 def test_foreign_files_are_kept(
