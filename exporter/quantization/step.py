@@ -8,10 +8,9 @@ float32 graph.
 
 import itertools
 import json
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,10 @@ from exporter.errors import QuantizationFailed
 from exporter.library_texts import calibration_pairs
 from exporter.onnx_file import save_graph
 from exporter.progress import print_line, stage
-from exporter.quantization.calibration import Inputs, Range, answers, open_session, watch
+from exporter.quantization.calibration import Inputs, answers, open_session, watch
 from exporter.quantization.graph import Floats, Graph
 from exporter.quantization.images import image_rows
-from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8
+from exporter.quantization.int8 import FUSED_OPERATOR, quantize_int8, rounded_once
 from exporter.quantization.weight_only import quantize_weights
 from runtime.batch import INPUT_NAMES, assemble
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
@@ -32,6 +31,7 @@ from runtime.requests import EmbedRequest, RankRequest
 from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
 from runtime.vision.layout import image_inputs
 
+_ONCE_FILE = "once.onnx"
 # Twice costs a tenth of the speed; an error that is hardly smaller is not worth that.
 _WORTH_TWICE = 0.9
 
@@ -54,32 +54,25 @@ def _to_int8(directory: Path, manifest: Manifest) -> None:
     _require_layers(len(sources))
     texts = list(calibration_rows(directory, manifest))
     observed = watch(directory, sources, texts)
-    candidates = [
-        _candidate(path, directory / name, observed.ranges, twice)
-        for name, twice in (("once", set()), ("twice", outline.asking()))
-    ]
-    errors = [_error(answers(made / MODEL_FILE, texts), observed.answers) for made in candidates]
+    model = onnx.load(path)
+    quantize_int8(model, observed.ranges, outline.asking())
+    save_graph(model, path)
+    del model
+    once = directory / _ONCE_FILE  # beside the weights, which are the same
+    model = onnx.load(path, load_external_data=False)
+    rounded_once(model)
+    onnx.save(model, once)
+    errors = [_error(answers(graph, texts), observed.answers) for graph in (once, path)]
     chosen = int(errors[1] < _WORTH_TWICE * errors[0])
     print_line(
         f"rms error {errors[0]:.2g}, with queries and keys rounded twice {errors[1]:.2g}: "
         f"{('once', 'twice')[chosen]} is enough"
     )
-    for file in directory.glob(f"{path.name}*"):
-        file.unlink()
-    for file in candidates[chosen].iterdir():
-        file.rename(directory / file.name)
-    for made in candidates:
-        shutil.rmtree(made)
+    if chosen:
+        once.unlink()
+    else:
+        once.replace(path)
     _require_fusion(path, manifest, len(outline.linears()) + chosen * len(outline.asking()))
-
-
-def _candidate(path: Path, made: Path, ranges: Mapping[str, Range], twice: Collection[str]) -> Path:
-    """The directory `made` with the graph of `path` in int8."""
-    made.mkdir()
-    model = onnx.load(path)
-    quantize_int8(model, ranges, twice)
-    save_graph(model, made / path.name)
-    return made
 
 
 def _error(found: Floats, wanted: Floats) -> float:

@@ -17,7 +17,7 @@ from exporter.pipeline import verify
 from exporter.quantization import step
 from exporter.quantization.calibration import Range, watch
 from exporter.quantization.graph import Graph
-from exporter.quantization.int8 import quantize_int8, round_columns
+from exporter.quantization.int8 import quantize_int8, round_columns, rounded_once
 from exporter.quantization.step import quantize
 from exporter.report import Rung, read_report
 from runtime.manifest import read_manifest
@@ -107,6 +107,22 @@ def test_calibration_sees_the_extremes_of_every_channel_and_the_answers(tmp_path
     assert ranges["positive"].lowest.min() == 0.0
     assert np.allclose(found.answers, run(block(), rows(2)), atol=1e-6)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_graph_with_layers_rounded_twice_holds_the_one_that_rounds_them_once(
+    tmp_path: Path,
+) -> None:
+    onnx.save(block(), tmp_path / "model.onnx")
+    ranges = watch(tmp_path, ["normed", "inner", "positive"], [{"x": rows(1)}]).ranges
+    made, once = block(), block()
+    quantize_int8(made, ranges, {"gated", "downed"})
+    assert len(made.graph.node) > len(block().graph.node)
+    rounded_once(made)
+    quantize_int8(once, ranges)
+    assert list(made.graph.node) == list(once.graph.node)
+    assert {one.name for one in made.graph.initializer} == {
+        one.name for one in once.graph.initializer
+    }
 
 
 def test_rounded_products_stay_near_in_spite_of_an_outlier(tmp_path: Path) -> None:
