@@ -17,8 +17,7 @@ import numpy as np
 import tokenizers
 
 from exporter import tolerances
-from exporter.answers import Outputs, Scores, cosines
-from exporter.image_answers import ImageAnswer, ImageAnswers
+from exporter.answers import ImageAnswer, ImageAnswers, Outputs, Scores, cosines
 from exporter.parity import (
     Judging,
     batch_delta,

@@ -17,7 +17,7 @@ from exporter.answers import Outputs, Reference, Text, Tokens
 from exporter.checkpoint import Checkpoint, load_model
 from exporter.draft import Draft
 from exporter.errors import CheckpointRefused, NoWitness
-from exporter.image_answers import ask_images
+from exporter.image_reference import ask_images
 from exporter.library_texts import candidate_groups
 from exporter.pad_token import drop_pad
 from exporter.parity_texts import Group, added_tokens_group, parity_groups

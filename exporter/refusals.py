@@ -8,7 +8,7 @@ from exporter.errors import CheckpointRefused, ExportError, OutputRefused
 from exporter.proof import Proof
 from runtime.manifest import Manifest
 from runtime.profile import TargetProfile
-from runtime.selection import VISION_ENGINES
+from runtime.selection import image_targets, takes_images
 
 # Precisions whose graph is made from the float32 one.
 _FROM_FLOATS = ("bf16", "int8", "int8-weights")
@@ -16,11 +16,10 @@ _FROM_FLOATS = ("bf16", "int8", "int8-weights")
 
 def refuse_blind_target(target: TargetProfile, checkpoint: Checkpoint) -> None:
     """Raise ExportError for a target that computes no images and a checkpoint that takes them."""
-    if checkpoint.vision is not None and target.engine not in VISION_ENGINES:
+    if checkpoint.vision is not None and not takes_images(target):
         raise ExportError(
-            f"found the target {target.name}, which runs on {target.engine}, wanted one on "
-            f"{', '.join(VISION_ENGINES)}: {checkpoint.architecture} takes images, which others do "
-            "not compute"
+            f"found the target {target.name}, wanted one of {', '.join(image_targets())}: "
+            f"{checkpoint.architecture} takes images, which others do not compute"
         )
 
 
