@@ -91,14 +91,15 @@ def quantize_artifact(
     """Make an artifact of a lower precision from the proven fp32 artifact `source`.
 
     It is proven against the `checkpoint` with the `adapter`, or without a checkpoint against the
-    scores of `source` (parity.json records that); on `engine`, None for the target's own. Raises
-    ExportError or ServingError; `out` then is as it was before.
+    scores of `source` and the answers about images that it keeps (parity.json records that); on
+    `engine`, None for the target's own. Raises ExportError or ServingError; `out` then is as it was
+    before.
     """
     target = load_target_profile(target_name)
     engine = engine or target.engine
     source = find_directory(source)
     manifest = read_manifest(source)
-    refuse_quantization(manifest, target, source, out, with_checkpoint=checkpoint is not None)
+    refuse_quantization(manifest, target, source, out)
     refuse_foreign(out)
     require_engine(engine)
     with stage("check hashes"):

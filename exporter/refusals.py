@@ -23,9 +23,7 @@ def refuse_blind_target(target: TargetProfile, checkpoint: Checkpoint) -> None:
         )
 
 
-def refuse_quantization(
-    manifest: Manifest, target: TargetProfile, source: Path, out: Path, *, with_checkpoint: bool
-) -> None:
+def refuse_quantization(manifest: Manifest, target: TargetProfile, source: Path, out: Path) -> None:
     """Raise ExportError unless the artifact in `source` can be quantized for `target`, and
     OutputRefused if `out` is that artifact."""
     from_floats = target.precision in _FROM_FLOATS and target.weights == "float32"
@@ -34,11 +32,6 @@ def refuse_quantization(
             f"found an artifact in {manifest.precision} and the target {target.name} in "
             f"{target.precision}, wanted one in fp32 and a CPU's target in "
             f"{', '.join(_FROM_FLOATS)}; use `rerank-export export` with the checkpoint"
-        )
-    if manifest.vision is not None and not with_checkpoint:
-        raise ExportError(
-            "found an artifact of a model that takes images, whose own answers are not kept; name "
-            "the --checkpoint to prove against"
         )
     if out.exists() and out.samefile(source):
         raise OutputRefused(f"{out} is the artifact that is read; name another --out")

@@ -5,8 +5,9 @@ TensorRT and CUDA are stand-ins; ONNX Runtime computes what they "built".
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,7 @@ from exporter.answers import ImageAnswer, ImageAnswers, Reference
 from exporter.building import build
 from exporter.errors import ExportError, ParityFailed, PlanFailed, ReportRefused
 from exporter.parity import new_report
-from exporter.pipeline import ExportArgs, export
+from exporter.pipeline import ExportArgs, export, verify
 from exporter.proof import make_proof
 from exporter.reference_file import read_reference, write_reference
 from exporter.report import read_report
@@ -119,6 +120,11 @@ def test_the_tower_s_calls_are_those_that_its_plan_takes(planned: Path, machine:
             engine.run({"pixel_values": np.zeros((29, 3, 96, 96), np.float32)})
 
 
+@pytest.mark.usefixtures("machine")
+def test_finished_plans_are_verified(planned: Path) -> None:
+    assert verify(planned, None, None).plan is not None
+
+
 def test_auto_takes_the_plans(planned: Path, machine: Machine) -> None:
     with closing(open_model(planned, engine="auto")) as model:
         assert model.info.engine == "tensorrt"
@@ -160,7 +166,7 @@ def test_code_inside_both_plans_runs_only_when_allowed(planned: Path, tmp_path: 
     build(planned, "tensorrt-fp16", out, version_compatible=True)
     with pytest.raises(EngineUnavailable, match="NIM_TRT_ENGINE_HOST_CODE_ALLOWED"):
         open_model(out)
-    trt: Any = __import__("tensorrt")
+    trt: Any = sys.modules["tensorrt"]
     trt.host_code_allowed.clear()
     open_model(out, host_code=True).close()
     assert trt.host_code_allowed == [True, True]
@@ -202,6 +208,24 @@ def test_plans_that_lost_images_are_not_kept(
     assert {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.parametrize("engine", ["tensorrt", "onnxruntime-cuda"])
+def test_logits_of_trained_weights_are_held_to_a_tolerance_in_a_plan(
+    engine: str, ranker: Ranker, planned: Path
+) -> None:
+    """Elsewhere to their order alone."""
+    answers = read_reference(planned)
+    assert answers.images is not None
+    groups = [[replace(row, outputs=row.outputs + 1) for row in g] for g in answers.images.groups]
+    moved = replace(answers, images=replace(answers.images, groups=groups))
+    report = new_report(engine, load_target_profile("tensorrt-fp16"), "", random_weights=False)
+    outcome: AbstractContextManager[object] = nullcontext()
+    if engine == "tensorrt":
+        outcome = pytest.raises(ParityFailed, match=r"tolerance 0\.05")
+    with outcome:
+        make_proof(read_manifest(planned), moved).check_outputs(report, ranker)
+    assert report.rungs["image logits"].passed == (engine != "tensorrt")
+
+
 @pytest.mark.usefixtures("machine")
 def test_answers_without_images_prove_no_vision_plan(
     half_vision_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -214,6 +238,17 @@ def test_answers_without_images_prove_no_vision_plan(
     long = wide(answers)
     monkeypatch.setattr(building, "read_reference", lambda _: long)
     with pytest.raises(PlanFailed, match="at most 256 tokens hold no image of one tile"):
+        build(half_vision_artifact, "tensorrt-fp16", tmp_path / "out")
+
+
+@pytest.mark.usefixtures("machine")
+def test_a_missing_pillow_is_named_before_anything_is_compiled(
+    half_vision_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for module in ("exporter.image_parity", "runtime.vision.decoding"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(EngineUnavailable, match=r"PIL is missing, .* the extra `vision`"):
         build(half_vision_artifact, "tensorrt-fp16", tmp_path / "out")
 
 
