@@ -50,6 +50,7 @@ CLASSES = {
     "plan": "ICudaEngine",
     "profile": "IOptimizationProfile",
     "runtime": "Runtime",
+    "tensor": "ITensor",
 }
 # `plan` of the builder is a path.
 OTHERS = {"exporter/tensorrt_plan.py": {"plan"}}

@@ -1,31 +1,17 @@
-"""reference.json: the reference's answers to the parity texts.
+"""The reference's answers to the parity texts and images, which prove an artifact.
 
-The reference is the checkpoint's witness, or the fp32 artifact that was quantized. The file is part
-of the artifact, so that a plan can be proven where it is built, without checkpoint and PyTorch.
+The reference is the checkpoint's witness, or the fp32 artifact that was quantized.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.errors import ReportRefused
 from exporter.parity_texts import Group
-from runtime.manifest import NOT_WITNESSED
-from runtime.model_files import read_file
-from runtime.postprocess import InputType
-
-SCHEMA = 1
-REFERENCE_FILE = "reference.json"
-# Some thousand tokens and a vector for each of the parity texts.
-_MOST_BYTES = 1 << 30
-
-if TYPE_CHECKING:  # which imports this
-    from exporter.image_answers import ImageAnswers
+from runtime.postprocess import Floats, InputType
+from runtime.requests import Passage
 
 # What orders passages, float64 [passages]; and outputs of rows, float64 [rows, components].
 Scores = npt.NDArray[np.float64]
@@ -53,14 +39,50 @@ class Text:
 
 
 @dataclass(frozen=True)
+class ImageAnswer:
+    """The answer about one passage, which `label` names in reports, and the `query` of its group:
+    its tokens, cut at the end where they are too many, its outputs float64 [components] (a
+    reranker's logit is one), and of its image the sha256 of the pixels and the embeddings
+    float32 [tiles, tokens, hidden]."""
+
+    label: str
+    query: str
+    passage: Passage
+    tokens: Tokens
+    outputs: npt.NDArray[np.float64]
+    pixels: str | None = None
+    embeds: Floats | None = None
+
+
+@dataclass(frozen=True)
+class ImageAnswers:
+    """The answers by group; of an embedder also `queries[g]`, the vector float64 [components] of
+    group g's query."""
+
+    groups: list[list[ImageAnswer]]
+    queries: list[npt.NDArray[np.float64]]
+
+    def within(self, max_tokens: int) -> "ImageAnswers | None":
+        """Those about rows of at most `max_tokens`; None if none of these has an image."""
+        groups = [
+            [row for row in group if len(row.tokens.token_ids) <= max_tokens]
+            for group in self.groups
+        ]
+        if not any(row.embeds is not None for group in groups for row in group):
+            return None
+        kept = [number for number, group in enumerate(groups) if group]
+        queries = [self.queries[number] for number in kept] if self.queries else []
+        return ImageAnswers([groups[number] for number in kept], queries)
+
+
+@dataclass(frozen=True)
 class Reference:
     """The parity groups with the reference's answers, which `witness` names the source of.
 
     A reranker's rows are the pairs of a group, and their one component is the logit. An embedder's
     rows are `texts[g]`, the query and then the passages, and their components are the vector's;
     `texts` is None for a reranker. `tokens[g]` and `outputs[g]` float64 [rows, components] belong
-    to the rows of `groups[g]`. `images` are the answers about images, which reference.json does
-    not have.
+    to the rows of `groups[g]`. `images` are the answers about images.
     """
 
     witness: str
@@ -68,7 +90,7 @@ class Reference:
     tokens: list[list[Tokens]]
     outputs: list[Outputs]
     texts: list[list[Text]] | None = None
-    images: "ImageAnswers | None" = None
+    images: ImageAnswers | None = None
 
     def labels(self) -> list[str]:
         """What reports call the rows of all groups."""
@@ -82,14 +104,14 @@ class Reference:
         return [rows[:, 0] if self.texts is None else cosines(rows) for rows in outputs]
 
     def within(self, max_tokens: int) -> "Reference":
-        """The groups without any row of more than `max_tokens`."""
-        return self.only(
-            [
-                number
-                for number, rows in enumerate(self.tokens)
-                if all(len(row.token_ids) <= max_tokens for row in rows)
-            ]
-        )
+        """The groups without any row of more than `max_tokens`, and the images in such rows."""
+        kept = [
+            number
+            for number, rows in enumerate(self.tokens)
+            if all(len(row.token_ids) <= max_tokens for row in rows)
+        ]
+        images = None if self.images is None else self.images.within(max_tokens)
+        return replace(self.only(kept), images=images)
 
     def only(self, kept: Sequence[int]) -> "Reference":
         """The groups with these indexes."""
@@ -108,63 +130,3 @@ def cosines(vectors: Outputs) -> Scores:
     units: Outputs = vectors / np.where(lengths > 0, lengths, 1.0)
     found: Scores = units[1:] @ units[0]
     return found
-
-
-class _RankFile(msgspec.Struct, tag_field="kind", tag="rank", frozen=True):
-    schema: int
-    groups: tuple[Group, ...]
-    tokens: list[list[Tokens]]
-    logits: list[list[float]]
-    witness: str = NOT_WITNESSED
-
-
-class _EmbedFile(msgspec.Struct, tag_field="kind", tag="embed", frozen=True):
-    """`vectors` hold little-endian float32, the type that the checkpoint computed in."""
-
-    schema: int
-    groups: tuple[Group, ...]
-    texts: list[list[Text]]
-    tokens: list[list[Tokens]]
-    vectors: list[list[bytes]]
-    witness: str = NOT_WITNESSED
-
-
-def write_reference(directory: Path, reference: Reference) -> None:
-    """Write reference.json."""
-    content: _RankFile | _EmbedFile
-    groups, tokens, texts = reference.groups, reference.tokens, reference.texts
-    if texts is None:
-        logits = [found[:, 0].tolist() for found in reference.outputs]
-        content = _RankFile(SCHEMA, groups, tokens, logits, reference.witness)
-    else:
-        vectors = [[row.astype("<f4").tobytes() for row in rows] for rows in reference.outputs]
-        content = _EmbedFile(SCHEMA, groups, texts, tokens, vectors, reference.witness)
-    (directory / REFERENCE_FILE).write_bytes(msgspec.json.encode(content))
-
-
-def read_reference(directory: Path) -> Reference:
-    """The reference.json of an artifact. Raises ReportRefused when it cannot be read."""
-    path = directory / REFERENCE_FILE
-    try:
-        raw = read_file(directory, REFERENCE_FILE, _MOST_BYTES)
-        found = msgspec.json.decode(raw, type=_RankFile | _EmbedFile)
-    except OSError as error:
-        raise ReportRefused(
-            f"cannot read {path}: {error.strerror}; wanted the checkpoint's answers, export it "
-            "again with this version"
-        ) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ReportRefused(f"{path} cannot be used ({error}); export again") from error
-    if found.schema != SCHEMA:
-        raise ReportRefused(
-            f"{path} has schema {found.schema}, wanted {SCHEMA}; export the checkpoint again with "
-            "this version"
-        )
-    if isinstance(found, _RankFile):
-        outputs = [np.asarray(row, np.float64)[:, None] for row in found.logits]
-        return Reference(found.witness, found.groups, found.tokens, outputs)
-    outputs = [
-        np.stack([np.frombuffer(row, "<f4").astype(np.float64) for row in rows])
-        for rows in found.vectors
-    ]
-    return Reference(found.witness, found.groups, found.tokens, outputs, found.texts)

@@ -1,4 +1,5 @@
-"""`rerank-export build`: build and prove a TensorRT plan for this machine, beside its graph.
+"""`rerank-export build`: build and prove a TensorRT plan for this machine, beside its graph; of a
+model that takes images one for each of its two graphs.
 
 Needs neither the checkpoint nor PyTorch: the reference answers are in the artifact. Steps:
 refuse what cannot be built → compile → check the rungs on the plan → parity.json → manifest.json,
@@ -6,15 +7,17 @@ last → rename into place.
 """
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from exporter.answers import read_reference
+from exporter.answers import Reference
 from exporter.errors import PlanFailed
 from exporter.parity import new_report
 from exporter.progress import print_line, stage
 from exporter.proof import Proof, make_proof
+from exporter.reference_file import REFERENCE_FILE, read_reference
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import finish
 from exporter.tensorrt_plan import Machine, compile_plan, this_machine
@@ -25,6 +28,8 @@ from runtime.manifest import (
     MODEL_FILE,
     PARITY_FILE,
     PLAN_FILE,
+    VISION_FILE,
+    VISION_PLAN_FILE,
     Manifest,
     Plan,
     check_files,
@@ -32,6 +37,7 @@ from runtime.manifest import (
 )
 from runtime.outputs import file_place, refuse_inputs
 from runtime.profile import TargetProfile, load_target_profile
+from runtime.selection import image_targets, takes_images
 
 ENGINE = "tensorrt"
 
@@ -44,7 +50,8 @@ def build(
     *,
     version_compatible: bool = False,
 ) -> Manifest:
-    """Build model.plan for `target_name` from the artifact `directory`, into the artifact `out`.
+    """Build model.plan for `target_name` from the artifact `directory`, into the artifact `out`; of
+    a model that takes images vision.plan as well.
 
     `out` may be `directory`. `version_compatible` makes a plan that later versions of TensorRT's
     same major version run too, whatever the target says. Raises ExportError or ServingError; `out`
@@ -63,21 +70,21 @@ def build(
     with stage("check hashes"):
         check_files(directory, manifest)
     require_passed(read_report(directory))
-    longest = max(shapes.sequence[2] for shapes in target.shapes)
-    reference = read_reference(directory).within(min(longest, manifest.max_tokens))
+    draft = _draft(manifest, target, machine)
+    proof = make_proof(draft, _reference(directory, manifest, target))
     with workspace(out) as place:
         _bring(directory, manifest, place)
-        with stage(f"compile {PLAN_FILE} for {machine.gpu.name}"):
-            compile_plan(
-                machine,
-                place / MODEL_FILE,
-                place / PLAN_FILE,
-                target,
-                timing_cache=timing_cache,
-                log=print_line,
-            )
-        draft = _draft(manifest, target, machine)
-        report = _prove(place, draft, target, make_proof(draft, reference))
+        for graph, plan in _files(manifest):
+            with stage(f"compile {plan} for {machine.gpu.name}"):
+                compile_plan(
+                    machine,
+                    place / graph,
+                    place / plan,
+                    target,
+                    timing_cache=timing_cache,
+                    log=print_line,
+                )
+        report = _prove(place, draft, target, proof)
         proven = _with_tolerance(draft, report)
         return finish(place, proven, ENGINE, host_code=target.version_compatible)
 
@@ -88,10 +95,10 @@ def _refuse(manifest: Manifest, target: TargetProfile) -> None:
             f"target {target.name} runs on {target.engine} and has no plan; name a target of "
             "TensorRT"
         )
-    if manifest.vision is not None:
+    if manifest.vision is not None and not takes_images(target):
         raise PlanFailed(
-            "found an artifact of a model that takes images, for which no plans are built; serve "
-            "it with the target cuda-fp16"
+            f"found an artifact of a model that takes images and the target {target.name}, wanted "
+            f"one of {', '.join(image_targets())}"
         )
     own = load_target_profile(manifest.target)
     same = (own.precision, own.weights, own.operators)
@@ -103,9 +110,36 @@ def _refuse(manifest: Manifest, target: TargetProfile) -> None:
         )
 
 
+def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """The graphs of the artifact, each with the plan that is made of it."""
+    if manifest.vision is not None:
+        yield VISION_FILE, VISION_PLAN_FILE
+    yield MODEL_FILE, PLAN_FILE
+
+
+def _reference(directory: Path, manifest: Manifest, target: TargetProfile) -> Reference:
+    """The answers about rows that the plan takes. Raises PlanFailed without any about images for a
+    model that takes them."""
+    longest = min(max(shapes.sequence[2] for shapes in target.shapes), manifest.max_tokens)
+    found = read_reference(directory)
+    if manifest.vision is not None and found.images is None:
+        raise PlanFailed(
+            f"found no answers about images in {REFERENCE_FILE}, wanted those that prove "
+            f"{VISION_PLAN_FILE}; export the checkpoint again with this version"
+        )
+    within = found.within(longest)
+    if manifest.vision is not None and within.images is None:
+        raise PlanFailed(
+            f"found the target {target.name}, whose rows of at most {longest} tokens hold no image "
+            f"of one tile ({manifest.vision.tokens} tokens) beside a text; name one of longer rows"
+        )
+    return within
+
+
 def _bring(directory: Path, manifest: Manifest, place: Path) -> None:
     """Copy all files but those that are written again."""
-    link_files(directory, place, manifest.files.keys() - {PLAN_FILE, PARITY_FILE, MANIFEST_FILE})
+    again = {PLAN_FILE, VISION_PLAN_FILE, PARITY_FILE, MANIFEST_FILE}
+    link_files(directory, place, manifest.files.keys() - again)
     shutil.copyfile(directory / PARITY_FILE, place / PARITY_FILE)
 
 
@@ -116,6 +150,7 @@ def _draft(manifest: Manifest, target: TargetProfile, machine: Machine) -> Manif
         shapes=list(target.shapes),
         version_compatible=target.version_compatible,
         golden_tolerance=manifest.golden_tolerance,
+        tiles=target.tiles if manifest.vision is not None else None,
     )
     return msgspec.structs.replace(manifest, plan=plan, hardware=machine.facts())
 
@@ -139,7 +174,8 @@ def _prove(place: Path, draft: Manifest, target: TargetProfile, proof: Proof) ->
 def _with_tolerance(draft: Manifest, report: Parity) -> Manifest:
     """Widen the golden tolerance: goldens are the graph's answers, the plan has its own error."""
     assert draft.plan is not None
-    moved = report.rungs["logits"].max_abs_delta or 0.0
+    rungs = (report.rungs.get(name) for name in ("logits", "image logits"))
+    moved = max(rung.max_abs_delta or 0.0 for rung in rungs if rung is not None)
     tolerance = draft.golden_tolerance + 2 * moved
     return msgspec.structs.replace(
         draft, plan=msgspec.structs.replace(draft.plan, golden_tolerance=tolerance)

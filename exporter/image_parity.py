@@ -17,8 +17,7 @@ import numpy as np
 import tokenizers
 
 from exporter import tolerances
-from exporter.answers import Outputs, Scores, cosines
-from exporter.image_answers import ImageAnswer, ImageAnswers
+from exporter.answers import ImageAnswer, ImageAnswers, Outputs, Scores, cosines
 from exporter.parity import (
     Judging,
     batch_delta,
@@ -190,15 +189,15 @@ class ImageLadder:
                 yield row.label, row.passage.image, row.embeds
 
     def _judging(self, report: Parity, wanted: Outputs) -> Judging:
-        tolerance = TOLERANCES[report.precision].logit
+        tolerance, judged = TOLERANCES[report.precision].logit, tolerances.judges_logits
         if self._answers.queries:
             longest = float(np.linalg.norm(wanted, axis=1).max())
-            tolerance = tolerances.COMPONENT * max(1.0, longest)
+            tolerance, judged = tolerances.COMPONENT * max(1.0, longest), tolerances.judges_values
         tolerance = tolerances.by_rule(report, tolerance, float(wanted.std()))
         return Judging(
             tolerance=tolerance,
             scale=np.maximum(1.0, np.abs(wanted) / _LARGEST),
-            gated=tolerances.judges_values(report),
+            gated=judged(report),
             gap=TOLERANCES[report.precision].cosine if self._answers.queries else tolerance,
         )
 

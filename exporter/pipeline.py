@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 
-from exporter.answers import write_reference
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.diagnosis import diagnose_model
 from exporter.draft import ExportArgs as ExportArgs
@@ -24,6 +23,7 @@ from exporter.proof import Proof, make_proof
 from exporter.proving_engine import computable, needs_chunks, proving_engine, require_engine
 from exporter.redraft import redraft, requested_pooling
 from exporter.reference import AskWitness, ask_artifact, ask_witness
+from exporter.reference_file import write_reference
 from exporter.refusals import refuse_blind_target, refuse_quantization, refuse_weak_proof
 from exporter.report import Parity, read_report, require_passed, write_report
 from exporter.seal import check_opening, finish, version_of
@@ -95,14 +95,15 @@ def quantize_artifact(
     """Make an artifact of a lower precision from the proven fp32 artifact `source`.
 
     It is proven against the `checkpoint` with the `adapter`, or without a checkpoint against the
-    scores of `source` (parity.json records that); on `engine`, None for the target's own. Raises
-    ExportError or ServingError; `out` then is as it was before.
+    scores of `source` and the answers about images that it keeps (parity.json records that); on
+    `engine`, None for the target's own. Raises ExportError or ServingError; `out` then is as it was
+    before.
     """
     target = load_target_profile(target_name)
     engine = engine or target.engine
     source = find_directory(source)
     manifest = read_manifest(source)
-    refuse_quantization(manifest, target, source, out, with_checkpoint=checkpoint is not None)
+    refuse_quantization(manifest, target, source, out)
     refuse_foreign(out)
     require_engine(engine)
     with stage("check hashes"):

@@ -42,6 +42,7 @@ from runtime.opening import open_model
 from runtime.ranker import Ranker
 from runtime.requests import EmbedRequest, RankRequest
 from runtime.text import Encoding, load_tokenizer
+from runtime.vision import naming_pillow
 from runtime.vision.encoding import pair_encoder, text_encoder
 
 GOLDENS = 4
@@ -60,8 +61,8 @@ class Proof(ABC):
         self._alone: list[Outputs] = []
         self._images = None
         if reference.images is not None:
-            from exporter.image_parity import ImageLadder  # late: needs Pillow
-
+            with naming_pillow():
+                from exporter.image_parity import ImageLadder  # late: needs Pillow
             self._images = ImageLadder(manifest, reference.images)
 
     def rows(self) -> Iterator[Tokens]:
@@ -219,12 +220,10 @@ class RankProof(Proof):
         tolerance = tolerances.within_spread(TOLERANCES[report.precision].logit, spread)
         tolerance = tolerances.by_rule(report, tolerance, spread)
         largest = TOLERANCES[report.precision].largest_logit
-        # A compiler chooses its own kernels, so the logit tolerance applies to an fp16 plan, too.
-        fp16_plan = report.engine == "tensorrt" and report.precision == "fp16"
         return Judging(
             tolerance=tolerance,
             scale=np.maximum(1.0, np.abs(wanted) / largest),
-            gated=tolerances.judges_values(report) or fp16_plan,
+            gated=tolerances.judges_logits(report),
             gap=tolerance,
         )
 

@@ -16,12 +16,13 @@ import numpy as np
 from exporter.answers import Outputs, Reference, Text, Tokens
 from exporter.checkpoint import Checkpoint, load_model
 from exporter.draft import Draft
-from exporter.errors import CheckpointRefused, NoWitness
-from exporter.image_answers import ask_images
+from exporter.errors import CheckpointRefused, NoWitness, ReportRefused
+from exporter.image_reference import ask_images
 from exporter.library_texts import candidate_groups
 from exporter.pad_token import drop_pad
 from exporter.parity_texts import Group, added_tokens_group, parity_groups
 from exporter.progress import stage
+from exporter.reference_file import REFERENCE_FILE, read_reference
 from exporter.stand_in import artifact_reading, own_reading
 from exporter.tokens import CheckpointTokenizer
 from exporter.tokens import load_tokenizer as load_checkpoint_tokenizer
@@ -65,7 +66,14 @@ def ask_witness(found: Draft, checkpoint: Checkpoint, *, unwitnessed: bool = Fal
 
 def ask_artifact(source: Path, manifest: Manifest, engine: str, quantized: Manifest) -> Reference:
     """The answers of the proven artifact in `source`, with this `manifest`, on `engine`, tokenised
-    by transformers as well; they prove the `quantized` one."""
+    by transformers as well; they prove the `quantized` one. About images they are its witness's,
+    which the artifact keeps. Raises ReportRefused."""
+    images = read_reference(source).images if manifest.vision is not None else None
+    if manifest.vision is not None and images is None:
+        raise ReportRefused(
+            f"found no answers about images in {REFERENCE_FILE}; name the --checkpoint to prove "
+            "against, or export it again with this version"
+        )
     # First, as it refuses files that transformers would accept.
     vocabulary = load_tokenizer(source / TOKENIZER_FILE).get_vocab_size()
     place = source / "tokenizer"
@@ -76,7 +84,8 @@ def ask_artifact(source: Path, manifest: Manifest, engine: str, quantized: Manif
         stage("ask the artifact about the parity texts"),
         artifact_reading(source, engine, manifest, tokenizer) as artifact,
     ):
-        return _collect(quantized, artifact, tokenizer, vocabulary)
+        answers = _collect(quantized, artifact, tokenizer, vocabulary)
+        return replace(answers, images=images)
 
 
 def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:

@@ -8,7 +8,7 @@ from exporter.errors import CheckpointRefused, ExportError, OutputRefused
 from exporter.proof import Proof
 from runtime.manifest import Manifest
 from runtime.profile import TargetProfile
-from runtime.selection import VISION_ENGINES
+from runtime.selection import image_targets, takes_images
 
 # Precisions whose graph is made from the float32 one.
 _FROM_FLOATS = ("bf16", "int8", "int8-weights")
@@ -16,17 +16,14 @@ _FROM_FLOATS = ("bf16", "int8", "int8-weights")
 
 def refuse_blind_target(target: TargetProfile, checkpoint: Checkpoint) -> None:
     """Raise ExportError for a target that computes no images and a checkpoint that takes them."""
-    if checkpoint.vision is not None and target.engine not in VISION_ENGINES:
+    if checkpoint.vision is not None and not takes_images(target):
         raise ExportError(
-            f"found the target {target.name}, which runs on {target.engine}, wanted one on "
-            f"{', '.join(VISION_ENGINES)}: {checkpoint.architecture} takes images, which others do "
-            "not compute"
+            f"found the target {target.name}, wanted one of {', '.join(image_targets())}: "
+            f"{checkpoint.architecture} takes images, which others do not compute"
         )
 
 
-def refuse_quantization(
-    manifest: Manifest, target: TargetProfile, source: Path, out: Path, *, with_checkpoint: bool
-) -> None:
+def refuse_quantization(manifest: Manifest, target: TargetProfile, source: Path, out: Path) -> None:
     """Raise ExportError unless the artifact in `source` can be quantized for `target`, and
     OutputRefused if `out` is that artifact."""
     from_floats = target.precision in _FROM_FLOATS and target.weights == "float32"
@@ -35,11 +32,6 @@ def refuse_quantization(
             f"found an artifact in {manifest.precision} and the target {target.name} in "
             f"{target.precision}, wanted one in fp32 and a CPU's target in "
             f"{', '.join(_FROM_FLOATS)}; use `rerank-export export` with the checkpoint"
-        )
-    if manifest.vision is not None and not with_checkpoint:
-        raise ExportError(
-            "found an artifact of a model that takes images, whose own answers are not kept; name "
-            "the --checkpoint to prove against"
         )
     if out.exists() and out.samefile(source):
         raise OutputRefused(f"{out} is the artifact that is read; name another --out")

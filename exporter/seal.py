@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from exporter.answers import REFERENCE_FILE
 from exporter.progress import stage
+from exporter.reference_file import REFERENCE_FILE
 from runtime.manifest import PARITY_FILE, Manifest, hash_file, write_manifest
 from runtime.opening import open_model
 

@@ -17,6 +17,9 @@ from exporter.witness.base import RankWitness, Values, VectorWitness, Witness, r
 from runtime.engines import open_engine
 from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed
 from runtime.postprocess import InputType
+from runtime.text import Encoding
+from runtime.vision.encoding import without_placeholder
+from runtime.vision.layout import image_inputs
 
 # The output of one row, float [components], of its inputs int64 [1, tokens] by name.
 _Compute = Callable[[dict[str, torch.Tensor]], npt.NDArray[np.floating]]
@@ -24,12 +27,14 @@ _Compute = Callable[[dict[str, torch.Tensor]], npt.NDArray[np.floating]]
 
 @dataclass
 class _StandIn:
-    """Texts by the checkpoint's tokenizer and the manifest's prefixes, outputs by `compute`."""
+    """Texts by the checkpoint's tokenizer and the manifest's prefixes, outputs by `compute`. `sees`
+    says whether the model takes images, of which these texts have none."""
 
     name: str
     compute: _Compute
     tokenizer: CheckpointTokenizer
     prefixes: dict[str, str]
+    sees: bool
 
     def values(self, tokens: Tokens) -> Values:
         """See Witness."""
@@ -39,6 +44,8 @@ class _StandIn:
 class _RankStandIn(_StandIn, RankWitness):
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""
+        if self.sees:
+            query, passage = without_placeholder(query, passage)
         tokens, _ = self.tokenizer.encode(query, passage)
         return tokens, self.values(tokens)
 
@@ -62,7 +69,8 @@ def own_reading(
         return np.asarray(model(*(row[name] for name in model.inputs))[0].numpy())
 
     kind = _RankStandIn if manifest.kind == "rank" else _VectorStandIn
-    return kind(f"{NOT_WITNESSED}: {why}", compute, tokenizer, manifest.prefixes)
+    name, sees = f"{NOT_WITNESSED}: {why}", manifest.vision is not None
+    return kind(name, compute, tokenizer, manifest.prefixes, sees)
 
 
 @contextmanager
@@ -81,7 +89,13 @@ def artifact_reading(
     with closing(open_engine(engine_name, directory)) as engine:
 
         def compute(row: dict[str, torch.Tensor]) -> npt.NDArray[np.floating]:
-            inputs = {name: row[name].numpy() for name in manifest.inputs}
+            inputs: dict[str, npt.NDArray[np.generic]] = {
+                name: row[name].numpy() for name in manifest.inputs if name in row
+            }
+            if manifest.vision is not None:
+                ids = row["input_ids"].numpy()
+                text, shape = Encoding(ids[0], None), (1, ids.shape[1])
+                inputs |= image_inputs([text], manifest.padding_side, shape, manifest.vision)
             return np.asarray(engine.run(inputs)[manifest.outputs[0]][0])
 
-        yield kind(name, compute, tokenizer, manifest.prefixes)
+        yield kind(name, compute, tokenizer, manifest.prefixes, manifest.vision is not None)

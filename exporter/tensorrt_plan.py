@@ -9,7 +9,7 @@ serving image can build.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,12 @@ from runtime.errors import EngineUnavailable
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import PlanHardware
 from runtime.outputs import write_atomic
-from runtime.profile import TargetProfile
+from runtime.profile import Shapes, TargetProfile
+from runtime.vision.layout import PIXELS_INPUT
+
+# A shape of one input, and its least, best and most in an optimisation profile.
+Dims = tuple[int, ...]
+Range = tuple[Dims, Dims, Dims]
 
 # The first whose parser knows RMSNormalization and RotaryEmbedding.
 OLDEST = (10, 15)
@@ -92,7 +97,8 @@ def compile_plan(
     timing_cache: Path | None,
     log: Callable[[str], None],
 ) -> None:
-    """Write `plan` from the ONNX file `graph`, for every shape that `target` names.
+    """Write `plan` from the ONNX file `graph`, of a text model or a vision tower, for every shape
+    that `target` names.
 
     Measurements of kernels are taken from `timing_cache` and added to it; one of another GPU or
     version, which may be any file of the user's, is left as it is. `log` gets the
@@ -166,16 +172,47 @@ def _require_rounding(trt: Any, network: Any, target: TargetProfile) -> None:
         )
 
 
+def profile_ranges(inputs: Mapping[str, Dims], target: TargetProfile) -> list[dict[str, Range]]:
+    """The optimisation profiles of a graph with these `inputs`, whose dynamic sizes are -1: the
+    shapes of each input by its name.
+
+    A tower's is as many tiles as `target` says. A text graph has one for each of the target's
+    shapes; images that stand in its rows bring from no tile to as many as fit into their tokens.
+    """
+    if PIXELS_INPUT in inputs:
+        _, *tile = inputs[PIXELS_INPUT]
+        assert target.tiles is not None
+        least, best, most = ((tiles, *tile) for tiles in target.tiles)
+        return [{PIXELS_INPUT: (least, best, most)}]
+    return [
+        {name: _text_range(dims, shapes) for name, dims in inputs.items()}
+        for shapes in target.shapes
+    ]
+
+
+def _text_range(dims: Dims, shapes: Shapes) -> Range:
+    """Of an input [rows, tokens], or of image embeddings [tiles, tokens of a tile, components]."""
+    if len(dims) == 2:
+        least, best, most = zip(shapes.batch, shapes.sequence, strict=True)
+        return least, best, most
+    _, tile_tokens, components = dims
+    room = shapes.batch[2] * shapes.sequence[2] // tile_tokens
+    tile = tile_tokens, components
+    return (0, *tile), (min(shapes.batch[1], room), *tile), (room, *tile)
+
+
 def _add_profiles(builder: Any, network: Any, config: Any, target: TargetProfile) -> None:
-    names = [network.get_input(i).name for i in range(network.num_inputs)]
-    for shapes in target.shapes:
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    inputs = {tensor.name: tuple(map(int, tensor.shape)) for tensor in tensors}
+    for ranges in profile_ranges(inputs, target):
         profile = builder.create_optimization_profile()
-        for name in names:
-            profile.set_shape(name, *zip(shapes.batch, shapes.sequence, strict=True))
+        for name, shapes in ranges.items():
+            profile.set_shape(name, *shapes)
         if config.add_optimization_profile(profile) < 0:
+            listed = ", ".join(f"{name} {list(shapes)}" for name, shapes in ranges.items())
             raise PlanFailed(
-                f"TensorRT refuses the shapes batch {list(shapes.batch)} × sequence "
-                f"{list(shapes.sequence)} of target {target.name}; correct its [[shapes]]"
+                f"TensorRT refuses the shapes {listed} (least, best, most) of target "
+                f"{target.name}; correct its [[shapes]] or tiles"
             )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from runtime.engines import MODEL_FILE as MODEL_FILE
 from runtime.engines import PLAN_FILE as PLAN_FILE
 from runtime.engines import VISION_FILE as VISION_FILE
+from runtime.engines import VISION_PLAN_FILE as VISION_PLAN_FILE
 from runtime.errors import ArtifactError, FileChanged, ManifestError
 from runtime.external_data import external_files
 from runtime.model_files import (
@@ -35,6 +36,7 @@ from runtime.profile import (
     PaddingSide,
     Precision,
     Shapes,
+    Sizes,
     load_model_profile,
 )
 from runtime.vision.rule import Vision
@@ -115,12 +117,14 @@ class PlanHardware(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What model.plan was built for; its sha256 is in `Manifest.files`.
+    """What model.plan was built for, and vision.plan of a model that takes images; their sha256 are
+    in `Manifest.files`.
 
     `target` is the target profile, `shapes` its optimisation profiles in the plan's own order: the
     longest sequence among them limits a row on this engine, whatever `Manifest.max_tokens` allows.
+    `tiles` are the least, best and most tiles of a call of vision.plan, None where there is none.
     `version_compatible` plans also run on later versions of TensorRT's same major version.
-    `goldens` and `vector_goldens` of the manifest hold for the plan within `golden_tolerance`.
+    The goldens of the manifest hold for the plan within `golden_tolerance`.
     """
 
     target: str
@@ -128,6 +132,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     shapes: list[Shapes]
     version_compatible: bool
     golden_tolerance: float
+    tiles: Sizes | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -145,8 +150,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     weights were merged from, as base/<name> and adapter/<name>; without an adapter there are none.
     `own_profile` is the content of a user's own profile, whose file is then no longer needed; None
     for one of ours. `vision` describes vision.onnx, and is None for a text model; `image_goldens`
-    are recorded answers about images. `plan` and `hardware` describe model.plan, and are None
-    exactly if there is none.
+    are recorded answers about images. `plan` and `hardware` describe model.plan and
+    vision.plan, and are None exactly if there is no plan.
     """
 
     schema: int

@@ -16,7 +16,7 @@ from runtime.batch import BatchLimits
 from runtime.embedder import Embedder, Vectors
 from runtime.engines import BoundedEngine, open_engine
 from runtime.engines.mock import DIMENSIONS, byte_tokenizer
-from runtime.errors import ArtifactError, EngineUnavailable
+from runtime.errors import ArtifactError
 from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, unproven_manifest
 from runtime.model import Model
 from runtime.model_info import ModelInfo
@@ -26,6 +26,7 @@ from runtime.scheduling.admission import QueueLimits
 from runtime.selection import EngineOptions, serving_target
 from runtime.shapes import longest
 from runtime.tuning import tuned
+from runtime.vision import naming_pillow
 from runtime.vision.encoding import pair_encoder, text_encoder
 from runtime.vision.limits import VisionLimits
 
@@ -198,12 +199,8 @@ def _tower(opened: OpenArtifact, model_limits: ModelLimits) -> "Iterator[Tower |
         yield None
         return
     assert engine is not None
-    try:
+    with naming_pillow():
         from runtime.vision.tower import Tower  # late: only models that take images need Pillow
-    except ModuleNotFoundError as error:
-        raise EngineUnavailable(
-            f"the package {error.name} is missing, which reads images; install the extra `vision`"
-        ) from error
     tower = Tower(engine, vision, model_limits.get("vision", VisionLimits()))
     with closed_on_error(tower):
         yield tower

@@ -21,6 +21,8 @@ _Count = Annotated[int, msgspec.Meta(ge=1)]
 PROFILE_SUFFIX = ".toml"
 PROFILE_BYTES = 1 << 20
 _FIELDS = ("{query}", "{passage}")
+# Least, best and most.
+Sizes = tuple[_Count, _Count, _Count]
 _INPUT_TYPES = ("query", "passage")
 
 
@@ -76,13 +78,17 @@ class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     An engine that is compiled for shapes accepts only these, and is fastest at the best ones.
     """
 
-    batch: tuple[_Count, _Count, _Count]
-    sequence: tuple[_Count, _Count, _Count]
+    batch: Sizes
+    sequence: Sizes
 
     def __post_init__(self) -> None:
-        for axis, found in (("batch", self.batch), ("sequence", self.sequence)):
-            if list(found) != sorted(found):
-                raise ValueError(f"{axis} = {list(found)}, wanted least <= best <= most")
+        _check_order("batch", self.batch)
+        _check_order("sequence", self.sequence)
+
+
+def _check_order(axis: str, sizes: Sizes) -> None:
+    if list(sizes) != sorted(sizes):
+        raise ValueError(f"{axis} = {list(sizes)}, wanted least <= best <= most")
 
 
 class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -100,7 +106,8 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     (0: none).
 
     For targets of TensorRT: `shapes` are its optimisation profiles, the first for short rows;
-    `version_compatible` builds plans that later versions of the same major version also run.
+    `tiles` are the tiles of images in one call of a vision model, None where plans of them are not
+    built; `version_compatible` builds plans that later versions of the same major version also run.
     """
 
     name: str
@@ -113,7 +120,12 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     operators: Literal["onnx", "onnxruntime-cuda"] = "onnx"
     graph_tokens: int = 0
     shapes: tuple[Shapes, ...] = ()
+    tiles: Sizes | None = None
     version_compatible: bool = False
+
+    def __post_init__(self) -> None:
+        if self.tiles is not None:
+            _check_order("tiles", self.tiles)
 
 
 _Profile = TypeVar("_Profile", ModelProfile, TargetProfile)

@@ -20,6 +20,7 @@ from runtime.engines import (
     MODEL_FILE,
     PLAN_FILE,
     VISION_FILE,
+    VISION_PLAN_FILE,
     Engine,
     EngineSetup,
     open_engine,
@@ -36,7 +37,7 @@ from runtime.external_data import check_external_files
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import Manifest
 from runtime.model_files import find_file, open_file
-from runtime.profile import TargetProfile, load_target_profile
+from runtime.profile import TargetProfile, load_target_profile, target_profile_names
 from runtime.shapes import ShapeRange, longest
 
 _log = logging.getLogger(__name__)
@@ -51,7 +52,10 @@ _USUAL_TARGETS = {
     # Triton has its own batch size, whatever the artifact was exported for.
     "triton": "triton",
 }
-VISION_ENGINES = ("onnxruntime-cpu", "onnxruntime-cuda", "openvino-fp32", "openvino-bf16")
+VISION_ENGINES = (
+    *("tensorrt", "onnxruntime-cpu", "onnxruntime-cuda"),
+    *("openvino-fp32", "openvino-bf16"),
+)
 # Graphs in these precisions run well, or at all, only on the engine they were exported for.
 _BOUND_PRECISIONS = {"bf16", "int8", "int8-weights", "fp8"}
 
@@ -122,22 +126,23 @@ def open_best(
 
 
 def _check_files(directory: Path) -> None:
-    """Raise ArtifactError unless graph, plan and weights are files of the directory.
+    """Raise ArtifactError unless graphs, plans and weights are files of the directory.
 
     Engines get only the names, and would open whatever has them."""
-    for file in (MODEL_FILE, PLAN_FILE, VISION_FILE):
+    graphs = MODEL_FILE, VISION_FILE
+    for file in (*graphs, PLAN_FILE, VISION_PLAN_FILE):
         try:
             open_file(find_file(directory, file)).close()
         except FileNotFoundError:
             continue
         except OSError as error:
             raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
-        if file != PLAN_FILE:
+        if file in graphs:
             check_external_files(directory / file)
 
 
 def open_tower(directory: Path, text_engine: str, options: EngineOptions) -> Engine:
-    """The engine of an artifact's vision graph: the same as that of its text graph.
+    """The engine of an artifact's tower: the same as that of its texts.
 
     Raises EngineUnavailable for an engine that does not compute images.
     """
@@ -146,8 +151,21 @@ def open_tower(directory: Path, text_engine: str, options: EngineOptions) -> Eng
             f"engine {text_engine} does not compute images, wanted one of "
             f"{', '.join(VISION_ENGINES)}; export the checkpoint for a target that runs on one"
         )
-    setup = EngineSetup(inputs=(), cache=None, memory_bytes=options.memory_bytes)
-    return open_engine(text_engine, directory, setup, graph=VISION_FILE)
+    setup = EngineSetup(inputs=(), memory_bytes=options.memory_bytes, host_code=options.host_code)
+    return open_engine(text_engine, directory, setup, tower=True)
+
+
+def takes_images(target: TargetProfile) -> bool:
+    """Whether a model that takes images can be made for `target`: of TensorRT's, those that say how
+    many tiles a plan takes."""
+    planned = target.engine != "tensorrt" or target.tiles is not None
+    return target.engine in VISION_ENGINES and planned
+
+
+def image_targets() -> list[str]:
+    """The targets that models which take images can be made for."""
+    targets = map(load_target_profile, target_profile_names())
+    return [target.name for target in targets if takes_images(target)]
 
 
 def candidates(
@@ -299,10 +317,11 @@ def _refuse_mismatch(
     plan = manifest.plan
     target = plan.target if plan is not None else manifest.target
     build = f"rerank-export build {directory} --target {target}"
-    if not (directory / PLAN_FILE).is_file():
-        raise EngineUnavailable(
-            f"target {target} needs {PLAN_FILE}, which is not in the artifact; build it: {build}"
-        )
+    for file in (PLAN_FILE, *([VISION_PLAN_FILE] if manifest.vision is not None else [])):
+        if not (directory / file).is_file():
+            raise EngineUnavailable(
+                f"target {target} needs {file}, which is not in the artifact; build it: {build}"
+            )
     if gpu is None:
         return  # open_engine says what is missing
     mismatch = plan_mismatch(manifest, gpu, tensorrt_version(), host_code=options.host_code)

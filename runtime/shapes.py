@@ -70,6 +70,11 @@ def longest(ranges: Sequence[ShapeRange]) -> int | None:
     return max((one.sequence[2] for one in ranges), default=None)
 
 
+def widest(ranges: Sequence[ShapeRange]) -> int | None:
+    """The most rows that any range takes; None without ranges, which means no limit."""
+    return max((one.batch[2] for one in ranges), default=None)
+
+
 def bucket(rows: int, tokens: int, max_rows: int) -> Shape:
     """The bucket of a call: the shape of the captured graph that computes it.
 

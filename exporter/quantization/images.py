@@ -5,7 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from exporter.parity_images import calibration_passages
-from runtime.engines import VISION_FILE, open_engine
+from runtime.engines import open_engine
 from runtime.manifest import TOKENIZER_FILE, Manifest
 from runtime.requests import AnyRequest, EmbedRequest, RankRequest
 from runtime.text import Encoding, load_tokenizer
@@ -23,7 +23,7 @@ def image_rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
     make: Callable[..., Encoder] = pair_encoder if manifest.kind == "rank" else text_encoder
     encoder = make(manifest, tokenizer, manifest.max_tokens)
-    engine = open_engine("onnxruntime-cpu", directory, graph=VISION_FILE)
+    engine = open_engine("onnxruntime-cpu", directory, tower=True)
     with closing(Tower(engine, vision, VisionLimits())) as tower:
         for query, passage in calibration_passages(vision, manifest.max_tokens):
             request: AnyRequest = RankRequest(query, [passage], truncate="END")

@@ -25,12 +25,12 @@ Outputs = dict[str, npt.NDArray[np.generic]]
 class EngineSetup:
     """Options for opening an engine. ONNX Runtime on the CPU needs none of them.
 
-    `inputs` are the graph's, all int64 [rows, tokens]; `precision` is the graph's. `max_rows` and
-    `max_tokens` bound a call; `padding_waste` is the largest share of padding in a batch. `shapes`
-    are the shapes to compile for, in engines that compile. Calls of up to `graph_tokens` computed
-    tokens replay captured CUDA graphs (0: none). `cache` is the folder that keeps compiled engines
-    between starts, `memory_bytes` the most GPU memory for calls (None: no limit). `host_code`
-    allows a plan that contains code for the CPU.
+    `inputs` are a text graph's, all int64 [rows, tokens] but for embeddings of images; `precision`
+    is the graph's. `max_rows` and `max_tokens` bound a call; `padding_waste` is the largest share
+    of padding in a batch. `shapes` are the shapes to compile for, in engines that compile. Calls of
+    up to `graph_tokens` computed tokens replay captured CUDA graphs (0: none). `cache` is the
+    folder that keeps compiled engines between starts, `memory_bytes` the most GPU memory for calls
+    (None: no limit). `host_code` allows a plan that contains code for the CPU.
     """
 
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
@@ -50,7 +50,7 @@ class Engine(Protocol):
 
     `version` is the version of its library, `device` "cpu", "cuda:N" or "remote". `lanes` is the
     number of concurrent calls of `run`. `input_names` and `output_names` are the graph's. `shapes`
-    are the ranges of shapes that it accepts; empty means every shape.
+    are the ranges of shapes that it accepts; empty means every shape. A tile is a row of one token.
     """
 
     name: str
@@ -91,10 +91,10 @@ class AnyShape:
         return rows, tokens
 
 
-MODEL_FILE = "model.onnx"
-# The other graph of a model that takes images: from tiles to image embeddings.
-VISION_FILE = "vision.onnx"
-PLAN_FILE = "model.plan"
+MODEL_FILE, PLAN_FILE = "model.onnx", "model.plan"
+# The tower of a model that takes images: from tiles to image embeddings.
+VISION_FILE, VISION_PLAN_FILE = "vision.onnx", "vision.plan"
+_TOWERS = {MODEL_FILE: VISION_FILE, PLAN_FILE: VISION_PLAN_FILE}
 
 # Name → (module, the artifact's file that it needs or None).
 ENGINES: dict[str, tuple[str, str | None]] = {
@@ -112,10 +112,10 @@ GPU_ENGINES = ("tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda")
 
 
 def open_engine(
-    wanted: str, directory: Path, setup: EngineSetup | None = None, *, graph: str = MODEL_FILE
+    wanted: str, directory: Path, setup: EngineSetup | None = None, *, tower: bool = False
 ) -> Engine:
-    """Open the engine called `wanted` on the artifact in `directory`; one that reads an ONNX file
-    reads `graph`.
+    """Open the engine called `wanted` on the artifact in `directory`, on its graph or plan of texts
+    or of the `tower`.
 
     A remote engine is named with its address: "triton=http://127.0.0.1:8003". Raises
     EngineUnavailable when the engine, its library or its hardware is missing. There is no fallback
@@ -131,7 +131,8 @@ def open_engine(
             "cpu-fp32"
         )
     module, file = ENGINES[name]
-    file = graph if file == MODEL_FILE else file
+    if tower and file is not None:
+        file = _TOWERS[file]
     if file is not None and not (directory / file).is_file():
         raise EngineUnavailable(f"engine {name} needs {file}, which is not in the artifact")
     place = address if remote else directory / (file or ".")

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 _OLDEST = 10
 _MESSAGES_KEPT = 8
 
+# The shapes of all inputs of a call.
+_Shapes = tuple[tuple[int, ...], ...]
+
 
 class TensorRtEngine:
     """One plan on the first visible GPU."""
@@ -41,6 +44,9 @@ class TensorRtEngine:
         self.input_names = [name for name in names if is_input[name]]
         self.output_names = [name for name in names if not is_input[name]]
         self._types = {name: np.dtype(trt.nptype(plan.get_tensor_dtype(name))) for name in names}
+        # The input that says a call's shape: of a text plan tokens, of a tower its only one.
+        ranks = {name: len(plan.get_tensor_shape(name)) for name in self.input_names}
+        self._measured = next((n for n, rank in ranks.items() if rank == 2), self.input_names[0])
         ranges = [self._range(i) for i in range(plan.num_optimization_profiles)]
         bound = min(setup.max_tokens, longest(ranges) or setup.max_tokens)
         kept = needed(ranges, bound)
@@ -50,8 +56,8 @@ class TensorRtEngine:
         self._scratch = _Block(cuda.allocate, cuda.free)
         self._device = {name: _Block(cuda.allocate, cuda.free) for name in names}
         self._pinned = {name: _Block(cuda.allocate_pinned, cuda.free_pinned) for name in names}
-        # For each context: the shape it is prepared for, and the scratch memory of that shape.
-        self._laid_out: dict[int, tuple[Shape, int]] = {}
+        # For each context: the shapes it is prepared for, and the scratch memory of these.
+        self._laid_out: dict[int, tuple[_Shapes, int]] = {}
         self._contexts = [self._context(place) for place in kept]
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
@@ -61,7 +67,7 @@ class TensorRtEngine:
 
     def run(self, inputs: Arrays) -> Outputs:
         """All outputs of the plan, by name. Raises as Engine says."""
-        rows, tokens = inputs[self.input_names[0]].shape
+        rows, tokens = _shape_of(inputs[self._measured].shape)
         place = cheapest(self.shapes, rows, tokens)
         if place is None:
             raise EngineError(
@@ -69,7 +75,7 @@ class TensorRtEngine:
                 f"{[(s.batch, s.sequence) for s in self.shapes]} (least, best, most)"
             )
         try:
-            return self._execute(place, (rows, tokens), inputs)
+            return self._execute(place, inputs)
         except CudaFailed as error:
             raise classify_gpu_error("tensorrt", error) from error
 
@@ -83,11 +89,11 @@ class TensorRtEngine:
             block.give_back()
         self._cuda.destroy_stream(self._stream)
 
-    def _execute(self, place: int, shape: Shape, inputs: Arrays) -> Outputs:
+    def _execute(self, place: int, inputs: Arrays) -> Outputs:
         context, stream = self._contexts[place], self._stream
         for name in self.input_names:
             self._bind_input(context, name, inputs[name])
-        self._give_scratch(context, place, shape)
+        self._give_scratch(context, place, tuple(inputs[name].shape for name in self.input_names))
         sizes = {name: self._bind_output(context, name) for name in self.output_names}
         self._check(context.execute_async_v3(stream), "execute_async_v3")
         for name, (_, size) in sizes.items():
@@ -101,10 +107,11 @@ class TensorRtEngine:
 
     def _bind_input(self, context: Any, name: str, given: np.ndarray) -> None:
         array = np.ascontiguousarray(given, dtype=self._types[name])
-        pinned = self._pinned[name].of_size(array.nbytes)
-        host_array(pinned, array.shape, array.dtype)[...] = array
         device = self._device[name].of_size(array.nbytes)
-        self._cuda.to_device(device, pinned, array.nbytes, self._stream)
+        if array.nbytes:  # images, which a call may have none of
+            pinned = self._pinned[name].of_size(array.nbytes)
+            host_array(pinned, array.shape, array.dtype)[...] = array
+            self._cuda.to_device(device, pinned, array.nbytes, self._stream)
         self._check(context.set_input_shape(name, tuple(array.shape)), f"set_input_shape {name}")
         self._check(context.set_tensor_address(name, device), f"set_tensor_address {name}")
 
@@ -119,16 +126,16 @@ class TensorRtEngine:
         self._check(context.set_tensor_address(name, device), f"set_tensor_address {name}")
         return shape, size
 
-    def _give_scratch(self, context: Any, place: int, shape: Shape) -> None:
-        """Give the context the shared block, large enough for this shape.
+    def _give_scratch(self, context: Any, place: int, shapes: _Shapes) -> None:
+        """Give the context the shared block, large enough for inputs of these shapes.
 
-        Asking for the size also makes TensorRT lay out the block, so it must be asked whenever the
+        Asking for the size also makes TensorRT lay out the block, so it must be asked whenever a
         shape changes.
         """
         known, wanted = self._laid_out.get(place, (None, 0))
-        if known != shape:
+        if known != shapes:
             wanted = int(context.update_device_memory_size_for_shapes())
-            self._laid_out[place] = (shape, wanted)
+            self._laid_out[place] = (shapes, wanted)
         if self._memory_bytes is not None and wanted > self._memory_bytes:
             raise classify_gpu_error(
                 self.name,
@@ -151,16 +158,21 @@ class TensorRtEngine:
         return context
 
     def _range(self, place: int) -> ShapeRange:
-        """The shapes of the plan's profile `place`; all inputs are [rows, tokens]."""
-        least, best, most = self._plan.get_tensor_profile_shape(self.input_names[0], place)
-        return ShapeRange(
-            (int(least[0]), int(best[0]), int(most[0])), (int(least[1]), int(best[1]), int(most[1]))
-        )
+        """The shapes of calls that the plan's profile `place` takes."""
+        found = self._plan.get_tensor_profile_shape(self._measured, place)
+        least, best, most = (_shape_of(tuple(map(int, dims))) for dims in found)
+        return ShapeRange(*zip(least, best, most, strict=True))
 
     def _check(self, done: bool, call: str) -> None:
         """Raise if a call returned False; TensorRT's logger has the reason."""
         if not done:
             raise classify_gpu_error(self.name, self._log.take_errors(f"{call} failed"))
+
+
+def _shape_of(dims: tuple[int, ...]) -> Shape:
+    """The shape of a call whose input has these dimensions: [rows, tokens], or a tower's tiles,
+    which are rows of one token."""
+    return (dims[0], dims[1]) if len(dims) == 2 else (dims[0], 1)
 
 
 class _Block:
@@ -171,7 +183,9 @@ class _Block:
         self.address, self.size_bytes = 0, 0
 
     def of_size(self, size_bytes: int) -> int:
-        """The address of at least `size_bytes`; the old content may be lost."""
+        """The address of at least `size_bytes`; the old content may be lost. Never null: TensorRT
+        wants an address for an empty array as well."""
+        size_bytes = max(1, size_bytes)
         if size_bytes > self.size_bytes:
             self.give_back()
             self.address = self._allocate(size_bytes)
@@ -235,7 +249,7 @@ def load_plan(trt: Any, cuda: Cuda, plan_file: Path, setup: EngineSetup) -> Tens
     except TypeError as error:  # of nptype, for types that numpy does not have
         raise EngineError(
             f"tensorrt: {plan_file.name} has an input or output of an unknown type; "
-            "its inputs are to be int64 and its outputs float32"
+            "its inputs are to be int64 or float32 and its outputs float32"
         ) from error
 
 

@@ -135,7 +135,7 @@ class VisionPairEncoder(PairEncoder):
         pairs = request.pairs()
 
         def plain(places: Sequence[int]) -> Encodings:
-            bare = [_without_placeholder(*pairs[place]) for place in places]
+            bare = [without_placeholder(*pairs[place]) for place in places]
             return self.encode_pairs(bare, request, check)
 
         images = images_of(request) or [None] * len(pairs)
@@ -180,7 +180,8 @@ class VisionTextEncoder(TextEncoder):
         return self._rows.encode(images, plain, [("", text) for text in texts], request, check)
 
 
-def _without_placeholder(query: str, passage: str) -> tuple[str, str]:
+def without_placeholder(query: str, passage: str) -> tuple[str, str]:
+    """A pair without an image, as a reranker of images reads it."""
     if _PLACEHOLDER in query:
         return query.replace(_PLACEHOLDER, "", 1), passage
     return query, passage.replace(_PLACEHOLDER, "", 1)

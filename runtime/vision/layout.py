@@ -12,8 +12,9 @@ from runtime.shapes import Shape
 from runtime.text import Encoding
 from runtime.vision.rule import Vision
 
-# The inputs of a text graph that takes images.
-INDEX_INPUT, EMBEDS_INPUT = "image_index", "image_embeds"
+# A tower's graph, and the inputs that a text graph has for images.
+PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
+INDEX_INPUT, EMBEDS_INPUT = "image_index", EMBEDS_OUTPUT
 
 
 @dataclass(frozen=True)

@@ -38,16 +38,17 @@ from runtime.scheduling.admission import QueueLimits
 from runtime.scheduling.backlog import Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
+from runtime.shapes import widest
 from runtime.text import Check
 from runtime.tokenizing import in_thread
 from runtime.vision.cache import EmbedsCache
 from runtime.vision.decoding import ImageFile, open_image
 from runtime.vision.in_flight import Claim, InFlight
+from runtime.vision.layout import EMBEDS_OUTPUT, PIXELS_INPUT
 from runtime.vision.limits import VisionLimits
 from runtime.vision.rule import Vision
 from runtime.vision.tiling import Pixels, cut, pixel_values
 
-PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
 # An image takes some 8 bytes a pixel while it is decoded, so that few may be at the same time.
 _MOST_DECODERS = 4
 # Four pages of seven tiles.
@@ -119,7 +120,8 @@ class Tower:
         self.cache = EmbedsCache(limits.cache_bytes)
         # Tiles of one call bring a CPU nothing but the memory that they take.
         on_gpu = engine.device.startswith("cuda")
-        self._call_tiles = limits.call_tiles or (_GPU_CALL_TILES if on_gpu else _CPU_CALL_TILES)
+        call_tiles = limits.call_tiles or (_GPU_CALL_TILES if on_gpu else _CPU_CALL_TILES)
+        self._call_tiles = min(call_tiles, widest(engine.shapes) or call_tiles)
         calls = BatchLimits(self._call_tiles, self._call_tiles, 0.0)
         queue = QueueLimits(limits.held_tiles, limits.held_tiles)
         compute = partial(_embed, engine, vision)
@@ -308,8 +310,11 @@ class Tower:
 def _embed(engine: Engine, vision: Vision, tiles: Sequence[Tile]) -> Floats:
     """The embeddings of these tiles. No method of the tower: the scheduler would keep a replaced
     one in memory until the next garbage collection."""
-    values = pixel_values(np.stack([tile.pixels for tile in tiles]))
-    found = engine.run({PIXELS_INPUT: values})[EMBEDS_OUTPUT]
+    # A larger shape is filled up with copies of the first tile.
+    computed, _ = engine.shape_for(len(tiles), 1)
+    filled = [*tiles, *[tiles[0]] * (computed - len(tiles))]
+    values = pixel_values(np.stack([tile.pixels for tile in filled]))
+    found = engine.run({PIXELS_INPUT: values})[EMBEDS_OUTPUT][: len(tiles)]
     wanted = (len(tiles), vision.tokens, vision.hidden)
     if found.shape != wanted:
         raise EngineError(

@@ -1,18 +1,28 @@
 """Artifacts that several of this room's tests look at, and exports that need no new graph."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from exporter import target_graph
+import runtime.engines
+import runtime.selection
+from exporter import building, target_graph
 from exporter.pipeline import ExportArgs, quantize_artifact
+from exporter.tensorrt_plan import Machine
+from runtime.engines import tensorrt as engine_module
+from runtime.engines.cudart import Cuda
+from runtime.gpu import Gpu
 from tests.conftest import Exported
 from tests.exporter.targets import HALF
+from tests.exporter.tensorrt_stand_in import TensorRt
+from tests.runtime.engines.tensorrt_stand_in import FakeCudart, FakeTensorRt
 from tests.shared_artifacts import made_once, session_folder
 from tests.tiny_encoders import write_deberta, write_modernbert, write_xlm_roberta
 
+H100 = Gpu("NVIDIA H100", "9.0", "x86_64", "580.65.06")
 QuantizedOnce = Callable[..., Path]
 ReadyGraph = Callable[[Path], None]
 
@@ -89,3 +99,20 @@ def ready_graph(monkeypatch: pytest.MonkeyPatch) -> ReadyGraph:
         monkeypatch.setattr(target_graph, "move_to_onnx", copy)
 
     return take
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with an H100 and TensorRT."""
+    return equip(monkeypatch)
+
+
+def equip(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Make this one a machine with an H100 and TensorRT."""
+    found = Machine(TensorRt(), H100)
+    monkeypatch.setattr(building, "this_machine", lambda _: found)
+    for module in (runtime.engines, runtime.selection):
+        monkeypatch.setattr(module, "find_gpu", lambda: H100)
+    monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRt())
+    monkeypatch.setattr(engine_module, "open_cuda", lambda: Cuda(FakeCudart()))
+    return found

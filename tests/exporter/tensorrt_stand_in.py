@@ -1,18 +1,19 @@
-"""A stand-in for TensorRT's bindings: it "compiles" a graph by keeping its bytes.
+"""A stand-in for TensorRT's bindings: it "compiles" a graph by keeping its bytes and profiles.
 
 Names and arguments are those of the bindings 10.16.1.11 and 11.4.0.106 that the exporter uses
-(`make check-tensorrt` compares the exporter itself with them). What is built is run by the engine
-at the end, ONNX Runtime's, under the name of TensorRT's.
+(`make check-tensorrt` compares the exporter itself with them). What is built is run by the
+runtime's stand-in, which computes the graph by ONNX Runtime.
 """
 
+import json
 from enum import Enum, IntEnum
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from runtime.engines import EngineSetup, ort
+import onnx
 
-INPUTS = ("input_ids", "attention_mask")
+from tests.runtime.engines.tensorrt_stand_in import MAGIC
 
 
 class ILogger:
@@ -88,7 +89,8 @@ class Config:
         self.flags.discard(flag)
 
     def add_optimization_profile(self, profile: Profile) -> int:
-        if not profile.shapes or any(most[0] > 1000 for _, _, most in profile.shapes.values()):
+        shapes = profile.shapes.values()
+        if not shapes or any(len(most) == 2 and most[0] > 1000 for _, _, most in shapes):
             return -1
         self.profiles.append(profile)
         return len(self.profiles) - 1
@@ -125,9 +127,7 @@ class TensorRt:
         self.seen = SimpleNamespace(flags=None, config=None, layers=[])
 
     def Builder(self, logger: ILogger) -> Any:  # noqa: N802
-        seen, fails, network = self.seen, self.fails, SimpleNamespace(graph=None)
-        names = [SimpleNamespace(name=name) for name in INPUTS]
-        network.num_inputs, network.get_input = len(names), names.__getitem__
+        seen, fails, network = self.seen, self.fails, SimpleNamespace(graph=b"")
         layers = seen.layers = [ILayer(kind) for kind in self.layers]
         network.num_layers, network.get_layer = len(layers), layers.__getitem__
 
@@ -149,7 +149,12 @@ class TensorRt:
             if fails == "build":
                 logger.log(ILogger.Severity.WARNING, "never mind")
                 logger.log(ILogger.Severity.ERROR, "no kernel for this layer")
-            return None if fails == "build" or not going else network.graph.read_bytes()
+            if fails == "build" or not going:
+                return None
+            profiles = [profile.shapes for profile in config.profiles]
+            for shapes in profiles:
+                _check_ranges(shapes, [network.get_input(i) for i in range(network.num_inputs)])
+            return MAGIC + json.dumps(profiles).encode() + b"\n" + network.graph
 
         return SimpleNamespace(
             create_network=create_network,
@@ -160,7 +165,9 @@ class TensorRt:
 
     def OnnxParser(self, network: Any, logger: ILogger) -> Any:  # noqa: N802
         def parse_from_file(model: str) -> bool:
-            network.graph = Path(model)
+            network.graph = Path(model).read_bytes()
+            inputs = [_tensor(value) for value in onnx.load_from_string(network.graph).graph.input]
+            network.num_inputs, network.get_input = len(inputs), inputs.__getitem__
             return self.fails != "parse"
 
         error = SimpleNamespace(
@@ -174,8 +181,18 @@ class TensorRt:
         )
 
 
-def open_engine(name: str, plan_file: Path, setup: EngineSetup) -> Any:
-    """The "plan" on ONNX Runtime's CPU provider, bounded by the shapes it was opened for."""
-    engine = ort.open_engine("onnxruntime-cpu", plan_file, setup)
-    engine.name, engine.shapes = name, setup.shapes
-    return engine
+def _tensor(value: onnx.ValueInfoProto) -> Any:
+    """ITensor of an input."""
+    dims = value.type.tensor_type.shape.dim
+    return SimpleNamespace(
+        name=value.name, shape=[-1 if dim.dim_param else dim.dim_value for dim in dims]
+    )
+
+
+def _check_ranges(shapes: dict[str, tuple[Any, Any, Any]], inputs: list[Any]) -> None:
+    """What TensorRT checks of a profile when it builds."""
+    assert shapes.keys() == {tensor.name for tensor in inputs}
+    for tensor in inputs:
+        for size, *sizes in zip(tensor.shape, *shapes[tensor.name], strict=True):
+            assert sizes == sorted(sizes)
+            assert size == -1 or set(sizes) == {size}

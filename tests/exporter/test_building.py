@@ -11,35 +11,19 @@ import msgspec
 import numpy as np
 import pytest
 
-import runtime.engines
 import runtime.selection
 from exporter import building
-from exporter.answers import Reference, read_reference, write_reference
+from exporter.answers import Reference
 from exporter.building import build
 from exporter.cli import main
 from exporter.errors import OutputRefused, ParityFailed, PlanFailed, ReportRefused
 from exporter.pipeline import verify
+from exporter.reference_file import read_reference, write_reference
 from exporter.tensorrt_plan import Machine
 from runtime.errors import EngineUnavailable
 from runtime.gpu import Gpu
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
-from tests.exporter.tensorrt_stand_in import TensorRt
-
-H100 = Gpu("NVIDIA H100", "9.0", "x86_64", "580.65.06")
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine with an H100 and TensorRT."""
-    found = Machine(TensorRt(), H100)
-    monkeypatch.setattr(building, "this_machine", lambda _: found)
-    for module in (runtime.engines, runtime.selection):
-        monkeypatch.setattr(module, "find_gpu", lambda: H100)
-    monkeypatch.setattr(runtime.selection, "tensorrt_version", lambda: "10.16.1.11")
-    row = ("tests.exporter.tensorrt_stand_in", "model.plan")
-    monkeypatch.setitem(runtime.engines.ENGINES, "tensorrt", row)
-    return found
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -216,7 +200,7 @@ def test_answers_that_cannot_be_read_are_refused(
 def test_building_needs_neither_pytorch_nor_onnx() -> None:
     """A serving image builds its plan on the first start."""
     code = (
-        "import sys, exporter.building, exporter.cli;"
+        "import sys, exporter.building, exporter.cli, exporter.image_parity;"
         "print([m for m in ('torch', 'transformers', 'onnx', 'onnxscript') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -6,10 +6,17 @@ from typing import Any
 
 import msgspec
 import pytest
+from onnx import parser
 
 from exporter import tensorrt_plan
 from exporter.errors import PlanFailed
-from exporter.tensorrt_plan import Machine, compile_plan, refuse_machine, this_machine
+from exporter.tensorrt_plan import (
+    Machine,
+    compile_plan,
+    profile_ranges,
+    refuse_machine,
+    this_machine,
+)
 from runtime.errors import EngineUnavailable
 from runtime.gpu import Gpu
 from runtime.profile import Shapes, TargetProfile, load_target_profile
@@ -17,6 +24,11 @@ from tests.exporter.tensorrt_stand_in import BuilderFlag, LayerType, TensorRt
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", "x86_64", "580.65.06")
 TARGET = load_target_profile("tensorrt-fp16-4096")
+TEXTS = parser.parse_model(
+    """<ir_version: 10, opset_import: ["" : 20]>
+    g (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask)
+        => (int64[batch, sequence] y) { y = Mul (input_ids, attention_mask) }"""
+).SerializeToString()
 
 
 def compiled(
@@ -27,7 +39,7 @@ def compiled(
 ) -> list[str]:
     """Compile a "graph"; what was said."""
     output: list[str] = []
-    (tmp_path / "model.onnx").write_bytes(b"graph")
+    (tmp_path / "model.onnx").write_bytes(TEXTS)
     compile_plan(
         Machine(trt, H100),
         tmp_path / "model.onnx",
@@ -42,7 +54,7 @@ def compiled(
 def test_a_plan_is_strongly_typed_and_takes_the_targets_shapes(tmp_path: Path) -> None:
     trt = TensorRt()
     output = compiled(tmp_path, trt)
-    assert (tmp_path / "model.plan").read_bytes() == b"graph"
+    assert (tmp_path / "model.plan").read_bytes().endswith(TEXTS)
     assert trt.seen.flags == 1 << 1  # STRONGLY_TYPED
     assert trt.seen.config.flags == set()  # no TF32, no half precision by the builder's choice
     assert [profile.shapes for profile in trt.seen.config.profiles] == [
@@ -51,6 +63,24 @@ def test_a_plan_is_strongly_typed_and_takes_the_targets_shapes(tmp_path: Path) -
     ]
     assert output == ["Building: 2 steps", "Building: step 1 of 2"]
     assert trt.seen.layers[1].attention.decomposable  # no fused kernel is no reason to fail
+
+
+def test_images_bring_as_many_tiles_as_fit_into_a_call() -> None:
+    tokens = (-1, -1)
+    inputs = {"input_ids": tokens, "image_index": tokens, "image_embeds": (-1, 256, 2048)}
+    short, long = profile_ranges(inputs, TARGET)
+    assert short["input_ids"] == short["image_index"] == ((1, 3), (16, 256), (64, 512))
+    assert short["image_embeds"] == ((0, 256, 2048), (16, 256, 2048), (128, 256, 2048))
+    assert long["image_embeds"] == ((0, 256, 2048), (4, 256, 2048), (128, 256, 2048))
+    # A tile that no call has room for.
+    inputs["image_embeds"] = (-1, 50_000, 8)
+    assert profile_ranges(inputs, TARGET)[0]["image_embeds"] == ((0, 50_000, 8),) * 3
+
+
+def test_a_tower_has_one_profile_of_tiles() -> None:
+    assert profile_ranges({"pixel_values": (-1, 3, 512, 512)}, TARGET) == [
+        {"pixel_values": ((1, 3, 512, 512), (7, 3, 512, 512), (28, 3, 512, 512))}
+    ]
 
 
 def test_a_version_compatible_target_says_so(tmp_path: Path) -> None:
@@ -105,7 +135,7 @@ def test_a_build_that_fails_says_what_tensorrt_complained_of(tmp_path: Path) -> 
 
 def test_shapes_that_tensorrt_refuses_are_named(tmp_path: Path) -> None:
     shapes = Shapes(batch=(1, 1, 2000), sequence=(3, 3, 3))
-    with pytest.raises(PlanFailed, match=r"batch \[1, 1, 2000\] × sequence \[3, 3, 3\]"):
+    with pytest.raises(PlanFailed, match=r"input_ids \[\(1, 3\), \(1, 3\), \(2000, 3\)\]"):
         compiled(tmp_path, TensorRt(), msgspec.structs.replace(TARGET, shapes=(shapes,)))
 
 

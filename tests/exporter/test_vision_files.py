@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.draft import ExportArgs, draft
 from exporter.errors import CheckpointRefused
-from exporter.image_answers import ask_images
+from exporter.image_reference import ask_images
 from exporter.model_profile import choose_profile
 from exporter.vision_files import grids
 from exporter.witness.nemotron_vl import VisionReranker

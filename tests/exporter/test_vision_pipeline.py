@@ -2,23 +2,26 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import onnx
 import pytest
 
-from exporter.building import build
 from exporter.errors import (
-    ExportError,
     ManifestMismatch,
     ParityFailed,
-    PlanFailed,
+    ReportRefused,
     RepositoryRefused,
 )
-from exporter.pipeline import ExportArgs, export, quantize_artifact, verify
+from exporter.pipeline import quantize_artifact, verify
+from exporter.reference import ask_artifact
+from exporter.reference_file import read_reference, write_reference
 from exporter.report import read_report, require_passed
+from exporter.seal import seal
 from exporter.triton.repository import write_repository
 from runtime.errors import ArtifactError, FileChanged, GoldenMismatch, ManifestError
 from runtime.manifest import read_manifest, write_manifest
@@ -123,17 +126,42 @@ def test_a_report_whose_image_rung_failed_is_no_proof(broken: str, copy: Path) -
         require_passed(report)
 
 
-def test_targets_whose_engine_computes_no_images_are_refused(
-    vision_checkpoint: Path, vision_artifact: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ExportError, match="takes images, which others do not compute"):
-        export(str(vision_checkpoint), tmp_path / "out", ExportArgs(target="tensorrt-fp16"))
-    with pytest.raises(PlanFailed, match="takes images"):
-        build(vision_artifact, "tensorrt-fp16", tmp_path / "out")
+def test_triton_computes_no_images(vision_artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(RepositoryRefused, match="takes images"):
         write_repository(vision_artifact, tmp_path / "out", "python")
-    with pytest.raises(ExportError, match="name the --checkpoint"):
-        quantize_artifact(vision_artifact, tmp_path / "out", "cpu-int8")
+
+
+def test_without_a_checkpoint_the_answers_that_are_kept_prove(
+    vision_embed_artifact: Path, tmp_path: Path
+) -> None:
+    made = quantize_artifact(vision_embed_artifact, tmp_path / "out", "cpu-int8-weights")
+    report = read_report(tmp_path / "out")
+    assert list(report.rungs) == RUNGS
+    assert report.rungs["image embeddings"].max_abs_delta <= 2e-5
+    assert report.rungs["image logits"].max_abs_delta > 1e-4
+    assert report.witness.startswith("the fp32 artifact ")
+    assert len(made.image_goldens) == 2
+
+
+def test_an_artifact_reads_texts_as_its_witness_does(vision_artifact: Path) -> None:
+    """Those without the first <image>, too."""
+    manifest = read_manifest(vision_artifact)
+    answers = ask_artifact(vision_artifact, manifest, "onnxruntime-cpu", manifest)
+    kept = read_reference(vision_artifact)
+    assert answers.tokens == kept.tokens
+    for found, wanted in zip(answers.outputs, kept.outputs, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=0)
+
+
+def test_an_artifact_that_keeps_no_answers_about_images_proves_nothing(
+    copy: Path, tmp_path: Path
+) -> None:
+    write_reference(copy, replace(read_reference(copy), images=None))
+    manifest = read_manifest(copy)
+    (copy / "manifest.json").unlink()
+    seal(copy, manifest)
+    with pytest.raises(ReportRefused, match=r"no answers about images in reference\.json; name"):
+        quantize_artifact(copy, tmp_path / "out", "cpu-int8-weights")
 
 
 @pytest.mark.heavy

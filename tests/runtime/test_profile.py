@@ -66,6 +66,27 @@ def test_shapes_out_of_order_are_refused() -> None:
         msgspec.convert({"batch": [1, 16, 8], "sequence": [3, 256, 512]}, profile.Shapes)
 
 
+def test_plans_of_towers_are_for_targets_in_half_precision() -> None:
+    targets = map(profile.load_target_profile, profile.target_profile_names())
+    tiles = {target.name: target.tiles for target in targets if target.tiles is not None}
+    names = ("tensorrt-bf16", "tensorrt-fp16", "tensorrt-fp16-4096", "tensorrt-fp16-8192")
+    assert tiles == dict.fromkeys(names, (1, 7, 28))
+
+
+@pytest.mark.parametrize(
+    ("tiles", "message"),
+    [
+        ([1, 28, 7], r"tiles = \[1, 28, 7\], wanted least <= best <= most"),
+        ([0, 7, 28], ">= 1"),
+        ([1, 28], "length 3"),
+    ],
+)
+def test_tiles_out_of_order_are_refused(tiles: list[int], message: str) -> None:
+    facts = msgspec.to_builtins(profile.load_target_profile("tensorrt-fp16"))
+    with pytest.raises(msgspec.ValidationError, match=message):
+        msgspec.convert(facts | {"tiles": tiles}, profile.TargetProfile)
+
+
 OWN: dict[str, object] = {
     "id": "somebody/own",
     "kind": "rank",

@@ -2,15 +2,25 @@
 
 Names, arguments and results of the bindings are those of tensorrt-cu13-bindings 10.16.1.11 and
 11.4.0.106 (docs.nvidia.com/deeplearning/tensorrt, Python API); what a call would do on a GPU is
-done on memory that the stand-in of libcudart handed out. The plan computes
-logit = sum(id × mask) / 100 a row.
+done on memory that the stand-in of libcudart handed out. A plan computes
+logit = sum(id × mask) / 100 a row; one that the exporter's stand-in built, its graph by ONNX
+Runtime.
 """
 
 import ctypes
+import json
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
 import numpy as np
+import onnxruntime
+
+MAGIC = b"plan"
+Dims = tuple[int, ...]
+# Least, best and most; of all inputs, or of each by its name.
+Range = tuple[Dims, Dims, Dims]
+Profile = Range | Mapping[str, Range]
 
 
 class FakeCudart:
@@ -89,24 +99,58 @@ class ILogger:
         pass
 
 
+class Sums:
+    """What a plan computes; `dims` are the sizes of inputs and outputs, names where they vary."""
+
+    dims: Mapping[str, Sequence[str | int]] = {
+        "input_ids": ("batch", "sequence"),
+        "logits": ("batch", 1),
+        "attention_mask": ("batch", "sequence"),
+    }
+    types: Mapping[str, str] = {"input_ids": "INT64", "logits": "FLOAT", "attention_mask": "INT64"}
+    outputs: Sequence[str] = ("logits",)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        products = inputs["input_ids"] * inputs["attention_mask"]
+        return {"logits": products.sum(1, keepdims=True).astype(np.float32) / 100}
+
+
+class Graph(Sums):
+    """An ONNX graph."""
+
+    def __init__(self, content: bytes) -> None:
+        self._session = onnxruntime.InferenceSession(content)
+        outputs = self._session.get_outputs()
+        every = [*self._session.get_inputs(), *outputs]
+        self.dims = {one.name: one.shape for one in every}
+        kinds = {"tensor(int64)": "INT64", "tensor(float)": "FLOAT"}
+        self.types = {one.name: kinds[one.type] for one in every}
+        self.outputs = [one.name for one in outputs]
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
+
+
 class FakeContext:
     """IExecutionContext of one profile; notes what is asked of it."""
 
     def __init__(self, plan: "FakePlan") -> None:
         self.plan = plan
         self.profile = -1
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.shapes: dict[str, Dims] = {}
         self.addresses: dict[str, int] = {}
         self.scratch = (0, 0)
-        self.laid_out_for: tuple[int, ...] = ()
+        self.laid_out_for: dict[str, Dims] = {}
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         self.profile = profile_index
         return True
 
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+    def set_input_shape(self, name: str, shape: Dims) -> bool:
         assert isinstance(shape, tuple)
-        least, _, most = self.plan.profiles[self.profile]
+        least, _, most = self.plan.get_tensor_profile_shape(name, self.profile)
         fits = all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True))
         if not fits:
             self.plan.log.log(ILogger.Severity.ERROR, f"{name}: shape {shape} is out of range")
@@ -118,62 +162,73 @@ class FakeContext:
         return True
 
     def update_device_memory_size_for_shapes(self) -> int:
-        self.laid_out_for = self.shapes["input_ids"]
-        rows, tokens = self.shapes["input_ids"]
-        return rows * tokens * self.plan.scratch_per_token
+        self.laid_out_for = dict(self.shapes)
+        return self._needed()
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self.scratch = (memory, size)
 
-    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return (self.shapes["input_ids"][0], 1)
+    def get_tensor_shape(self, name: str) -> Dims:
+        """Of an output: what the inputs' shapes make of it."""
+        sizes: dict[str | int, int] = {}
+        for one, shape in self.shapes.items():
+            sizes |= zip(self.plan.model.dims[one], shape, strict=True)
+        return tuple(sizes.get(dim, dim) for dim in self.plan.model.dims[name])  # type: ignore[misc]
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert stream_handle == 77
-        rows, tokens = self.shapes["input_ids"]
-        needed = rows * tokens * self.plan.scratch_per_token
-        assert self.scratch[1] >= needed
-        assert self.laid_out_for == (rows, tokens)
-        self.plan.computed.append((self.profile, (rows, tokens)))
+        assert self.scratch[1] >= self._needed()
+        assert self.laid_out_for == self.shapes
+        assert all(self.addresses.values())
+        self.plan.computed.append((self.profile, next(iter(self.shapes.values()))))
         if self.plan.complaint:
             self.plan.log.log(ILogger.Severity.ERROR, self.plan.complaint)
             return False
-        arrays = {
-            name: np.frombuffer(
-                (ctypes.c_char * (rows * tokens * 8)).from_address(self.addresses[name]), np.int64
-            ).reshape(rows, tokens)
-            for name in ("input_ids", "attention_mask")
-        }
-        logits = (arrays["input_ids"] * arrays["attention_mask"]).sum(1).astype(np.float32) / 100
-        ctypes.memmove(self.addresses["logits"], logits.tobytes(), logits.nbytes)
+        inputs = {name: self._read(name, shape) for name, shape in self.shapes.items()}
+        for name, found in self.plan.model.run(inputs).items():
+            assert found.shape == self.get_tensor_shape(name)
+            ctypes.memmove(self.addresses[name], found.tobytes(), found.nbytes)
         return True
+
+    def _needed(self) -> int:
+        first = next(iter(self.shapes.values()))
+        return int(np.prod(first)) * self.plan.scratch_per_token
+
+    def _read(self, name: str, shape: Dims) -> np.ndarray:
+        kind = np.dtype(FakeTensorRt.nptype(self.plan.get_tensor_dtype(name)))
+        size = int(np.prod(shape)) * kind.itemsize
+        return np.frombuffer(ctypes.string_at(self.addresses[name], size), kind).reshape(shape)
 
 
 class FakePlan:
-    """ICudaEngine with inputs input_ids and attention_mask and the output logits."""
+    """ICudaEngine of what a `model` computes."""
 
-    names = ("input_ids", "logits", "attention_mask")
-    num_io_tensors = len(names)
     scratch_per_token = 16
 
-    def __init__(self, log: Any, profiles: list[tuple[tuple[int, int], ...]]) -> None:
-        self.log, self.profiles = log, profiles
+    def __init__(self, log: Any, profiles: Sequence[Profile], model: Sums) -> None:
+        self.log, self.profiles, self.model = log, profiles, model
+        self.names = list(model.dims)
+        self.num_io_tensors = len(self.names)
         self.num_optimization_profiles = len(profiles)
         self.contexts: list[FakeContext] = []
-        self.computed: list[tuple[int, tuple[int, int]]] = []
+        self.computed: list[tuple[int, Dims]] = []
         self.complaint = ""
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
-        return TensorIOMode.OUTPUT if name == "logits" else TensorIOMode.INPUT
+        return TensorIOMode.OUTPUT if name in self.model.outputs else TensorIOMode.INPUT
 
     def get_tensor_dtype(self, name: str) -> str:
-        return "FLOAT" if name == "logits" else "INT64"
+        return self.model.types[name]
 
-    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, int]]:
-        return list(self.profiles[profile_index])
+    def get_tensor_shape(self, name: str) -> Dims:
+        return tuple(-1 if isinstance(dim, str) else dim for dim in self.model.dims[name])
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
+        profile = self.profiles[profile_index]
+        return list(profile[name] if isinstance(profile, Mapping) else profile)
 
     def create_execution_context(
         self, strategy: ExecutionContextAllocationStrategy
@@ -184,15 +239,16 @@ class FakePlan:
 
 
 class FakeTensorRt:
-    """The module `tensorrt`; `plans` are what was loaded, None for content that it refuses."""
+    """The module `tensorrt`; `profiles` and `model` are those of plans that nobody built, `plans`
+    are what was loaded, None for content that it refuses."""
 
     __version__ = "10.16.1.11"
     ILogger = ILogger
     TensorIOMode = TensorIOMode
     ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
 
-    def __init__(self, profiles: list[tuple[tuple[int, int], ...]]) -> None:
-        self.profiles = profiles
+    def __init__(self, profiles: Sequence[Profile] = (), model: Sums | None = None) -> None:
+        self.profiles, self.model = list(profiles), model or Sums()
         self.plans: list[FakePlan] = []
         self.host_code_allowed: list[bool] = []
 
@@ -208,10 +264,15 @@ class FakeTensorRt:
 
             def deserialize_cuda_engine(self, serialized_engine: Any) -> FakePlan | None:
                 outer.host_code_allowed.append(self.engine_host_code_allowed)
-                if bytes(memoryview(serialized_engine)[:4]) != b"plan":
+                content = bytes(memoryview(serialized_engine))
+                if not content.startswith(MAGIC):
                     logger.log(ILogger.Severity.ERROR, "the plan file has a wrong magic tag")  # type: ignore[attr-defined]
                     return None
-                outer.plans.append(FakePlan(logger, outer.profiles))
+                facts, built, graph = content.removeprefix(MAGIC).partition(b"\n")
+                profiles, model = (
+                    (json.loads(facts), Graph(graph)) if built else (outer.profiles, outer.model)
+                )
+                outer.plans.append(FakePlan(logger, profiles, model))
                 return outer.plans[-1]
 
         return Runtime()

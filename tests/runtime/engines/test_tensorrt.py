@@ -3,6 +3,7 @@
 No TensorRT is here: stand-ins take its place, and real numbers go through their memory.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,41 @@ from runtime.engines import EngineSetup
 from runtime.engines.cudart import Cuda
 from runtime.engines.tensorrt import TensorRtEngine, load_plan, tensorrt_version
 from runtime.errors import DeviceLost, EngineError, EngineUnavailable, OutOfMemory
-from tests.runtime.engines.tensorrt_stand_in import FakeCudart, FakePlan, FakeTensorRt
+from tests.runtime.engines.tensorrt_stand_in import FakeCudart, FakePlan, FakeTensorRt, Sums
 
+# Sizes of an array, names where they vary.
+Dims = Sequence[str | int]
 SHORT = ((1, 3), (16, 256), (64, 512))
 LONG = ((1, 3), (4, 2048), (8, 4096))
+
+
+class Fused(Sums):
+    """A text plan that adds the sum of all image embeddings to every logit."""
+
+    dims: Mapping[str, Dims] = {**Sums.dims, "image_embeds": ("tiles", 2, 3)}
+    types: Mapping[str, str] = {**Sums.types, "image_embeds": "FLOAT"}
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"logits": super().run(inputs)["logits"] + inputs["image_embeds"].sum()}
+
+
+class Tower(Sums):
+    """A tower whose embeddings are all the tile's mean."""
+
+    dims: Mapping[str, Dims] = {"image_embeds": ("tiles", 2, 3), "pixel_values": ("tiles", 3, 4, 4)}
+    types: Mapping[str, str] = {"image_embeds": "FLOAT", "pixel_values": "FLOAT"}
+    outputs = ("image_embeds",)
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        means = inputs["pixel_values"].mean(axis=(1, 2, 3))[:, None, None]
+        return {"image_embeds": np.broadcast_to(means, (len(means), 2, 3))}
+
+
+FUSED = {
+    **dict.fromkeys(("input_ids", "attention_mask"), SHORT),
+    "image_embeds": ((0, 2, 3), (4, 2, 3), (9, 2, 3)),
+}
+TOWER = {"pixel_values": ((1, 3, 4, 4), (2, 3, 4, 4), (4, 3, 4, 4))}
 
 
 @pytest.fixture
@@ -26,10 +58,14 @@ def plan_file(tmp_path: Path) -> Path:
 
 
 def load(
-    plan_file: Path, cudart: FakeCudart | None = None, *profiles: Any, **setup: Any
+    plan_file: Path,
+    cudart: FakeCudart | None = None,
+    *profiles: Any,
+    model: Sums | None = None,
+    **setup: Any,
 ) -> tuple[TensorRtEngine, FakePlan, FakeCudart]:
     library = cudart or FakeCudart()
-    trt = FakeTensorRt(list(profiles or (SHORT, LONG)))
+    trt = FakeTensorRt(profiles or (SHORT, LONG), model)
     engine = load_plan(trt, Cuda(library), plan_file, EngineSetup(**setup))
     return engine, trt.plans[0], library
 
@@ -100,6 +136,43 @@ def test_a_bound_on_tokens_opens_no_longer_profile(plan_file: Path) -> None:
     assert [context.profile for context in plan.contexts] == [1]
     inputs = rows_of(3, 7)
     assert np.allclose(engine.run(inputs)["logits"], wanted(inputs))
+
+
+@pytest.mark.parametrize("tiles", [[0, 3, 0, 9], [9, 0], [0]])
+def test_images_stand_beside_texts_or_none_does(plan_file: Path, tiles: list[int]) -> None:
+    engine, plan, _ = load(plan_file, None, FUSED, model=Fused())
+    assert [(one.batch, one.sequence) for one in engine.shapes] == [((1, 16, 64), (3, 256, 512))]
+    for count in tiles:
+        # The number of tiles is all that changes, and the scratch memory is laid out again.
+        embeds = np.full((count, 2, 3), 0.5, np.float32)
+        inputs = rows_of(2, 5)
+        found = engine.run({**inputs, "image_embeds": embeds})["logits"]
+        assert np.allclose(found, wanted(inputs) + 3 * count)
+    assert len(plan.computed) == len(tiles)
+
+
+def test_more_tiles_than_a_profile_takes_are_reported(plan_file: Path) -> None:
+    engine, plan, _ = load(plan_file, None, FUSED, model=Fused())
+    embeds = np.zeros((10, 2, 3), np.float32)
+    with pytest.raises(EngineError, match=r"image_embeds: shape \(10, 2, 3\) is out of range"):
+        engine.run({**rows_of(2, 5), "image_embeds": embeds})
+    assert not plan.computed
+
+
+def test_a_tower_s_shapes_are_its_tiles(plan_file: Path) -> None:
+    engine, plan, library = load(plan_file, None, TOWER, model=Tower())
+    assert [(one.batch, one.sequence) for one in engine.shapes] == [((1, 2, 4), (1, 1, 1))]
+    assert engine.shape_for(3, 1) == (3, 1)
+    for tiles in (3, 1, 4):
+        pixels = np.arange(tiles * 48, dtype=np.float32).reshape(tiles, 3, 4, 4)
+        (found,) = engine.run({"pixel_values": pixels}).values()
+        assert found.shape == (tiles, 2, 3)
+        assert np.allclose(found[:, 1, 2], pixels.mean(axis=(1, 2, 3)))
+    with pytest.raises(EngineError, match="found a call of 5 rows and 1 tokens"):
+        engine.run({"pixel_values": np.zeros((5, 3, 4, 4), np.float32)})
+    assert len(plan.computed) == 3
+    engine.close()
+    assert not library.held
 
 
 def test_contexts_share_scratch_memory_that_grows_with_what_is_asked(plan_file: Path) -> None:

@@ -22,6 +22,7 @@ from runtime.errors import (
     TooManyTiles,
 )
 from runtime.requests import Passage, RankRequest, images_of
+from runtime.shapes import Shape, ShapeRange
 from runtime.vision.decoding import open_image
 from runtime.vision.limits import ImageLimits, VisionLimits
 from runtime.vision.tiling import cut, pixel_values
@@ -37,7 +38,8 @@ Make = Callable[..., Tower]
 class Engine:
     """Each embedding is the mean of the tile's pixels; `calls` are the tiles of each call."""
 
-    name, version, device, lanes, shapes = "mean", "", "cpu", 1, ()
+    name, version, device, lanes = "mean", "", "cpu", 1
+    shapes: tuple[ShapeRange, ...] = ()
     input_names: Sequence[str] = ["pixel_values"]
     output_names: Sequence[str] = ["image_embeds"]
 
@@ -48,6 +50,9 @@ class Engine:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+
+    def shape_for(self, rows: int, tokens: int) -> Shape:
+        return self.shapes[0].padded(rows, tokens) if self.shapes else (rows, tokens)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, Any]:
         self.entered.set()
@@ -116,6 +121,18 @@ def test_each_image_gets_its_own_tiles_in_order(tower: Make, engine: Engine) -> 
 def test_calls_have_a_budget_of_their_own(tower: Make, engine: Engine) -> None:
     embed(tower(call_tiles=2), THREE, FIVE)
     assert sorted(engine.calls) == [2, 2, 2, 2]
+
+
+def test_calls_keep_to_the_engine_s_shapes(tower: Make, engine: Engine) -> None:
+    engine.shapes = (ShapeRange((2, 2, 3), (1, 1, 1)),)
+    seeing = tower()
+    found = embed(seeing, FIVE)
+    assert sorted(engine.calls) == [2, 3]
+    found += embed(seeing, ONE)  # a call of one tile is filled up to two
+    assert engine.calls[2:] == [2]
+    for image, data in zip(found, (FIVE, ONE), strict=True):
+        assert image.tiles == len(mean(data))
+        np.testing.assert_allclose(image.embeds[:, 0, 0], mean(data), atol=1e-6)
 
 
 def test_an_image_that_was_seen_before_is_not_computed_again(tower: Make, engine: Engine) -> None:

@@ -1,43 +1,15 @@
-"""What a witness answers about images: tokens, pixels, embeddings and outputs."""
+"""Collect a witness's answers about images: tokens, pixels, embeddings and outputs."""
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
-
-from exporter.answers import Tokens
+from exporter.answers import ImageAnswer, ImageAnswers, Tokens
 from exporter.errors import CheckpointRefused, NoWitness
 from exporter.parity_images import ImageGroup, image_groups
-from exporter.witness.base import Values, Witness
+from exporter.witness.base import Witness
 from exporter.witness.nemotron_vl import Sight, VisionEmbedder, VisionReranker
 from runtime.manifest import Manifest
-from runtime.requests import Passage
-
-
-@dataclass(frozen=True)
-class ImageAnswer:
-    """The answer about one passage, which `label` names in reports, and the `query` of its group:
-    its tokens, cut at the end where they are too many, its outputs float64 [components] (a
-    reranker's logit is one), and of its image the sha256 of the pixels and the embeddings
-    float32 [tiles, tokens, hidden]."""
-
-    label: str
-    query: str
-    passage: Passage
-    tokens: Tokens
-    outputs: Values
-    pixels: str | None = None
-    embeds: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class ImageAnswers:
-    """The answers by group; of an embedder also `queries[g]`, the vector of group g's query."""
-
-    groups: list[list[ImageAnswer]]
-    queries: list[Values]
 
 
 def ask_images(manifest: Manifest, witness: Witness) -> ImageAnswers:
