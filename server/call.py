@@ -5,12 +5,12 @@ texts are the same in every dialect.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, TypeVar
 
-from runtime.errors import Blame, TextRejected
+from runtime.errors import Blame, ImageRejected, TextRejected
 from runtime.postprocess import Embeddings, Ranking, Timing
 from runtime.profile import Kind
 from runtime.requests import EmbedRequest, RankRequest
@@ -32,11 +32,12 @@ _OUTCOMES: dict[Blame, Outcome] = {"admission": "refused", "disconnect": "cancel
 @dataclass(frozen=True)
 class Field:
     """A field of the caller's body: a list of texts, or one text if `alone`. `inside` is the path
-    to a text that is wrapped in objects."""
+    to a text that is wrapped in objects; `images` are the paths to the texts' images, by number."""
 
     name: str
     inside: Place = ()
     alone: bool = False
+    images: Mapping[int, Place] = field(default_factory=dict)
 
     def place(self, index: int) -> Place:
         """The path to text number `index`."""
@@ -84,8 +85,12 @@ def locating_errors(**fields: Field) -> Iterator[None]:
     try:
         yield
     except TextRejected as error:
-        place = fields[error.field].place(error.index or 0)
-        raise InvalidRequest("value_error", place, f"this text {error.complaint}") from error
+        at, index = fields[error.field], error.index or 0
+        if isinstance(error, ImageRejected):
+            place, what = at.images[index], "image"
+        else:
+            place, what = at.place(index), "text"
+        raise InvalidRequest("value_error", place, f"this {what} {error.complaint}") from error
 
 
 class Call:
@@ -180,7 +185,8 @@ class Call:
 
     def _stages_ms(self, timing: Timing) -> dict[str, float]:
         """Milliseconds by stage, in order."""
-        return {
+        images = {"image": timing.image_ms} if timing.image_ms else {}
+        return images | {
             "tokenize": timing.tokenize_ms,
             "queue": timing.queue_ms,
             "engine": timing.engine_ms,

@@ -29,7 +29,8 @@ class Served:
     @cached_property
     def accepted_names(self) -> AcceptedNames:
         """The names that requests may use."""
-        return AcceptedNames(self.name, self.model.info.kind)
+        info = self.model.info
+        return AcceptedNames(self.name, info.kind, images=info.images)
 
     def stats(self) -> SchedulerStats:
         """Counters of rows and engine calls since the start, its predecessors' included."""
