@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import NamedTuple
 
 from server.errors import InvalidRequest
-from server.time_slices import SLICE_BYTES, TimeSlices
+from server.time_slices import SLICE_BYTES, Pace, TimeSlices
 
 _BASE64 = "A-Z, a-z, 0-9, + and /, = at the end"
 _WANTED = "send the file itself, as data:image/png;base64,… or as base64 alone"
@@ -75,10 +75,10 @@ class Base64(NamedTuple):
 
 
 async def decode_images(encoded: Sequence[Base64], slices: TimeSlices) -> list[bytes]:
-    """The bytes of each image. Decodes one slice of all of them in each time slice. Raises
-    InvalidRequest for what is not base64."""
+    """The bytes of each image, decoded in time slices. Raises InvalidRequest for what is not
+    base64."""
     files = []
-    seen = 0
+    pace = Pace(slices)
     for image, begin, end in encoded:
         if odd := (end - begin) % _GROUP:
             message = f"{end - begin} characters, {odd} more than a multiple of {_GROUP}"
@@ -86,10 +86,7 @@ async def decode_images(encoded: Sequence[Base64], slices: TimeSlices) -> list[b
         file = BytesIO()  # whose value is not copied
         for first in range(begin, end, SLICE_BYTES):
             part = image.text[first : min(end, first + SLICE_BYTES)]
-            if seen + len(part) > SLICE_BYTES:
-                seen = 0
-                await slices.wait()
-            seen += len(part)
+            await pace.step(len(part))
             try:
                 file.write(binascii.a2b_base64(part, strict_mode=True))
             except ValueError:
