@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from runtime.errors import Blame, ImageRejected, TextRejected
 from runtime.postprocess import Embeddings, Ranking, Timing
@@ -23,6 +23,8 @@ from server.tally import Outcome
 
 T = TypeVar("T")
 Answer = TypeVar("Answer", Ranking, Embeddings)
+# A text as it is in a body, in some dialects also as an object.
+Text = TypeVar("Text", str, str | dict[str, Any])
 Place = tuple[str | int, ...]
 
 # The outcome of a request that ended with an error, by whose fault it was; failed by others.
@@ -44,10 +46,11 @@ class Field:
         return (self.name, *(() if self.alone else (index,)), *self.inside)
 
 
-def listed(name: str, value: str | list[T]) -> tuple[list[str] | list[T], Field]:
+def listed(name: str, value: Text | list[Text]) -> tuple[list[Text], Field]:
     """The texts of the field `name`, which may be one text, and the field."""
-    alone = isinstance(value, str)
-    return [value] if isinstance(value, str) else value, Field(name, alone=alone)
+    if isinstance(value, list):
+        return value, Field(name)
+    return [value], Field(name, alone=True)
 
 
 class Limit(NamedTuple):

@@ -1,5 +1,6 @@
 """One score of texts, images and both behind every surface that takes images."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -58,20 +59,85 @@ def nim(path: str, write: Write = data_url, *, texts: bool = False) -> Ask:
     return ask
 
 
+def jina(one: Passage) -> str | dict[str, str]:
+    """Jina's image, here also beside a text."""
+    if one.image is None:
+        return one.text
+    assert isinstance(one.image, bytes)
+    return ({"text": one.text} if one.text else {}) | {"image": bare(one.image)}
+
+
+def vllm(one: Passage) -> str | dict[str, Any]:
+    """vLLM's parts."""
+    parts: list[dict[str, Any]] = []
+    if isinstance(one.image, bytes):
+        parts.append({"type": "image_url", "image_url": {"url": data_url(one.image)}})
+    if one.text:
+        parts.append({"type": "text", "text": one.text})
+    return {"content": parts}
+
+
+def results(path: str, write: Callable[[Passage], Any], **more: Any) -> Ask:
+    def ask(server: InProcess, passages: Sequence[Passage]) -> list[float]:
+        body = {"query": QUERY, "documents": [write(one) for one in passages], **more}
+        return by_index(post(server, path, body)["results"], "relevance_score")
+
+    return ask
+
+
+def simple_scores(server: InProcess, passages: Sequence[Passage]) -> list[float]:
+    body = {"query": QUERY, "documents": [jina(one) for one in passages]}
+    found: list[float] = post(server, "/rerank", body)["scores"]
+    return found
+
+
+def score(path: str, *, each: bool = False, **more: Any) -> Ask:
+    """With `each`, every passage has a query."""
+
+    def ask(server: InProcess, passages: Sequence[Passage]) -> list[float]:
+        queries = [QUERY] * len(passages) if each else QUERY
+        body = {"data_1": queries, "data_2": [vllm(one) for one in passages], **more}
+        return by_index(post(server, path, body)["data"], "score")
+
+    return ask
+
+
 LOGITS: dict[str, Ask] = {
     "nim": nim("/v1/ranking"),
     "nim, base64 alone and empty texts": nim("/v1/ranking", bare, texts=True),
     "nim hosted, older": nim("/v1/retrieval/nvidia/reranking"),
     "nim hosted": nim("/v1/retrieval/nvidia/llama-nemotron-rerank-vl-1b-v2/reranking"),
+    "simple scores": simple_scores,
+    "simple raw": results("/rerank", jina, raw_scores=True),
+    "vllm rerank": results("/v1/rerank", vllm, use_activation=False),
+    "vllm score": score("/score", use_activation=False),
+    "vllm score, many to many": score("/v1/score", each=True, use_activation=False),
 }
+RELEVANCES: dict[str, Ask] = {
+    "simple": results("/rerank", jina),
+    "jina": results("/v1/rerank", jina),
+    "vllm": results("/rerank", vllm),
+    "vllm score": score("/score"),
+}
+
+
+def wanted(ranker: Ranker, passages: Sequence[Passage]) -> list[float]:
+    """Each passage alone in the runtime, so that no batch and no order has a share in it."""
+    found = [float(ranker.rank(RankRequest(QUERY, [one])).logits[0]) for one in passages]
+    assert len(set(found)) == len(passages)
+    return found
 
 
 @pytest.mark.parametrize("kind", PASSAGES)
 @pytest.mark.parametrize("dialect", LOGITS)
 def test_logits(vision_server: InProcess, ranker: Ranker, dialect: str, kind: str) -> None:
-    """Each passage alone in the runtime, so that no batch and no order has a share in it."""
-    passages = PASSAGES[kind]
-    wanted = [float(ranker.rank(RankRequest(QUERY, [one])).logits[0]) for one in passages]
-    assert len(set(wanted)) == len(passages)
-    found = LOGITS[dialect](vision_server, passages)
-    assert found == pytest.approx(wanted, abs=TOLERANCE)
+    found = LOGITS[dialect](vision_server, PASSAGES[kind])
+    assert found == pytest.approx(wanted(ranker, PASSAGES[kind]), abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", PASSAGES)
+@pytest.mark.parametrize("dialect", RELEVANCES)
+def test_relevances(vision_server: InProcess, ranker: Ranker, dialect: str, kind: str) -> None:
+    found = RELEVANCES[dialect](vision_server, PASSAGES[kind])
+    logits = [math.log(p / (1 - p)) for p in found]
+    assert logits == pytest.approx(wanted(ranker, PASSAGES[kind]), abs=TOLERANCE)
