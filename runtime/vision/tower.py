@@ -45,6 +45,7 @@ from runtime.vision.decoding import ImageFile, open_image
 from runtime.vision.in_flight import Claim, InFlight
 from runtime.vision.limits import VisionLimits
 from runtime.vision.rule import Vision
+from runtime.vision.stats import ImageStats
 from runtime.vision.tiling import Pixels, cut, pixel_values
 
 PIXELS_INPUT, EMBEDS_OUTPUT = "pixel_values", "image_embeds"
@@ -210,6 +211,11 @@ class Tower:
         """Whether no request's images are looked at, wait, run or are kept for it."""
         with self._lock:
             return not self._held and self.scheduler.idle()
+
+    def stats(self) -> ImageStats:
+        """A snapshot of the counters."""
+        cached = self.cache.stats()
+        return ImageStats(self.scheduler.stats().inference_count, cached.hits, cached.misses)
 
     def fault(self, patience_s: float) -> str | None:
         """See Model.fault."""
