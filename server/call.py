@@ -13,9 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 from runtime.errors import Blame, ImageRejected, TextRejected
 from runtime.postprocess import Embeddings, Ranking, Timing
 from runtime.profile import Kind
-from runtime.requests import EmbedRequest, RankRequest
+from runtime.requests import EmbedRequest, Passage, RankRequest
 from runtime.tokens import Token
+from server.connection import Reservation
 from server.errors import InvalidRequest, blame_of
+from server.images import SentImage, decode_images
 from server.observability import slowest
 from server.service import Service
 from server.settings import Settings
@@ -100,13 +102,15 @@ class Call:
     """One caller's request. Create it on arrival, because its deadline counts from then.
 
     Fair queueing counts by `caller` (see `server.caller`). `answers` are the models' answers so
-    far. Methods raise RequestRefused or ServingError, which become the surface's error body.
+    far. `room` is its part of the body budget over gRPC. Methods raise RequestRefused or
+    ServingError, which become the surface's error body.
     """
 
     def __init__(self, service: Service, timeout_s: float | None = None, caller: str = "") -> None:
         self.service = service
         self.caller = caller
         self.answers: list[Ranking | Embeddings] = []
+        self.room: Reservation | None = None
         limit_s = service.settings.request_timeout_s
         wait_s = limit_s if timeout_s is None else min(limit_s, timeout_s)
         self.deadline = time.monotonic() + wait_s
@@ -172,6 +176,32 @@ class Call:
     def check_count(self, kind: Kind, texts: int, at: Field) -> None:
         """Raise InvalidRequest unless a request to the model of `kind` may have that many texts."""
         limit_of(self.service.settings, kind).check(texts, (at.name,))
+
+    async def passages(
+        self, kind: Kind, texts: Sequence[str], images: Mapping[int, SentImage], at: Field
+    ) -> tuple[list[str | Passage], Field]:
+        """The `texts` of the field `at` for the model of `kind`, with the images that were sent
+        with them, by number, and the field that names these. Nothing is decoded before all of them
+        are looked at. Raises InvalidRequest, and Overloaded when the body budget has no room for
+        their files."""
+        found: list[str | Passage] = list(texts)
+        if not images:
+            return found, at
+        if not self.service.served(kind).model.info.images:
+            message = "this model takes text, not images"
+            raise InvalidRequest("value_error", next(iter(images.values())).place, message)
+        most_bytes = self.service.settings.image_bytes
+        encoded = [image.base64(most_bytes) for image in images.values()]
+        self.reserve(sum(one.size for one in encoded))
+        files = await decode_images(encoded, self.service.body_budget.slices)
+        for index, file in zip(images, files, strict=True):
+            found[index] = Passage(texts[index], file)
+        return found, replace(at, images={index: one.place for index, one in images.items()})
+
+    def reserve(self, size: int) -> None:
+        """Reserve `size` bytes beside what arrived, if positive. Raises Overloaded."""
+        if self.room is not None:
+            self.room.add(max(0, size))
 
     def headers(self) -> dict[str, str]:
         """Response headers: x-truncated-passages if texts were truncated, and server-timing."""

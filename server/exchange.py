@@ -1,22 +1,18 @@
 """One HTTP exchange: read the body, ask the model while the client waits, write the reply."""
 
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Iterable
 from typing import Any, TypeVar
 
 import msgspec
 from litestar import Response
 
 from runtime.postprocess import Timing
-from runtime.profile import Kind
-from runtime.requests import Passage
-from server.call import Call, Field
+from server.call import Call
 from server.caller import http_caller
 from server.characters import wider_bytes
 from server.connection import cancel_on_disconnect, check_json, read_body, reserve_beside_body
 from server.errors import AnyRequest, ErrorFormat, InvalidRequest
-from server.images import SentImage, decode_images
 from server.json_body import decode
 from server.json_size import decoded_bytes, most_values
 from server.observability import ANSWERED
@@ -83,27 +79,6 @@ class Exchange(Call):
         slices = self.service.body_budget.slices
         self.reserve(await wider_bytes(texts, slices))
         await slices.before(len(raw))
-
-    async def passages(
-        self, kind: Kind, texts: Sequence[str], images: Mapping[int, SentImage], at: Field
-    ) -> tuple[list[str | Passage], Field]:
-        """The `texts` of the field `at` for the model of `kind`, with the images that were sent
-        with them, by number, and the field that names these. Nothing is decoded before all of them
-        are looked at. Raises InvalidRequest, and Overloaded when the body budget has no room for
-        their files."""
-        found: list[str | Passage] = list(texts)
-        if not images:
-            return found, at
-        if not self.service.served(kind).model.info.images:
-            message = "this model takes text, not images"
-            raise InvalidRequest("value_error", next(iter(images.values())).place, message)
-        most_bytes = self.service.settings.image_bytes
-        encoded = [image.base64(most_bytes) for image in images.values()]
-        self.reserve(sum(one.size for one in encoded))
-        files = await decode_images(encoded, self.service.body_budget.slices)
-        for index, file in zip(images, files, strict=True):
-            found[index] = Passage(texts[index], file)
-        return found, replace(at, images={index: one.place for index, one in images.items()})
 
     async def json(
         self, decoder: "msgspec.json.Decoder[T]", *, texts: str = "", hint: str = ""

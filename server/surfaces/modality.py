@@ -8,10 +8,10 @@ URL is the image, with the tag around it and one blank between it and the text.
 import re
 from typing import Literal, NamedTuple, get_args
 
-from server.call import Field, Place
+from runtime.postprocess import InputType
+from server.call import Call, Field, Place
 from server.characters import WIDEST
 from server.errors import InvalidRequest
-from server.exchange import Exchange
 from server.fields import one_of
 from server.images import SentImage
 from server.time_slices import SLICE_BYTES, Pace
@@ -20,6 +20,7 @@ Modality = Literal["text", "image", "text_image"]
 _MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 _FIELD = "modality"
+_NO_QUERY = "an image is no query; send input_type passage, or modality text if it is text"
 _URL = re.compile(r"data:image/[\w.+-]{1,64}(?:;[\w=.+-]{1,64}){0,4};base64,")
 # What ends a data URL, as it is neither in base64 nor among its usual mistakes.
 _END = re.compile(r"[\s\"'<>()]")
@@ -40,7 +41,11 @@ class _Split(NamedTuple):
 
 
 async def images_of(
-    exchange: Exchange, inputs: list[str], modality: str | list[str] | None, at: Field
+    call: Call,
+    inputs: list[str],
+    modality: str | list[str] | None,
+    at: Field,
+    input_type: InputType | None,
 ) -> tuple[list[str], dict[int, SentImage]]:
     """The text of each of the `inputs`, the field `at`, and their images by number.
 
@@ -48,15 +53,15 @@ async def images_of(
     in it. Raises InvalidRequest, and Overloaded when the body budget has no room for the texts.
     """
     kinds = _for_each(modality, len(inputs))
-    if not exchange.service.served("embed").model.info.images:
+    if not call.service.served("embed").model.info.images:
         if not {None, "text"}.issuperset(kinds):
             raise InvalidRequest("literal_error", (_FIELD,), "this model embeds text only")
         return inputs, {}
-    pace = Pace(exchange.service.body_budget.slices)
+    pace = Pace(call.service.body_budget.slices)
     texts, images = list(inputs), {}
     for index, (text, kind) in enumerate(zip(inputs, kinds, strict=True)):
         place = at.place(index)
-        split = None if kind == "text" else await _split(exchange, text, place, pace)
+        split = None if kind == "text" else await _split(call, text, place, pace)
         if split is not None:
             if kind == "image" and split.rest:
                 message = "found text beside the image, wanted the modality text_image"
@@ -68,6 +73,8 @@ async def images_of(
         elif kind == "text_image":
             message = "found no image in this text, wanted one as data:image/png;base64,…"
             raise InvalidRequest("value_error", place, message)
+    if images and (input_type or call.service.settings.default_input_type) == "query":
+        raise InvalidRequest("value_error", at.place(next(iter(images))), _NO_QUERY)
     return texts, images
 
 
@@ -81,14 +88,14 @@ def _for_each(modality: str | list[str] | None, inputs: int) -> list[Modality | 
     return kinds * inputs if len(kinds) == 1 else kinds
 
 
-async def _split(exchange: Exchange, text: str, place: Place, pace: Pace) -> _Split | None:
+async def _split(call: Call, text: str, place: Place, pace: Pace) -> _Split | None:
     """The parts of a text with a data URL; None without one. Raises InvalidRequest for several."""
     url = await _search(_URL, text, 0, pace)
     if url is None:
         return None
     begin, stop = url.start(), await _search(_END, text, url.end(), pace)
     end = len(text) if stop is None else stop.start()
-    exchange.reserve((len(text) - (end - begin)) * WIDEST)
+    call.reserve((len(text) - (end - begin)) * WIDEST)
     rest = _around(text, begin, end)
     if await _search(_URL, rest, 0, pace):
         message = "found several images in one input, wanted one"

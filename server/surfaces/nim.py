@@ -3,6 +3,7 @@
 Shapes as in NIM 1.10.0 and as its clients need them: langchain-nvidia-ai-endpoints 1.5.0,
 llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.95.1,
 nv-ingest-client 26.3.0, Elasticsearch (which refuses any additional key in a ranking).
+Images are those of the vision NIMs, 1.11.0 and newer.
 """
 
 import msgspec
@@ -100,8 +101,9 @@ def _images(passages: list[Text]) -> dict[int, SentImage]:
 async def rank(exchange: NamedDependency[Exchange]) -> Response[RankingReply]:
     """Rank passages for a query.
 
-    Passages by descending logit. Headers: x-truncated-passages when any was cut. The paths
-    below /v1/retrieval are those of NVIDIA's hosted service; the older one is without a model.
+    Passages by descending logit; of a vision model they may have images. Headers:
+    x-truncated-passages when any was cut. The paths below /v1/retrieval are those of NVIDIA's
+    hosted service; the older one is without a model.
     """
     payload = await exchange.json(_DECODER)
     served = exchange.service.served("rank")

@@ -40,7 +40,6 @@ _FORMATS = ("float", "base64")
 # Jina's names of input types.
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _TOKEN_IDS = " (langchain-openai: check_embedding_ctx_length=False)"
-_NO_QUERY = "an image is no query; send input_type passage, or modality text if it is text"
 _UNIT = "vectors come with length 1 from this server"
 # Fields with a fixed value: the accepted values, and the reason why no other is.
 _FIXED_FIELDS: dict[str, tuple[tuple[object, ...], str]] = {
@@ -259,9 +258,7 @@ async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]
     )
     inputs, at = listed("input", payload.input)
     exchange.check_count("embed", len(inputs), at)
-    texts, images = await images_of(exchange, inputs, payload.modality, at)
-    if images and (input_type or exchange.service.settings.default_input_type) == "query":
-        raise InvalidRequest("value_error", at.place(next(iter(images))), _NO_QUERY)
+    texts, images = await images_of(exchange, inputs, payload.modality, at, input_type)
     passages, at = await exchange.passages("embed", texts, images, at)
     asked = EmbedRequest(
         passages,

@@ -8,6 +8,9 @@ from PIL import Image
 
 from tests.tiny_vision import encoded, png
 
+# NVIDIA's names of the models of `vision_server`, in Triton's spelling.
+VISION_RANK = "nvidia_llama_nemotron_rerank_vl_1b_v2"
+VISION_EMBED = "nvidia_llama_nemotron_embed_vl_1b_v2"
 # Of one, three and five tiles.
 ONE, THREE, FIVE = png(90, 90), png(200, 100), png(150, 150)
 

@@ -12,7 +12,8 @@ from runtime.opening import open_ranker
 from runtime.ranker import Ranker
 from runtime.requests import Passage, RankRequest
 from tests.server.in_process import InProcess
-from tests.server.surfaces.images import FIVE, ONE, THREE, bare, data_url
+from tests.server.surfaces.images import FIVE, ONE, THREE, VISION_RANK, bare, data_url
+from tests.server.surfaces.triton_client import GRPC, HTTP, Triton
 
 QUERY = "what does it show?"
 PASSAGES: dict[str, Sequence[Passage]] = {
@@ -102,7 +103,30 @@ def score(path: str, *, each: bool = False, **more: Any) -> Ask:
     return ask
 
 
+def kserve(transport: str, write: Write = data_url, *, binary: bool = True) -> Ask:
+    """A passage without an image has an empty one."""
+
+    def ask(server: InProcess, passages: Sequence[Passage]) -> list[float]:
+        settings = server.settings
+        one = Triton(settings.triton_port if transport == HTTP else settings.grpc_port, transport)
+        options = {} if transport == GRPC else {"binary_data": binary}
+        images = [write(p.image) if isinstance(p.image, bytes) else "" for p in passages]
+        tensors = [
+            one.texts("query", [QUERY], **options),
+            one.texts("passage", [p.text for p in passages], **options),
+            one.texts("passage_image", images, **options),
+        ]
+        found = one.client.infer(VISION_RANK, tensors).as_numpy("logit")
+        one.client.close()
+        return [float(logit) for logit in found.ravel()]
+
+    return ask
+
+
 LOGITS: dict[str, Ask] = {
+    "kserve json": kserve(HTTP, binary=False),
+    "kserve binary": kserve(HTTP, bare),
+    "kserve grpc": kserve(GRPC),
     "nim": nim("/v1/ranking"),
     "nim, base64 alone and empty texts": nim("/v1/ranking", bare, texts=True),
     "nim hosted, older": nim("/v1/retrieval/nvidia/reranking"),
