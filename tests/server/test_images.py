@@ -6,6 +6,8 @@ import random
 
 import pytest
 
+from runtime.errors import ImageNotAllowed, InvalidImage, TextPlace
+from server.call import Field, locating_errors
 from server.errors import InvalidRequest
 from server.images import SentImage, decode_images
 from server.time_slices import SLICE_BYTES, TimeSlices
@@ -80,6 +82,21 @@ def test_a_file_may_have_as_many_bytes_as_allowed() -> None:
         assert decoded(sent, most=size) == [bytes(size)]
         with pytest.raises(InvalidRequest, match=rf"has {size + 1} bytes, wanted at most {size};"):
             decoded(base64.b64encode(bytes(size + 1)).decode(), most=size)
+
+
+def test_what_a_model_says_of_an_image_is_told_where_it_stands() -> None:
+    """Also by a text model that was swapped in meanwhile."""
+    at = Field("documents", images={1: ("documents", 1, "content", 0, "image_url")})
+    for error, told in (
+        (ImageNotAllowed(TextPlace("passages", 1, "image"), "this model takes none"), "is not"),
+        (InvalidImage(TextPlace("passages", 1, "image"), "it is damaged"), "cannot be read"),
+    ):
+        with (
+            pytest.raises(InvalidRequest, match=f"this image {told}") as caught,
+            locating_errors(passages=at),
+        ):
+            raise error
+        assert caught.value.location == at.images[1]
 
 
 def test_a_part_of_a_text() -> None:

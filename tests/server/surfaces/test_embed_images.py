@@ -129,6 +129,13 @@ def test_an_image_needs_no_input_type(client: httpx.Client, embedder: Embedder) 
     assert_error(client.post(PATH, json={"input": [URL, "a text"]}), 400, None)
 
 
+def test_the_default_input_type_counts(serve: Serve, vision_embed_artifact: Path) -> None:
+    model = {"EMBED_MODEL_DIR": str(vision_embed_artifact)}
+    server = serve({**model, "EMBED_DEFAULT_INPUT_TYPE": "query"})
+    assert_error(server.http.post(PATH, json={"input": URL}), 400, "input")
+    assert post(server.http, URL).status_code == 200
+
+
 @pytest.mark.parametrize("name", NIM_IMAGE_IDS["embed"])
 def test_nvidia_s_names_of_vision_models(client: httpx.Client, name: str) -> None:
     assert post(client, URL, model=name).json()["model"] == name
