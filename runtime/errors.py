@@ -6,9 +6,10 @@
     │   │   ├── BlankInput       a text without a visible character
     │   │   ├── ForbiddenText    half of a surrogate pair
     │   │   ├── NoTokens         a text without tokens
-    │   │   ├── ImageNotAllowed  an image where the model, or the place, takes none
-    │   │   ├── InvalidImage     a file that cannot be decoded
-    │   │   └── ImageTooLarge    an image of too many bytes or pixels
+    │   │   └── ImageRejected    its image
+    │   │       ├── ImageNotAllowed  the model, or the place, takes none
+    │   │       ├── InvalidImage     a file that cannot be decoded
+    │   │       └── ImageTooLarge    too many bytes or pixels
     │   ├── TokenizerFailed      a text on which the tokenizer's patterns backtrack too much
     │   ├── NoPassages           nothing to rank
     │   ├── NoInputs             nothing to embed
@@ -130,14 +131,18 @@ class NoTokens(TextRejected):
         super().__init__(place, "has no tokens; send text that the model's tokenizer knows")
 
 
-class ImageNotAllowed(TextRejected):
+class ImageRejected(TextRejected):
+    """The image of a text cannot be looked at."""
+
+
+class ImageNotAllowed(ImageRejected):
     """An image where there can be none."""
 
     def __init__(self, place: TextPlace, why: str) -> None:
-        super().__init__(place, f"is an image, but {why}; send text")
+        super().__init__(place, f"is not taken: {why}; send text")
 
 
-class InvalidImage(TextRejected):
+class InvalidImage(ImageRejected):
     """No image that can be decoded; `reason` says why."""
 
     def __init__(self, place: TextPlace, reason: str) -> None:
@@ -148,7 +153,7 @@ class InvalidImage(TextRejected):
         )
 
 
-class ImageTooLarge(TextRejected):
+class ImageTooLarge(ImageRejected):
     """An image that is larger than images are looked at."""
 
     def __init__(self, place: TextPlace, found: str, most: str) -> None:
@@ -217,7 +222,7 @@ class TooManyTiles(InputRejected):
     def __init__(self, found: int, most: int) -> None:
         super().__init__(
             f"found images of {found} tiles in one request, wanted at most {most}; send fewer or "
-            "smaller images"
+            "smaller images, or raise RERANK_IMAGE_MAX_TILES on the server"
         )
 
 

@@ -34,6 +34,7 @@ from runtime.scheduling.scheduler import Scheduler
 from runtime.text import Encoding, Encodings
 from runtime.tokenizing import Encoded, Encoder, TokenizerPool
 from runtime.tokens import Token, tokens_of
+from runtime.vision.stats import ImageStats
 
 if TYPE_CHECKING:  # which needs Pillow
     from runtime.vision.tower import Tower
@@ -330,6 +331,10 @@ class Model(ABC):
         self.scheduler.inherit_estimates(before.scheduler)
         if self.tower is not None and before.tower is not None:
             self.tower.scheduler.inherit_estimates(before.tower.scheduler)
+
+    def image_stats(self) -> ImageStats:
+        """Counters of images since the start; zeros of a model that takes none."""
+        return ImageStats() if self.tower is None else self.tower.stats()
 
     def reconnect(self) -> None:
         """Warm up again; on success the remote engine counts as reachable.

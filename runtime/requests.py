@@ -132,7 +132,7 @@ class EmbedRequest(Request):
 
     def image_place(self, index: int) -> TextPlace:
         """How errors name an image."""
-        return TextPlace("input", index)
+        return TextPlace("input", index, "image")
 
     def checked_texts(self) -> list[str]:
         """The texts. Raises InputRejected for those that no engine can embed."""

@@ -5,17 +5,19 @@ texts are the same in every dialect.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
 
-from runtime.errors import Blame, TextRejected
+from runtime.errors import Blame, ImageRejected, TextRejected
 from runtime.postprocess import Embeddings, Ranking, Timing
 from runtime.profile import Kind
-from runtime.requests import EmbedRequest, RankRequest
+from runtime.requests import EmbedRequest, Passage, RankRequest
 from runtime.tokens import Token
+from server.connection import Reservation
 from server.errors import InvalidRequest, blame_of
+from server.images import SentImage, decode_images
 from server.observability import slowest
 from server.service import Service
 from server.settings import Settings
@@ -23,6 +25,8 @@ from server.tally import Outcome
 
 T = TypeVar("T")
 Answer = TypeVar("Answer", Ranking, Embeddings)
+# A text as it is in a body, in some dialects also as an object.
+Text = TypeVar("Text", str, str | dict[str, Any])
 Place = tuple[str | int, ...]
 
 # The outcome of a request that ended with an error, by whose fault it was; failed by others.
@@ -32,21 +36,23 @@ _OUTCOMES: dict[Blame, Outcome] = {"admission": "refused", "disconnect": "cancel
 @dataclass(frozen=True)
 class Field:
     """A field of the caller's body: a list of texts, or one text if `alone`. `inside` is the path
-    to a text that is wrapped in objects."""
+    to a text that is wrapped in objects; `images` are the paths to the texts' images, by number."""
 
     name: str
     inside: Place = ()
     alone: bool = False
+    images: Mapping[int, Place] = field(default_factory=dict)
 
     def place(self, index: int) -> Place:
         """The path to text number `index`."""
         return (self.name, *(() if self.alone else (index,)), *self.inside)
 
 
-def listed(name: str, value: str | list[T]) -> tuple[list[str] | list[T], Field]:
+def listed(name: str, value: Text | list[Text]) -> tuple[list[Text], Field]:
     """The texts of the field `name`, which may be one text, and the field."""
-    alone = isinstance(value, str)
-    return [value] if isinstance(value, str) else value, Field(name, alone=alone)
+    if isinstance(value, list):
+        return value, Field(name)
+    return [value], Field(name, alone=True)
 
 
 class Limit(NamedTuple):
@@ -84,21 +90,27 @@ def locating_errors(**fields: Field) -> Iterator[None]:
     try:
         yield
     except TextRejected as error:
-        place = fields[error.field].place(error.index or 0)
-        raise InvalidRequest("value_error", place, f"this text {error.complaint}") from error
+        at, index = fields[error.field], error.index or 0
+        if isinstance(error, ImageRejected):
+            place, what = at.images[index], "image"
+        else:
+            place, what = at.place(index), "text"
+        raise InvalidRequest("value_error", place, f"this {what} {error.complaint}") from error
 
 
 class Call:
     """One caller's request. Create it on arrival, because its deadline counts from then.
 
     Fair queueing counts by `caller` (see `server.caller`). `answers` are the models' answers so
-    far. Methods raise RequestRefused or ServingError, which become the surface's error body.
+    far. `room` is its part of the body budget over gRPC. Methods raise RequestRefused or
+    ServingError, which become the surface's error body.
     """
 
     def __init__(self, service: Service, timeout_s: float | None = None, caller: str = "") -> None:
         self.service = service
         self.caller = caller
         self.answers: list[Ranking | Embeddings] = []
+        self.room: Reservation | None = None
         limit_s = service.settings.request_timeout_s
         wait_s = limit_s if timeout_s is None else min(limit_s, timeout_s)
         self.deadline = time.monotonic() + wait_s
@@ -165,6 +177,32 @@ class Call:
         """Raise InvalidRequest unless a request to the model of `kind` may have that many texts."""
         limit_of(self.service.settings, kind).check(texts, (at.name,))
 
+    async def passages(
+        self, kind: Kind, texts: Sequence[str], images: Mapping[int, SentImage], at: Field
+    ) -> tuple[list[str | Passage], Field]:
+        """The `texts` of the field `at` for the model of `kind`, with the images that were sent
+        with them, by number, and the field that names these. Nothing is decoded before all of them
+        are looked at. Raises InvalidRequest, and Overloaded when the body budget has no room for
+        their files."""
+        found: list[str | Passage] = list(texts)
+        if not images:
+            return found, at
+        if not self.service.served(kind).model.info.images:
+            message = "this model takes text, not images"
+            raise InvalidRequest("value_error", next(iter(images.values())).place, message)
+        most_bytes = self.service.settings.image_bytes
+        encoded = [image.base64(most_bytes) for image in images.values()]
+        self.reserve(sum(one.size for one in encoded))
+        files = await decode_images(encoded, self.service.body_budget.slices)
+        for index, file in zip(images, files, strict=True):
+            found[index] = Passage(texts[index], file)
+        return found, replace(at, images={index: one.place for index, one in images.items()})
+
+    def reserve(self, size: int) -> None:
+        """Reserve `size` bytes beside what arrived, if positive. Raises Overloaded."""
+        if self.room is not None:
+            self.room.add(max(0, size))
+
     def headers(self) -> dict[str, str]:
         """Response headers: x-truncated-passages if texts were truncated, and server-timing."""
         headers: dict[str, str] = {}
@@ -180,7 +218,8 @@ class Call:
 
     def _stages_ms(self, timing: Timing) -> dict[str, float]:
         """Milliseconds by stage, in order."""
-        return {
+        images = {"image": timing.image_ms} if timing.image_ms else {}
+        return images | {
             "tokenize": timing.tokenize_ms,
             "queue": timing.queue_ms,
             "engine": timing.engine_ms,

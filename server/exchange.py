@@ -65,15 +65,19 @@ class Exchange(Call):
         settings = self.service.settings
         texts = max(settings.max_passages, settings.embed_max_inputs)
         size = await decoded_bytes(body, most_values(texts), slices)
-        reserve_beside_body(self.request, size - len(body))
+        self.reserve(size - len(body))
         await slices.before(len(body))
         return decode(decoder, body)
+
+    def reserve(self, size: int) -> None:
+        """Reserve `size` bytes beside the body, if positive. Raises Overloaded."""
+        reserve_beside_body(self.request, size)
 
     async def reserve_raw(self, raw: memoryview, texts: Iterable[memoryview]) -> None:
         """Reserve what `texts`, when decoded out of `raw`, take beside the body, and wait for a
         time slice to decode them. Raises Overloaded."""
         slices = self.service.body_budget.slices
-        reserve_beside_body(self.request, await wider_bytes(texts, slices))
+        self.reserve(await wider_bytes(texts, slices))
         await slices.before(len(raw))
 
     async def json(

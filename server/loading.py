@@ -14,6 +14,7 @@ from runtime.model import Model
 from runtime.opening import ModelLimits, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
 from runtime.selection import AUTO, ONNX
+from runtime.vision.limits import ImageLimits, VisionLimits
 from server.memory import map_large_blocks
 from server.process_limits import find_exceeded_limit
 from server.served import Served
@@ -91,6 +92,12 @@ def open_served(settings: Settings, kind: Kind | None, directory: Path | None) -
         queue_rows=settings.queue_rows,
         queue_tokens=settings.queue_tokens,
         window_s=settings.batch_window_us * 1e-6,
+        vision=VisionLimits(
+            ImageLimits(settings.image_bytes, settings.image_pixels),
+            request_tiles=settings.image_tiles,
+            held_tiles=2 * settings.image_tiles,
+            cache_bytes=settings.image_cache_bytes,
+        ),
     )
     # Triton's repository holds the reranker only.
     triton = None if kind == "embed" else settings.triton_engine

@@ -66,11 +66,15 @@ _COUNTERS: Mapping[str, tuple[str, _Read]] = {
     ),
     "rerank_image_cache_hits": (
         "Images whose embeddings were in the cache",
-        lambda one: _cached(one, "hits"),
+        lambda one: _of_images(one, "hits"),
     ),
     "rerank_image_cache_misses": (
         "Images that the vision model had to compute",
-        lambda one: _cached(one, "misses"),
+        lambda one: _of_images(one, "misses"),
+    ),
+    "rerank_image_tiles": (
+        "Tiles of images that the vision model computed",
+        lambda one: _of_images(one, "tiles"),
     ),
 }
 _GAUGES: Mapping[str, tuple[str, _Read]] = {
@@ -88,7 +92,7 @@ _GAUGES: Mapping[str, tuple[str, _Read]] = {
     ),
     "rerank_image_cache_bytes": (
         "Bytes of image embeddings in the cache",
-        lambda one: _cached(one, "bytes"),
+        lambda one: None if one.model.tower is None else one.model.tower.cache.stats().bytes,
     ),
 }
 _CPU = {
@@ -132,7 +136,7 @@ class Metrics:
         )
         self._stages = self._histogram(
             "rerank_stage_seconds",
-            "Answered requests' seconds in the tokenizer, in the queue and in engine calls",
+            "Answered requests' seconds with images, in tokenizer and queue, and in engine calls",
             _STAGE_BUCKETS_S,
             "kind",
             "stage",
@@ -204,7 +208,8 @@ class Metrics:
 
     def observe_stages(self, kind: Kind, timing: Timing) -> None:
         """Record the stages of an answered request."""
-        for stage in ("tokenize", "queue", "engine"):
+        images = ("image",) if timing.image_ms else ()
+        for stage in (*images, "tokenize", "queue", "engine"):
             self._stages.labels(kind, stage).observe(getattr(timing, f"{stage}_ms") / 1e3)
 
     def observe_call(self, kind: Kind, call: EngineCall) -> None:
@@ -326,10 +331,9 @@ def _ours(served: list[Served]) -> Iterator[Metric]:
             yield family
 
 
-def _cached(one: Served, name: str) -> float | None:
-    """A figure of the cache of images; None without images."""
-    tower = one.model.tower
-    return None if tower is None else getattr(tower.cache.stats(), name)
+def _of_images(one: Served, name: str) -> float | None:
+    """A counter of images; None of a model that takes none."""
+    return None if one.model.tower is None else getattr(one.image_stats(), name)
 
 
 class _Machine(Collector):

@@ -21,6 +21,15 @@ NIM_IDS: Mapping[Kind, tuple[str, ...]] = {
     ),
 }
 
+# Beside those, of models that take images.
+NIM_IMAGE_IDS: Mapping[Kind, tuple[str, ...]] = {
+    "rank": ("nvidia/llama-nemotron-rerank-vl-1b-v2",),
+    "embed": (
+        "nvidia/llama-3.2-nemoretriever-1b-vlm-embed-v1",
+        "nvidia/llama-nemotron-embed-vl-1b-v2",
+    ),
+}
+
 # The only version of a model in Triton's terms.
 TRITON_VERSION = "1"
 # The hosted service's organisation, which its paths always name.
@@ -29,11 +38,12 @@ _ORG = "nvidia"
 
 class AcceptedNames:
     """The served name and NVIDIA's ids of its kind, with or without organisation, with dots or
-    underscores."""
+    underscores; those of vision models only if the model takes `images`."""
 
-    def __init__(self, served: str, kind: Kind) -> None:
+    def __init__(self, served: str, kind: Kind, *, images: bool = False) -> None:
         served = served if "/" in served else f"{_ORG}/{served}"
-        ids = [_plain(name) for name in (served, *NIM_IDS[kind])]
+        vision = NIM_IMAGE_IDS[kind] if images else ()
+        ids = [_plain(name) for name in (served, *NIM_IDS[kind], *vision)]
         self._names = frozenset(ids) | {name.rsplit("/", 1)[-1] for name in ids}
 
     def __iter__(self) -> Iterator[str]:

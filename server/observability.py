@@ -112,8 +112,9 @@ def _answer_summary(answers: Sequence[Ranking | Embeddings]) -> str:
     """The part of a log line about answers: rows, tokens, and the slowest timing."""
     timing = slowest(answers)
     counts = [answer.token_counts for answer in answers]
+    images = f" image_ms={timing.image_ms:.1f}" if timing.image_ms else ""
     return (
         f" rows={sum(map(len, counts))} tokens={sum(int(found.sum()) for found in counts)}"
-        f" tokenize_ms={timing.tokenize_ms:.1f} queue_ms={timing.queue_ms:.1f}"
+        f"{images} tokenize_ms={timing.tokenize_ms:.1f} queue_ms={timing.queue_ms:.1f}"
         f" engine_ms={timing.engine_ms:.1f}"
     )

@@ -183,7 +183,8 @@ def _retire(service: Service, kind: Kind, model: Model) -> None:
     finally:  # the next reload waits for it
         served = service.models[kind]
         ended = served.ended + model.scheduler.stats()
-        service.models[kind] = replace(served, before=None, ended=ended)
+        images = served.ended_images + model.image_stats()
+        service.models[kind] = replace(served, before=None, ended=ended, ended_images=images)
     _reclaim_memory(service)
 
 

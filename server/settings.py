@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from runtime.errors import ServingError
 from runtime.postprocess import InputType
 from runtime.profile import Kind
+from runtime.vision.limits import VisionLimits
+from server.values import InvalidValue
 from server.variables import (
     BY_TYPE,
     KEYS,
@@ -24,7 +26,6 @@ from server.variables import (
     OTHER_LEVELS,
     TRITON,
     VARIABLES,
-    InvalidValue,
     Variable,
     asks_for_nothing,
 )
@@ -35,6 +36,7 @@ MAX_BATCH_SIZES: Mapping[Kind, int] = {"rank": 64, "embed": 30}
 # The key in NVIDIA's compose file that stands for no key.
 _DUMMY_KEY = "ngcapikey"
 _MOST_QUOTED = 80
+_VISION = VisionLimits()
 # Python's stand-ins for bytes of the environment that are not UTF-8.
 _NOT_UTF_8 = re.compile("[\ud800-\udfff]")
 # The only file in an image's RERANK_MODEL_DIR before a model is put there.
@@ -73,7 +75,9 @@ class Settings:
     takes the artifact's own. `triton_engine` is the reranker's remote engine with its address.
     `default_input_type` applies to embedding requests without one. `cache_dir`, `gpu_memory_bytes`
     and `host_code` are for GPU engines. None for `max_rows` and `max_tokens` keeps the artifact's
-    own limits. `model_args` are the variables that decide how a model is opened, as NAME=value.
+    own limits. `image_bytes` and `image_pixels` bound one image, `image_tiles` those of a request,
+    `image_cache_bytes` what each model keeps. `model_args` are the variables that decide how a
+    model is opened, as NAME=value.
 
     Listening: a port of 0 is off. `keys` are the accepted bearers; without any, no key is needed.
     No `allowed_hosts` means any. Both TLS files are set or none. `notices` are lines to log at the
@@ -98,6 +102,10 @@ class Settings:
     gpu_memory_bytes: int | None = None
     host_code: bool = False
     body_limit_bytes: int = 64 << 20
+    image_bytes: int = _VISION.image.bytes
+    image_pixels: int = _VISION.image.pixels
+    image_tiles: int = _VISION.request_tiles
+    image_cache_bytes: int = _VISION.cache_bytes
     request_timeout_s: int = 120
     queue_rows: int = 8192
     queue_tokens: int = 1 << 22

@@ -48,6 +48,22 @@ class TimeSlices:
                 asyncio.get_running_loop().call_soon(self._next)
 
 
+class Pace:
+    """Work in many steps, of which each may be small: every time slice has steps over at most
+    SLICE_BYTES together. The first has them without waiting."""
+
+    def __init__(self, slices: TimeSlices) -> None:
+        self._slices = slices
+        self._size = 0
+
+    async def step(self, size: int) -> None:
+        """Wait for the next time slice if this one has no room for a step over `size` bytes."""
+        if self._size + size > SLICE_BYTES:
+            self._size = 0
+            await self._slices.wait()
+        self._size += size
+
+
 def _nothing() -> None:
     """An empty slice, in which other tasks run."""
 

@@ -136,8 +136,11 @@ def _variables(given: Mapping[str, str]) -> Iterator[None]:
 def _stages(timings: Sequence[Timing]) -> Iterator[tuple[str, float, float, dict[str, int]]]:
     """Name, start and end in seconds of time.monotonic(), and attributes of every stage."""
     for timing in timings:
-        tokenized = timing.began + timing.tokenize_ms / 1e3
-        yield "tokenize", timing.began, tokenized, {}
+        began = timing.began + timing.image_ms / 1e3
+        if timing.image_ms:
+            yield "image", timing.began, began, {}
+        tokenized = began + timing.tokenize_ms / 1e3
+        yield "tokenize", began, tokenized, {}
         yield "queue", tokenized, tokenized + timing.queue_ms / 1e3, {}
     # Answers of one request may share engine calls.
     for call in dict.fromkeys(call for timing in timings for call in timing.calls):

@@ -6,7 +6,7 @@ The names are those of NVIDIA's documentation for the 1.x and 2.x retrieval NIMs
 compose files and Kubernetes operator that set them, and our own (RERANK_*).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,9 +14,20 @@ from typing import Literal, get_args
 from runtime.postprocess import InputType
 from runtime.profile import model_profile_names, target_profile_names
 from runtime.selection import AUTO, ONNX
+from server.values import (
+    FLAG,
+    MOST_PORT,
+    OFF,
+    InvalidValue,
+    Reader,
+    address,
+    hosts,
+    one_of,
+    triton,
+    whole,
+)
 
 Fate = Literal["honoured", "tolerated", "refused"]
-Reader = Callable[[str], object]
 
 # ONNX fp16 for rerank 1.5 … 1.10 and for embedding 1.13; many published run scripts pin them.
 NVIDIA_ONNX_PROFILES = (
@@ -26,19 +37,11 @@ NVIDIA_ONNX_PROFILES = (
 
 # The target of a reranker that a Triton computes, whatever its artifact was exported for.
 TRITON = "triton"
-_TRUE = ("1", "true", "yes", "on")
-_FALSE = ("0", "false", "no", "off")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 # Other NIMs' words, other loggers' spellings, and the level that each stands for here.
 OTHER_LEVELS = {"DEFAULT": "INFO", "TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL"}
-_MAX_PORT = 65535
-_MAX_DIGITS = 12
 _LONGEST_WINDOW_US = 1_000_000
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
-
-
-class InvalidValue(ValueError):
-    """A value that cannot be read; the text says what is wanted."""
 
 
 @dataclass(frozen=True)
@@ -67,48 +70,7 @@ class Variable:
 
 def asks_for_nothing(value: str) -> bool:
     """A refused variable that is switched off does no harm."""
-    return value.lower() in _FALSE
-
-
-def _one_of(
-    words: Mapping[str, object], wanted: str = "", fold: Callable[[str], str] = str
-) -> Reader:
-    """A reader of `words`; `fold` brings a value to their case."""
-
-    def read(value: str) -> object:
-        if fold(value) not in words:
-            raise InvalidValue(wanted or f"one of {', '.join(words)}")
-        return words[fold(value)]
-
-    return read
-
-
-def _whole(low: int, high: int | None = None) -> Callable[[str], int]:
-    wanted = f"a whole number from {low}" + (f" to {high}" if high is not None else " up")
-
-    def read(value: str) -> int:
-        if not (value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS):
-            raise InvalidValue(wanted)
-        number = int(value)
-        if number < low or (high is not None and number > high):
-            raise InvalidValue(wanted)
-        return number
-
-    return read
-
-
-def _address(value: str) -> tuple[str, int]:
-    host, colon, port = value.rpartition(":")
-    if not colon or not host:
-        raise InvalidValue("host:port, such as 0.0.0.0:8000")
-    return host.strip("[]"), _whole(1, _MAX_PORT)(port)
-
-
-def _hosts(value: str) -> tuple[str, ...]:
-    hosts = tuple(host.strip().lower() for host in value.split(",") if host.strip())
-    if not hosts or any(set(host) & set("/:@*?") for host in hosts):
-        raise InvalidValue("host names without port, separated by commas")
-    return hosts
+    return value.lower() in OFF
 
 
 def _model_profile(value: str) -> str:
@@ -145,28 +107,14 @@ def _refused(why: str, *names: str) -> Iterator[Variable]:
     return (Variable(name, "refused", why) for name in names)
 
 
-def _triton(scheme: str) -> Callable[[str], str]:
-    """An engine's name with its address, see `runtime.engines.open_engine`."""
-
-    def read(value: str) -> str:
-        found, separator, host = value.rpartition("://")
-        known = (scheme, f"{scheme}s")
-        if (separator and found not in known) or not host or set(host) & set("@?# "):
-            raise InvalidValue(f"{scheme}://host:port or {scheme}s://host:port")
-        return f"triton={found or scheme}://{host}"
-
-    return read
-
-
-_PORT = _whole(1, _MAX_PORT)
-_PORT_OR_OFF = _whole(0, _MAX_PORT)
-_FLAG = _one_of({**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}, fold=str.lower)
-_LEVEL = _one_of({**{level: level for level in _LEVELS}, **OTHER_LEVELS}, fold=str.upper)
-_LOG_FORMAT = _one_of(
+_PORT_OR_OFF = whole(0, MOST_PORT)
+_PORT = whole(1, MOST_PORT)
+_LEVEL = one_of({**{level: level for level in _LEVELS}, **OTHER_LEVELS}, fold=str.upper)
+_LOG_FORMAT = one_of(
     {"pretty": False, "compact": False, "json": True}, "Pretty, compact or json", str.lower
 )
 # How a value of a field of this type is read, unless its row says otherwise.
-BY_TYPE: Mapping[object, Reader] = {bool: _FLAG, int: _whole(1), str: str, Path: Path}
+BY_TYPE: Mapping[object, Reader] = {bool: FLAG, int: whole(1), str: str, Path: Path}
 
 _NO_DOWNLOAD = "nothing is downloaded at start"
 _BATCHING = "rows of waiting requests share engine calls by themselves"
@@ -254,7 +202,7 @@ VARIABLES: tuple[Variable, ...] = (
         "`query` or `passage`: the input type of texts to embed if a request does not name it (by "
         "`input_type`, the ending of the model's name, or TEI's `prompt_name`)",
         "400 if the model distinguishes them; over KServe `query`",
-        read=_one_of({name: name for name in _INPUT_TYPES}, " or ".join(_INPUT_TYPES)),
+        read=one_of({name: name for name in _INPUT_TYPES}, " or ".join(_INPUT_TYPES)),
     ),
     _honoured(
         "MODEL_VERSION",
@@ -291,6 +239,24 @@ VARIABLES: tuple[Variable, ...] = (
         "bytes of one request body, before and after inflating; above: 413",
     ),
     _honoured(
+        "NIM_SERVER_HTTP_BODY_LIMIT_BYTES", "body_limit_bytes", "as NIM_HTTP_BODY_LIMIT_BYTES"
+    ),
+    _honoured("NIM_MAX_IMAGE_BYTES", "image_bytes", "bytes of one image's file; above: 400"),
+    _honoured("NIM_SERVER_MAX_IMAGE_BYTES", "image_bytes", "as NIM_MAX_IMAGE_BYTES"),
+    _honoured("RERANK_IMAGE_MAX_PIXELS", "image_pixels", "pixels of one image; above: 400"),
+    _honoured(
+        "RERANK_IMAGE_MAX_TILES",
+        "image_tiles",
+        "tiles of all images of one request; above: 400. Requests that are not answered yet have "
+        "twice as many at most; above: RERANK_OVERLOAD_STATUS",
+    ),
+    _honoured(
+        "RERANK_IMAGE_CACHE_BYTES",
+        "image_cache_bytes",
+        "bytes of image embeddings that each model keeps for later requests; 0 = none",
+        read=whole(0),
+    ),
+    _honoured(
         "NIM_REQUEST_TIMEOUT_S",
         "request_timeout_s",
         "seconds from a request's arrival to its answer; after that: 504",
@@ -306,7 +272,7 @@ VARIABLES: tuple[Variable, ...] = (
         "batch_window_us",
         "how long a passage waits for others while the engine is idle; rows of waiting requests "
         "share engine calls in any case",
-        read=_whole(0, _LONGEST_WINDOW_US),
+        read=whole(0, _LONGEST_WINDOW_US),
     ),
     _honoured("NIM_SERVER_MAX_QUEUE_SIZE", "queue_rows", "as NIM_MAX_QUEUE_SIZE"),
     _honoured(
@@ -334,13 +300,13 @@ VARIABLES: tuple[Variable, ...] = (
         "RERANK_OVERLOAD_STATUS",
         "overload_status",
         "status when the queue is full: 503 or 429",
-        read=_one_of({"503": 503, "429": 429}, "503 or 429"),
+        read=one_of({"503": 503, "429": 429}, "503 or 429"),
     ),
     _honoured(
         "RERANK_TOO_LONG_STATUS",
         "too_long_status",
         "status when a text is too long: 422 (NIM ≥ 1.9.1) or 400 (older; Elasticsearch)",
-        read=_one_of({"422": 422, "400": 400}, "422 or 400"),
+        read=one_of({"422": 422, "400": 400}, "422 or 400"),
     ),
     # Listening
     _honoured("NIM_HTTP_API_PORT", "port", "port of the API (rerank-serve)", read=_PORT),
@@ -351,9 +317,9 @@ VARIABLES: tuple[Variable, ...] = (
         "host:port to listen on (rerank-serve); NIM_HTTP_API_PORT replaces its port, all other "
         "ports are at the same host: 0.0.0.0 is all of IPv4, [::] all of IPv4 and IPv6",
         "0.0.0.0:8000",
-        read=_address,
+        read=address,
     ),
-    _honoured("NIM_SERVER_BIND_ADDR", "bind", "as NIM_BIND_ADDR", read=_address),
+    _honoured("NIM_SERVER_BIND_ADDR", "bind", "as NIM_BIND_ADDR", read=address),
     _honoured(
         "NIM_TRITON_METRICS_PORT",
         "metrics_port",
@@ -381,13 +347,13 @@ VARIABLES: tuple[Variable, ...] = (
         "host:port of a Triton that computes the reranker (`rerank-export triton` writes its "
         "repository); grpcs://host:port over TLS",
         "the engine runs in the server's process",
-        read=_triton("grpc"),
+        read=triton("grpc"),
     ),
     _honoured(
         "TRITON_HTTP_ENDPOINT",
         "triton_engine",
         "the same over HTTP, as http://host:port",
-        read=_triton("http"),
+        read=triton("http"),
     ),
     # Access
     _honoured(
@@ -395,7 +361,7 @@ VARIABLES: tuple[Variable, ...] = (
         "require_auth",
         "require a bearer on every route but health",
         "false",
-        read=_FLAG,
+        read=FLAG,
     ),
     *(Variable(name, "honoured", _KEY) for name in KEYS),
     _honoured(
@@ -409,7 +375,7 @@ VARIABLES: tuple[Variable, ...] = (
         "allowed_hosts",
         "names that requests may have in Host, separated by commas; others get 400, except health",
         "any",
-        read=_hosts,
+        read=hosts,
     ),
     _honoured(
         "RERANK_MODEL_CONTROL",

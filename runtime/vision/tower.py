@@ -47,6 +47,7 @@ from runtime.vision.in_flight import Claim, InFlight
 from runtime.vision.layout import EMBEDS_OUTPUT, PIXELS_INPUT
 from runtime.vision.limits import VisionLimits
 from runtime.vision.rule import Vision
+from runtime.vision.stats import ImageStats
 from runtime.vision.tiling import Pixels, cut, pixel_values
 
 # An image takes some 8 bytes a pixel while it is decoded, so that few may be at the same time.
@@ -212,6 +213,11 @@ class Tower:
         """Whether no request's images are looked at, wait, run or are kept for it."""
         with self._lock:
             return not self._held and self.scheduler.idle()
+
+    def stats(self) -> ImageStats:
+        """A snapshot of the counters."""
+        cached = self.cache.stats()
+        return ImageStats(self.scheduler.stats().inference_count, cached.hits, cached.misses)
 
     def fault(self, patience_s: float) -> str | None:
         """See Model.fault."""

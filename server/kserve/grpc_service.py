@@ -190,6 +190,7 @@ class GrpcServer:
         if method in _SILENT:
             return reply(**await answer(None, call))
         with self._call_slot(), self._service.body_budget.reservation() as room:
+            call.room = room
             return reply(**await answer(await self._read(method, context, call, room), call))
 
     @contextmanager

@@ -15,8 +15,10 @@ from runtime.requests import EmbedRequest, RankRequest, Truncate
 from server.call import Call, Field
 from server.errors import InvalidRequest
 from server.fields import one_of
-from server.kserve.models import KserveModel
+from server.images import SentImage
+from server.kserve.models import IMAGE_INPUT, KserveModel
 from server.kserve.tensors import Output, TextTensor, refuse_shared_memory
+from server.surfaces.modality import images_of
 
 Word = TypeVar("Word", bound=str)
 Parameters = Mapping[str, Any]
@@ -57,10 +59,11 @@ async def _rank(call: Call, inputs: Inputs, parameters: Parameters) -> list[Outp
         message = f"found {len(queries)} queries for {len(passages)} passages, wanted 1 or as many"
         raise InvalidRequest("value_error", ("query",), message)
     truncate = _word(parameters, "truncate", _TRUNCATES, "NONE")
+    seen, at = await call.passages("rank", passages, _images(inputs), Field("passage"))
     ranking = await call.rank(
-        RankRequest(queries[0] if len(queries) == 1 else queries, passages, truncate=truncate),
+        RankRequest(queries[0] if len(queries) == 1 else queries, seen, truncate=truncate),
         query_at=Field("query"),
-        passages_at=Field("passage"),
+        passages_at=at,
     )
     rows = np.arange(len(passages), dtype=np.int32)
     return [
@@ -70,19 +73,34 @@ async def _rank(call: Call, inputs: Inputs, parameters: Parameters) -> list[Outp
     ]
 
 
+def _images(inputs: Inputs) -> dict[int, SentImage]:
+    """The images of passages, by number; an empty text stands for none."""
+    found, passages = inputs.get(IMAGE_INPUT), len(inputs["passage"])
+    if found is None:
+        return {}
+    if len(found) != passages:
+        message = f'found {len(found)} images for {passages} passages, wanted one for each, or ""'
+        raise InvalidRequest("value_error", (IMAGE_INPUT,), message)
+    return {
+        index: SentImage(image, (IMAGE_INPUT, index)) for index, image in enumerate(found) if image
+    }
+
+
 async def _embed(call: Call, inputs: Inputs, parameters: Parameters) -> list[Output]:
-    if _MODALITY in inputs and set(inputs[_MODALITY]) != {"text"}:
-        raise InvalidRequest("literal_error", (_MODALITY,), "this model embeds text only")
     kind = _word(parameters, "embedding_type", _TYPES, "float")
     # The NIM's own default over gRPC is query.
     default_type = call.service.settings.default_input_type or "query"
+    input_type = _word(parameters, "input_type", _INPUT_TYPES, default_type)
+    at = Field("text")
+    texts, images = await images_of(call, inputs["text"], inputs.get(_MODALITY), at, input_type)
+    passages, at = await call.passages("embed", texts, images, at)
     request = EmbedRequest(
-        inputs["text"],
-        _word(parameters, "input_type", _INPUT_TYPES, default_type),
+        passages,
+        input_type,
         _whole(parameters, "dimensions", 1, "wanted a whole number of 1 or more"),
         truncate=_word(parameters, "truncate", _TRUNCATES, "NONE"),
     )
-    embeddings = await call.embed(request, input_at=Field("text"))
+    embeddings = await call.embed(request, input_at=at)
     return [
         Output("token_count", embeddings.token_counts.astype(np.int32)),
         Output("embeddings", quantized(embeddings.vectors, kind)),
@@ -90,8 +108,8 @@ async def _embed(call: Call, inputs: Inputs, parameters: Parameters) -> list[Out
 
 
 def _by_name(model: KserveModel, tensors: Iterable[TextTensor]) -> Inputs:
-    known = [facts.name for facts in model.inputs]
-    optional = [_MODALITY] if model.kind == "embed" else []
+    known = [facts.name for facts in model.inputs if facts.name != IMAGE_INPUT]
+    optional = [_MODALITY] if model.kind == "embed" else [IMAGE_INPUT]
     found: dict[str, list[str]] = {}
     for name, texts in tensors:
         if name not in (*known, *optional):

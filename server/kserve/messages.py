@@ -53,7 +53,7 @@ RepositoryModelLoadRequest: repository_name 1 string, model_name 2 string,
     parameters 3 ModelRepositoryParameter{}
 RepositoryModelLoadResponse:
 ModelConfigRequest: name 1 string, version 2 string
-ModelInput: name 1 string, data_type 2 int32, dims 4 int64[]
+ModelInput: name 1 string, data_type 2 int32, dims 4 int64[], optional 8 bool
 ModelOutput: name 1 string, data_type 2 int32, dims 3 int64[]
 ModelDynamicBatching: preferred_batch_size 1 int32[]
 ModelConfig: name 1 string, platform 2 string, max_batch_size 4 int32, input 5 ModelInput[],

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from runtime.profile import Kind
 from server.call import Limit, limit_of
@@ -17,6 +18,8 @@ from server.served import Served
 from server.service import Service
 from server.settings import MAX_BATCH_SIZES
 
+# Data URLs or base64 of the passages' images, where the model takes them; "" for a passage without.
+IMAGE_INPUT = "passage_image"
 SERVER_NAME = "open-rerank"
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
 PLATFORM = "open_rerank"
@@ -43,11 +46,12 @@ class ModelReply(msgspec.Struct):
 
 
 class ConfigTensor(msgspec.Struct):
-    """A tensor in Triton's configuration, without the batch."""
+    """A tensor in Triton's configuration, without the batch; `optional` is an input's."""
 
     name: str
     data_type: str
     dims: list[int]
+    optional: bool | UnsetType = UNSET
 
 
 class ConfigReply(msgspec.Struct):
@@ -167,6 +171,8 @@ def _model(service: Service, served: Served) -> KserveModel:
     info = served.model.info
     if info.kind == "rank":
         inputs = [TensorReply("query", "BYTES", [-1, 1]), TensorReply("passage", "BYTES", [-1, 1])]
+        if info.images:
+            inputs.append(TensorReply(IMAGE_INPUT, "BYTES", [-1, 1]))
         outputs = [
             TensorReply("index", "INT32", [-1, 1]),
             TensorReply("logit", "FP32", [-1, 1]),
@@ -188,4 +194,5 @@ def _model(service: Service, served: Served) -> KserveModel:
 
 def _config_tensor(tensor: TensorReply) -> ConfigTensor:
     kind = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
-    return ConfigTensor(tensor.name, f"TYPE_{kind}", tensor.shape[1:])
+    optional = True if tensor.name == IMAGE_INPUT else UNSET
+    return ConfigTensor(tensor.name, f"TYPE_{kind}", tensor.shape[1:], optional)

@@ -46,7 +46,8 @@ class InferOutput(msgspec.Struct):
 
 
 class InferRequest(msgspec.Struct):
-    """An inference. Parameters: truncate; input_type, dimensions, embedding_type to embed."""
+    """An inference. Parameters: truncate; input_type, dimensions, embedding_type to embed. Images
+    are in the optional inputs passage_image, or in text as modality says."""
 
     inputs: list[InferInput]
     outputs: list[InferOutput] | None = None

@@ -14,11 +14,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from runtime.postprocess import Ranking
 from runtime.requests import RankRequest, TokenLimits, Truncate
-from server.call import listed
+from server.call import Field, Place, listed
 from server.errors import InvalidRequest
 from server.exchange import Exchange
+from server.images import SentImage
 from server.lax import Flag, Positive, Whole
-from server.surfaces.pooling import PoolingFields, cut_of, is_vllm, wants_logits
+from server.surfaces.parts import CONTENT, Parts, content_of, image_of
+from server.surfaces.pooling import PoolingFields, check_images, cut_of, is_vllm, wants_logits
 from server.surfaces.truncation import Truncation
 
 Document = str | dict[str, Any]
@@ -26,17 +28,16 @@ Documents = Annotated[list[Document], Meta(extra_json_schema={"minItems": 1})]
 Never = Annotated[Flag, Meta(extra_json_schema={"const": False})]
 
 _FIELD = ("text",)
-# Fields for vision models instead of a text: Jina's image, vLLM's list of parts.
-_NO_TEXTS = ("image", "content")
 
 
 class RerankRequest(PoolingFields, kw_only=True):
     """The fields of Cohere v1, Jina, Infinity and vLLM, and of the simple request. `truncate` and
     Jina's `truncation` say whether texts that are too long are truncated; `raw_scores: true` gives
-    logits; `top_n: 0` means all."""
+    logits; `top_n: 0` means all. A vision model also takes images: documents with an `image`, with
+    or without a `text`, and vLLM's `content` of parts; each in base64, alone or as a data URL."""
 
     query: str
-    documents: str | Documents
+    documents: Document | Documents
     top_n: Annotated[Whole, Meta(extra_json_schema={"minimum": 0})] | None = None
     return_documents: Flag | None = None
     truncate: Truncation | None = None
@@ -53,7 +54,7 @@ class RerankRequest(PoolingFields, kw_only=True):
 
 
 class DocumentText(msgspec.Struct):
-    """A document's text as it was scored."""
+    """A document's text as it was scored; of an image alone it is empty."""
 
     text: str
 
@@ -87,7 +88,7 @@ async def rank_documents(
     _check(payload)
     documents, at = listed("documents", payload.documents)
     exchange.check_count("rank", len(documents), at)
-    texts = texts_of(documents, payload.rank_fields)
+    texts, images = documents_of(documents, at, payload.rank_fields)
     family = family_of(payload)
     truncate, limits = cut_of(
         payload,
@@ -101,14 +102,17 @@ async def rank_documents(
         passage=_least(limits.passage, payload.max_doc_length),
         pair=limits.pair,
     )
+    if images:
+        check_images(payload)
     blanks = family is not None
-    request = RankRequest(payload.query, texts, truncate=truncate, limits=limits, blanks=blanks)
+    passages, at = await exchange.passages("rank", texts, images, at)
+    request = RankRequest(payload.query, passages, truncate=truncate, limits=limits, blanks=blanks)
     return RankedDocuments(await exchange.rank(request, passages_at=at), texts, served.name)
 
 
 def family_of(payload: RerankRequest) -> Literal["vllm", "infinity"] | None:
     """The family of the request, if the body decides it."""
-    if is_vllm(payload) or payload.top_n == 0 or isinstance(payload.documents, str):
+    if is_vllm(payload) or payload.top_n == 0 or not isinstance(payload.documents, list):
         return "vllm"
     return None if payload.raw_scores is None else "infinity"
 
@@ -138,34 +142,47 @@ def _document_writer(payload: RerankRequest, *, plain: bool) -> Callable[[str], 
     return DocumentText
 
 
-def texts_of(documents: Sequence[Document], fields: Sequence[str] | None = None) -> list[str]:
-    """The text of every document: the text itself, or the object's `fields` (`text`) in order, a
-    line each.
+def documents_of(
+    documents: Sequence[Document], at: Field, fields: Sequence[str] | None = None
+) -> tuple[list[str], dict[int, SentImage]]:
+    """The text of each of the documents in the field `at`, and their images by number.
 
-    Raises InvalidRequest for an object without any of the fields, or with one that is not a text.
+    A text is the document itself, or the object's `fields` (`text`) in order, a line each. With
+    `fields`, nothing else of an object counts. Raises InvalidRequest for an object without any of
+    them and without an image, or with one that is not a text.
     """
+    if at.alone and isinstance(documents[0], dict) and CONTENT not in documents[0]:
+        # vLLM takes its own object alone, no other server any.
+        raise InvalidRequest("type_error", at.place(0), "wanted a list of objects")
     names = dict.fromkeys(fields or _FIELD)  # a field named twice is still one text
     ranks = {name: rank for rank, name in enumerate(names)}
-    # Other field names are the caller's text, which answers do not repeat.
-    which = "the field text" if tuple(names) == _FIELD else "one of the rank_fields"
-    return [_text(found, index, ranks, which) for index, found in enumerate(documents)]
+    found = [
+        Parts(document)
+        if isinstance(document, str)
+        else _parts(document, at.place(index), ranks, plain=not fields)
+        for index, document in enumerate(documents)
+    ]
+    images = {index: one.image for index, one in enumerate(found) if one.image is not None}
+    return [one.text for one in found], images
 
 
-def _text(document: Document, index: int, ranks: Mapping[str, int], which: str) -> str:
-    if isinstance(document, str):
-        return document
+def _parts(
+    document: Mapping[str, Any], place: Place, ranks: Mapping[str, int], *, plain: bool
+) -> Parts:
+    """Text and image of an object; if it is not `plain`, its fields are those of `ranks` alone."""
+    if plain and CONTENT in document and not document.keys() & ranks.keys():
+        return content_of(document, place)
+    image = image_of(document, place) if plain else None
     # Loop over the document's own fields, not all named ones: a body may have many of both.
     named = sorted((name for name in document if name in ranks), key=ranks.__getitem__)
     found = [document[name] for name in named]
-    if not found:
-        for name in _NO_TEXTS:
-            if name in document:
-                message = "this model ranks texts, not images or lists of parts"
-                raise InvalidRequest("value_error", ("documents", index, name), message)
-        raise InvalidRequest("missing", ("documents", index), f"wanted {which}")
+    # Other field names are the caller's text, which answers do not repeat.
+    which = "the field text" if plain else "one of the rank_fields"
+    if not found and image is None:
+        raise InvalidRequest("missing", place, f"wanted {which}")
     if not all(isinstance(value, str) for value in found):
-        raise InvalidRequest("type_error", ("documents", index), f"wanted a text as {which}")
-    return "\n".join(found)
+        raise InvalidRequest("type_error", place, f"wanted a text as {which}")
+    return Parts("\n".join(found), image)
 
 
 def top_results(order: Sequence[int], top_n: int | None) -> Sequence[int]:

@@ -50,7 +50,7 @@ from server.service import Service
 from server.surface import Surface
 
 # The most inputs that are unpacked, including one that is then refused.
-_MOST_INPUTS = 3
+_MOST_INPUTS = 4
 _BINARY = "application/octet-stream"
 _DECODER = msgspec.json.Decoder(InferRequest)
 _LOAD_DECODER = msgspec.json.Decoder(LoadRequest)

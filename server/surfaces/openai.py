@@ -30,13 +30,13 @@ from server.fields import merge_synonyms, one_of
 from server.lax import Flag, Positive, lax_decoder
 from server.nim_error import nim_error
 from server.surface import Surface
+from server.surfaces.modality import images_of
 from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
 from server.surfaces.usage import Usage, usage_of
 
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _FORMATS = ("float", "base64")
-_MODALITIES = ("text",)
 # Jina's names of input types.
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _TOKEN_IDS = " (langchain-openai: check_embedding_ctx_length=False)"
@@ -52,7 +52,7 @@ _FIXED_FIELDS: dict[str, tuple[tuple[object, ...], str]] = {
     "embed_dtype": (("float32",), "embedding_type has the types that there are"),
     "endianness": (("native", "little"), "numbers come with their lowest byte first"),
     "padding": (("do_not_pad",), "texts are not padded here"),
-    "infinity_extra_modality": (("text",), "this model embeds text only"),
+    "infinity_extra_modality": (("text",), "images are sent with modality"),
 }
 
 
@@ -199,10 +199,6 @@ def _check(request: EmbeddingRequest) -> None:
         if found is not None and found not in known:
             values = " or ".join(msgspec.json.encode(word).decode() for word in known)
             raise InvalidRequest("literal_error", (name,), f"wanted {values}: {why}")
-    modality = request.modality
-    for found in [modality] if isinstance(modality, str) else modality or []:
-        if found not in _MODALITIES:
-            raise InvalidRequest("literal_error", ("modality",), "this model embeds text only")
 
 
 # Error body
@@ -237,8 +233,10 @@ def error_body(failure: Failure) -> Annotated[ErrorBody, OpenAiError]:
 # Route
 @post("/v1/embeddings", status_code=200, tags=["Embeddings"], body=EmbeddingRequest)
 async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]:
-    """Embed texts.
+    """Embed texts, and images as passages.
 
+    `modality` (text, image or text_image; one, or one for each input) says what the inputs are: an
+    image is a data URL in base64, alone or within a text. Without it the inputs tell.
     `input_type` may be the ending of the model's name instead (-query, -passage). `dimensions`
     keeps the first components and normalises them again; more than there are: all of them, as
     the NIM has it. int8 scales each vector to a largest component of ±127, uint8 adds 128,
@@ -258,9 +256,12 @@ async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]
         truncate=payload.truncate,
         truncation=payload.truncation,
     )
-    texts, at = listed("input", payload.input)
+    inputs, at = listed("input", payload.input)
+    exchange.check_count("embed", len(inputs), at)
+    texts, images = await images_of(exchange, inputs, payload.modality, at, input_type)
+    passages, at = await exchange.passages("embed", texts, images, at)
     asked = EmbedRequest(
-        texts,
+        passages,
         input_type,
         _dimensions_of(payload),
         truncate=truncate,

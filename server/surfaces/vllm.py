@@ -5,29 +5,32 @@ Shapes as in vLLM's pooling entrypoints: 1:1, 1:N and N:N, in four spellings.
 
 import time
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, post
 from litestar.di import NamedDependency
 
 from runtime.requests import RankRequest
-from server.call import Field
+from server.call import Field, listed
 from server.errors import ErrorBody, Failure, InvalidRequest
 from server.exchange import Exchange
 from server.lax import lax_decoder
 from server.surface import Surface
 from server.surfaces.cohere import ErrorDetail, error_type, id_of
-from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
+from server.surfaces.documents import documents_of
+from server.surfaces.pooling import PoolingFields, check_images, cut_of, wants_logits
 from server.surfaces.usage import Usage, usage_of
 
-Texts = str | list[str]
+Text = str | dict[str, Any]
+Texts = Text | list[Text]
 
 
 # Request. `model` is ignored, and so are unknown fields.
 class ScoreRequest(PoolingFields, kw_only=True):
     """Two sides, each a text or a list: text_1 and text_2, queries and documents, queries and
-    items, or data_1 and data_2."""
+    items, or data_1 and data_2. A text may be an object with a `content` of parts, which on the
+    second side may be an image."""
 
     text_1: Texts | None = None
     text_2: Texts | None = None
@@ -86,15 +89,13 @@ def _sides(payload: ScoreRequest) -> tuple[tuple[str, Texts], tuple[str, Texts]]
     raise InvalidRequest("missing", (missing,), f"wanted the field `{missing}`")
 
 
-def _pairs(first: Texts, second: Texts, name: str) -> tuple[Texts, list[str]]:
-    """The query, or one for each passage, and the passages."""
-    seconds = [second] if isinstance(second, str) else second
-    if isinstance(first, str) or len(first) == 1:
-        return first if isinstance(first, str) else first[0], seconds
-    if len(first) != len(seconds):
-        message = f"found {len(first)} and {len(seconds)} texts, wanted one, or as many of both"
-        raise InvalidRequest("value_error", (name,), message)
-    return first, seconds
+def _queries(given: list[Text], at: Field) -> list[str]:
+    """The texts of the first side. Raises InvalidRequest for an image."""
+    texts, images = documents_of(given, at)
+    for image in images.values():
+        message = "a query is text; images are taken on the other side"
+        raise InvalidRequest("value_error", image.place, message)
+    return texts
 
 
 # Error body
@@ -117,13 +118,23 @@ async def score(exchange: NamedDependency[Exchange]) -> Response[ScoreReply]:
     payload = await exchange.json(_DECODER)
     served = exchange.service.served("rank")
     (first, one), (second, two) = _sides(payload)
-    query, passages = _pairs(one, two, second)
+    (ones, query_at), (twos, at) = listed(first, one), listed(second, two)
+    exchange.check_count("rank", len(twos), at)
+    if len(ones) not in (1, len(twos)):
+        message = f"found {len(ones)} and {len(twos)} texts, wanted one, or as many of both"
+        raise InvalidRequest("value_error", (second,), message)
+    queries = _queries(ones, query_at)
+    texts, images = documents_of(twos, at)
     wants_logits(payload)  # refuses contradicting fields before anything is scored
     truncate, limits = cut_of(payload, served.model.info.max_tokens)
+    if images:
+        check_images(payload)
+    passages, at = await exchange.passages("rank", texts, images, at)
+    query = queries[0] if len(queries) == 1 else queries
     ranking = await exchange.rank(
         RankRequest(query, passages, truncate=truncate, limits=limits, blanks=True),
-        query_at=Field(first, alone=isinstance(one, str)),
-        passages_at=Field(second, alone=isinstance(two, str)),
+        query_at=query_at,
+        passages_at=at,
     )
     scores = ranking.logits if wants_logits(payload) else ranking.relevance()
     data = [Score(index, score) for index, score in enumerate(scores.tolist())]

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from checks.faults.models import write_model
+from checks.ports import free_ports
 from checks.serving import Server
 from runtime.engines.mock import MockEngine
 from tests.server.gate import GATED_TOKENS, Gate
@@ -136,6 +137,26 @@ def mock_in_process() -> Iterator[InProcess]:
 def guarded() -> Iterator[InProcess]:
     """A server in this process with the settings GUARDED."""
     with in_process(GUARDED) as server:
+        yield server
+
+
+# Small limits of images.
+IMAGE_BYTES, IMAGE_PIXELS, IMAGE_TILES = 60_000, 250_000, 24
+VISION = {
+    "NIM_MAX_IMAGE_BYTES": str(IMAGE_BYTES),
+    "RERANK_IMAGE_MAX_PIXELS": str(IMAGE_PIXELS),
+    "RERANK_IMAGE_MAX_TILES": str(IMAGE_TILES),
+}
+
+
+@pytest.fixture(scope="session")
+def vision_server(vision_artifact: Path, vision_embed_artifact: Path) -> Iterator[InProcess]:
+    """A server in this process of the tiny reranker and embedder of texts and images, with the
+    settings VISION."""
+    models = {"RERANK_MODEL_DIR": vision_artifact, "EMBED_MODEL_DIR": vision_embed_artifact}
+    over_http, over_grpc = map(str, free_ports(2))  # Triton's clients want a connection
+    ports = {"NIM_HTTP_TRITON_PORT": over_http, "NIM_TRITON_GRPC_PORT": over_grpc}
+    with in_process({name: str(path) for name, path in models.items()} | VISION | ports) as server:
         yield server
 
 

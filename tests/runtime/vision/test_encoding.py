@@ -93,7 +93,7 @@ def test_an_image_stands_between_a_passage_s_prefix_and_its_text() -> None:
 
 
 def test_a_query_has_no_image_and_a_text_without_one_needs_its_type() -> None:
-    with pytest.raises(ImageNotAllowed, match=r"input\[1\] is an image, but a query has none"):
+    with pytest.raises(ImageNotAllowed, match=r"input\[1\]\.image is not taken: a query has none"):
         texts().encode(EmbedRequest(with_images(["a", ""], [None, image(1)]), "query"))
     assert found(texts().encode(EmbedRequest(with_images([""], [image(1)]), None))) == [
         ids("passage: " + run(1) + " ")

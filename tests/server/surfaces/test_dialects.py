@@ -9,7 +9,8 @@ import pytest
 import tokenizers
 
 from runtime import opening
-from server.surfaces.documents import texts_of
+from server.call import Field
+from server.surfaces.documents import documents_of
 from tests.server.in_process import Serve
 from tests.server.surfaces.dialects import (
     DOCUMENTS,
@@ -198,7 +199,7 @@ class Looked(dict[str, Any]):
 def test_many_rank_fields_cost_a_document_no_more_than_its_own() -> None:
     document = Looked(f2="b", f1="a", g=5)
     fields = [f"f{number}" for number in range(100_000)]
-    assert texts_of([document], fields) == ["a\nb"]
+    assert documents_of([document], Field("documents"), fields) == (["a\nb"], {})
     assert document.times <= 2 * len(document)
 
 
