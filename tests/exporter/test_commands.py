@@ -13,10 +13,7 @@ from exporter.cli import main
 from runtime.outputs import locked_directory, locked_work_folder
 from runtime.tuning import TUNING_FILE
 from tests.dying import die_everywhere
-from tests.exporter.test_building import machine
 from tests.trees import tree
-
-__all__ = ["machine"]  # a fixture
 
 MODEL = "llama_3_2_nv_rerankqa_1b_v2"
 

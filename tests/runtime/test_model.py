@@ -49,6 +49,6 @@ def test_nor_does_one_that_takes_images(vision_artifact: Path) -> None:
 def test_a_text_model_refuses_images_by_their_place() -> None:
     ranker = mock_model("rank")
     assert isinstance(ranker, Ranker)
-    with pytest.raises(ImageNotAllowed, match=r"passages\[1\]\.image is an image"):
+    with pytest.raises(ImageNotAllowed, match=r"passages\[1\]\.image is not taken"):
         ranker.rank(RankRequest("q", ["text", Passage(image=b"a file")]))
     ranker.close()
