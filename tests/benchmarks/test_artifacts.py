@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import pytest
 
 from benchmarks import plain_graph
 from benchmarks.artifacts import PLAIN_FP32, PLAIN_INT8, with_sources
@@ -16,6 +17,7 @@ def test_plain_graphs_come_after_what_they_are_made_from() -> None:
     assert with_sources(["cpu-int8", "cpu-fp32"]) == ["cpu-fp32", "cpu-int8"]
 
 
+@pytest.mark.heavy
 def test_the_plain_graph_gives_our_scores_without_our_saving(
     tiny_bert_checkpoint: Path, exported: Callable[[Path], Path], tmp_path: Path
 ) -> None:
