@@ -120,7 +120,7 @@ class _SharedGraphs:
         if source is None:
             write_graph(checkpoint, target, directory)
         else:
-            bring_graph(source, directory)
+            bring_graph(source, directory, link=wanted in self._made)
         if wanted not in self._made:
             round_graph(directory, manifest, target)
 

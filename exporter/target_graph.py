@@ -38,12 +38,13 @@ def make_graph(
     round_graph(directory, manifest, target)
 
 
-def bring_graph(source: Path, directory: Path) -> None:
-    """Take the graph of the artifact `source`, as it was before it was fitted to an engine; weights
-    beside it are shared where links are possible."""
+def bring_graph(source: Path, directory: Path, *, link: bool = False) -> None:
+    """Take the graph of the artifact `source`, as it was before it was fitted to an engine. With
+    `link` both share the weights beside it, where links are possible: for graphs that nobody reads
+    with the package onnx any more, which refuses weights with several links."""
     for path in (*source.glob(f"{MODEL_FILE}*"), *source.glob(f"{VISION_FILE}*")):
         # A graph is edited in place, weights are only ever replaced.
-        bring = shutil.copyfile if path.suffix == ".onnx" else link_or_copy
+        bring = link_or_copy if link and path.suffix != ".onnx" else shutil.copyfile
         bring(path, directory / path.name)
     unchunk_attention(directory)
 

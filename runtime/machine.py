@@ -1,8 +1,9 @@
 """Facts about this machine on which speed and rounding depend."""
 
-import os
 import platform
 from pathlib import Path
+
+from runtime.cores import usable_cores
 
 
 def describe() -> dict[str, str]:
@@ -10,7 +11,7 @@ def describe() -> dict[str, str]:
     return {
         "machine": platform.machine(),
         "cpu": _cpu_name(),
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(usable_cores()),
     }
 
 

@@ -7,6 +7,7 @@ when one is read again, usually from the page cache.
 """
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ _MAPS = Path("/proc/self/maps")
 _MADV_DONTNEED = 4
 # The weights of a 1B model are read in some seconds, so few of their pages are resident at once.
 _INTERVAL_S = 0.05
+_READING = threading.Lock()
 
 G = TypeVar("G")
 Range = tuple[int, int]
@@ -32,9 +34,11 @@ class MappedWeights(Generic[G]):
     """
 
     def __init__(self, model_file: Path, read: Callable[[], G]) -> None:
-        before = set(_mapped_now(model_file))
-        self.graph = read()
-        self._ranges = [one for one in _mapped_now(model_file) if one not in before]
+        self._file = model_file
+        with _READING:  # another thread that reads the same file must not be taken for this one
+            before = _mapped_now(model_file)
+            self.graph = read()
+            self._ranges = _mapped_now(model_file) - before
 
     @contextmanager
     def released(self) -> Iterator[None]:
@@ -57,7 +61,7 @@ class MappedWeights(Generic[G]):
         libc = ctypes.CDLL(None)
         while True:
             last = ended.wait(_INTERVAL_S)
-            for start, size in self._ranges:
+            for start, size in self._ranges & _mapped_now(self._file):
                 libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), _MADV_DONTNEED)
             if last:
                 return
@@ -77,5 +81,9 @@ def mapped_ranges(maps: str, model_file: Path) -> list[Range]:
     return found
 
 
-def _mapped_now(model_file: Path) -> list[Range]:
-    return mapped_ranges(_MAPS.read_text(), model_file) if _MAPS.is_file() else []
+def _mapped_now(model_file: Path) -> set[Range]:
+    try:
+        maps = os.fsdecode(_MAPS.read_bytes())
+    except OSError:
+        return set()
+    return set(mapped_ranges(maps, model_file))

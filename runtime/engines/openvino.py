@@ -58,6 +58,11 @@ class OpenVinoEngine(LaneEngine[Any]):
         place = bisect.bisect_left(self._lengths, tokens)
         return rows, self._lengths[place] if place < len(self._lengths) else tokens
 
+    def close(self) -> None:
+        """See LaneEngine; the mapped weights too, if no call was made."""
+        super().close()
+        self._weights = None
+
     def _call(self, session: Any, inputs: Arrays) -> Outputs:
         weights = self._weights
         with nullcontext() if weights is None else weights.released():

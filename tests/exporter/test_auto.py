@@ -3,13 +3,14 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 
-from exporter import auto, target_graph
+from exporter import auto, onnx_file, target_graph
 from exporter.answers import Reference, Tokens
 from exporter.auto import (
     CANDIDATES,
@@ -216,6 +217,29 @@ def test_engines_share_a_graph_and_int8_begins_with_it(
     files = {name: (place / "model.onnx").read_bytes() for name, place in made.items()}
     assert files["cpu-int8"] == files["cpu-int8-openvino"] == b"int8"
     assert files["cpu-fp32"] == b"fp32"
+
+
+def test_int8_is_rounded_from_a_graph_whose_weights_others_share(
+    rank_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large weights lie beside the graph, and the package onnx refuses files with several links."""
+    monkeypatch.setattr(onnx_file, "EXTERNAL_DATA_BYTES", 1024)
+    first = tmp_path / "first"
+    first.mkdir()
+    onnx_file.save_graph(onnx.load(rank_artifact / "model.onnx"), first / "model.onnx")
+    graphs, checkpoint = _SharedGraphs(), cast(Any, None)
+    graphs.add("cpu-fp32", first)
+    places = {}
+    for name in ("cpu-fp32-openvino", "cpu-int8", "cpu-int8-openvino"):
+        target = load_target_profile(name)
+        manifest = msgspec.structs.replace(read_manifest(rank_artifact), precision=target.precision)
+        place = places[name] = shutil.copytree(rank_artifact, tmp_path / name)
+        (place / "model.onnx").unlink()
+        graphs(checkpoint, manifest, target, place)
+        graphs.add(name, place)
+    links = {name: (place / "model.onnx.data").stat().st_ino for name, place in places.items()}
+    assert links["cpu-fp32-openvino"] == (first / "model.onnx.data").stat().st_ino
+    assert links["cpu-int8"] == links["cpu-int8-openvino"] != links["cpu-fp32-openvino"]
 
 
 def test_foreign_files_are_kept(

@@ -2,10 +2,13 @@
 
 import mmap
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
-from runtime.engines import mapped_weights
+from runtime.engines import mapped_weights, open_engine
 from runtime.engines.mapped_weights import MappedWeights, mapped_ranges
 
 MAPS = """\
@@ -79,3 +82,45 @@ def test_elsewhere_than_on_linux_nothing_happens(
     weights = MappedWeights(tmp_path / "model.onnx", lambda: "graph")
     with weights.released():
         assert weights.graph == "graph"
+
+
+@linux_only
+def test_openvino_maps_weights_and_keeps_them_mapped_until_the_first_call_has_ended(
+    rank_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is given back would otherwise be somebody else's memory."""
+    model = onnx.load(rank_artifact / "model.onnx")
+    onnx.save(
+        model,
+        tmp_path / "model.onnx",
+        save_as_external_data=True,
+        location="model.onnx.data",
+        size_threshold=0,
+    )
+    ids = np.arange(1, 9)[None]
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    plain: Any = open_engine("onnxruntime-cpu", rank_artifact)
+    wanted = plain.run(inputs)["logits"]
+    engine: Any = open_engine("openvino-fp32", tmp_path)
+    weights = engine._weights
+    mapped = mapped_weights._mapped_now(tmp_path / "model.onnx")
+    assert weights._ranges
+    assert weights._ranges <= mapped
+    found = engine.run(inputs)["logits"]
+    assert weights._ranges <= mapped_weights._mapped_now(tmp_path / "model.onnx")
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    np.testing.assert_allclose(engine.run(inputs)["logits"], wanted, atol=1e-4)
+    assert engine._weights is None
+    engine.close()
+    plain.close()
+
+
+@linux_only
+def test_names_of_other_files_need_not_be_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps = tmp_path / "maps"
+    line = b"7f00-8f00 r--p 00000000 fe:00 10 "
+    maps.write_bytes(line + b"/\xff.so\n" + line + bytes(tmp_path / "model.onnx.data") + b"\n")
+    monkeypatch.setattr(mapped_weights, "_MAPS", maps)
+    assert mapped_weights._mapped_now(tmp_path / "model.onnx") == {(0x7F00, 0x1000)}

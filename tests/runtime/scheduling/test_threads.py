@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -215,3 +216,38 @@ def test_a_scheduler_that_gets_too_few_threads_leaves_none(monkeypatch: pytest.M
         Scheduler(first_ids, LIMITS, NO_BOUND, lanes=3)
     begun[0].join(PATIENCE_S)
     assert not begun[0].is_alive()
+
+
+def test_limits_may_allow_fewer_calls_than_there_are_threads() -> None:
+    gate = Gate()
+    limits = replace(LIMITS, max_rows=1)
+    with held(gate, lanes=3) as scheduler:
+        scheduler.set_limits(replace(limits, lanes=1))
+        waiting = [scheduler.submit([row(3, 10 + number)], None) for number in range(4)]
+        assert len(gate.calls) == 1
+        scheduler.set_limits(limits)  # as many as there are threads again
+        wait_until(lambda: len(gate.calls) == 3)
+        gate.open.set()
+        outputs = [future.result(PATIENCE_S).outputs.tolist() for future in waiting]
+    assert outputs == [[10.0], [11.0], [12.0], [13.0]]
+
+
+def test_with_one_lane_of_several_calls_follow_each_other() -> None:
+    running, most = [0], [0]
+    lock = threading.Lock()
+
+    def counted(rows: Sequence[Encoding]) -> Floats:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        found = first_ids(rows)
+        with lock:
+            running[0] -= 1
+        return found
+
+    limits = replace(LIMITS, max_rows=1, lanes=1)
+    scheduler = Scheduler(counted, limits, NO_BOUND, lanes=3)
+    done = [scheduler.submit([row(3, number)], None) for number in range(50)]
+    assert [future.result(PATIENCE_S).outputs.item() for future in done] == list(range(50))
+    scheduler.close()
+    assert most == [1]
