@@ -329,20 +329,20 @@ def test_who_waits_for_a_request_that_fails_computes_for_itself(
     np.testing.assert_allclose(image.embeds[:, 0, 0], mean(ONE), atol=1e-6)
 
 
+async def asked(seeing: Tower) -> list[Any]:
+    async with seeing.embedded_async(seeing_request(ONE)) as seen:
+        return images_of(seen)
+
+
 def test_on_an_event_loop_a_cancelled_waiter_cancels_nobody(tower: Make, engine: Engine) -> None:
     seeing = tower()
     engine.gate.clear()
 
-    async def ask() -> Any:
-        async with seeing.embedded_async(seeing_request(ONE)) as seen:
-            return images_of(seen)
-
     async def main() -> Any:
-        first = asyncio.create_task(ask())
+        first = asyncio.create_task(asked(seeing))
         await asyncio.to_thread(engine.entered.wait, 30)
-        waiters = [asyncio.create_task(ask()) for _ in range(2)]
-        while seeing._held < 3:
-            await asyncio.sleep(0.01)
+        waiters = [asyncio.create_task(asked(seeing)) for _ in range(2)]
+        await asyncio.to_thread(wait_until, lambda: seeing._held == 3)
         waiters[0].cancel()
         await asyncio.wait([waiters[0]])
         engine.gate.set()
@@ -357,16 +357,11 @@ def test_on_an_event_loop_the_first_one_may_be_cancelled(tower: Make, engine: En
     seeing = tower()
     engine.gate.clear()
 
-    async def ask() -> Any:
-        async with seeing.embedded_async(seeing_request(ONE)) as seen:
-            return images_of(seen)
-
     async def main() -> Any:
-        first = asyncio.create_task(ask())
+        first = asyncio.create_task(asked(seeing))
         await asyncio.to_thread(engine.entered.wait, 30)
-        second = asyncio.create_task(ask())
-        while seeing._held < 2:
-            await asyncio.sleep(0.01)
+        second = asyncio.create_task(asked(seeing))
+        await asyncio.to_thread(wait_until, lambda: seeing._held == 2)
         first.cancel()
         await asyncio.wait([first])
         engine.gate.set()
