@@ -24,6 +24,7 @@ SUFFIX := $(if $(filter cpu-fp32 triton,$(TARGET)),,-$(TARGET))
 RANK_DIR := artifacts/rank$(SUFFIX)
 EMBED_DIR := artifacts/embed$(SUFFIX)
 VISION_DIR := artifacts/vl$(SUFFIX)
+VISION_EMBED_DIR := artifacts/vl-embed$(SUFFIX)
 SERVED := $(if $(filter vl,$(MODEL)),$(VISION_DIR),$(RANK_DIR))
 
 BIN := .venv/bin
@@ -60,6 +61,10 @@ $(EMBED_DIR)/manifest.json: $(wildcard embedded/embed/*.json embedded/embed/*.sa
 $(VISION_DIR)/manifest.json: tests/tiny_vision.py | $(INSTALLED)
 	@$(BIN)/python -m checks.tiny_vision build/vl
 	$(BIN)/rerank-export export build/vl --out $(VISION_DIR) --target $(TARGET) --profile tiny-rerank-vl
+
+$(VISION_EMBED_DIR)/manifest.json: tests/tiny_vision.py | $(INSTALLED)
+	@$(BIN)/python -m checks.tiny_vision --embed build/vl-embed
+	$(BIN)/rerank-export export build/vl-embed --out $(VISION_EMBED_DIR) --target $(TARGET) --profile tiny-embed-vl
 
 serve: $(SERVED)/manifest.json  ## export the embedded reranker, prove it, serve it on port 8000 (MODEL=vl: a random one of texts and images)
 	@$(if $(filter triton,$(TARGET)),NIM_MODEL_PROFILE=triton) exec $(BIN)/rerank-serve --rank $(SERVED)
@@ -106,7 +111,7 @@ check-all: $(INSTALLED)  ## the heavy checks, one after the other, and a table (
 
 #@ Check the server
 
-test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### real clients, each in its own environment
+test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json $(VISION_EMBED_DIR)/manifest.json  ### real clients, each in its own environment
 	@$(BIN)/python -m clients.run
 
 test-contract: .venvs/contract/.installed  ### schemathesis against /openapi.json, on every route
