@@ -279,7 +279,8 @@ async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]
     """Embed texts, and images as passages.
 
     `modality` (text, image or text_image; one, or one for each input) says what the inputs are: an
-    image is a data URL in base64, alone or within a text. Without it the inputs tell.
+    image is a data URL in base64, alone or within a text. Without it the inputs tell. Objects of
+    `input` and `messages` say themselves what they are.
     `input_type` may be the ending of the model's name instead (-query, -passage). `dimensions`
     keeps the first components and normalises them again; more than there are: all of them, as
     the NIM has it. int8 scales each vector to a largest component of ±127, uint8 adds 128,
