@@ -6,12 +6,14 @@ Runs in our environment and leaves them in a file, as no client's environment ha
 import base64
 import json
 from contextlib import closing
+from io import BytesIO
 from pathlib import Path
+
+from PIL import Image
 
 from clients.pages import QUERY, WITNESSED
 from runtime.opening import open_embedder, open_ranker
 from runtime.requests import EmbedRequest, Passage, RankRequest
-from tests.tiny_vision import png
 
 # More than the 32 passages and fewer than the 50 texts of langchain's requests.
 _PAGES = 36
@@ -39,4 +41,16 @@ def _passage(number: int) -> Passage:
     """A text, an image, or both by turns."""
     kind, size = number % 3, _SIZES[number // 3 % len(_SIZES)]
     text = "" if kind == 1 else f"Sales by quarter, page {number}"
-    return Passage(text, None if kind == 0 else png(*size, seed=number))
+    return Passage(text, None if kind == 0 else _png(size, number))
+
+
+def _png(size: tuple[int, int], number: int) -> bytes:
+    """Bands of colours, other ones for each number."""
+    shades = Image.linear_gradient("L"), Image.radial_gradient("L"), Image.linear_gradient("L")
+    bands = [
+        shade.resize(size).point([value * (number + place) % 256 for value in range(256)])
+        for place, shade in enumerate(shades, start=1)
+    ]
+    file = BytesIO()
+    Image.merge("RGB", bands).save(file, "PNG")
+    return file.getvalue()
