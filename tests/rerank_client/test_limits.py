@@ -65,8 +65,7 @@ def test_what_an_answer_may_take_is_said(server: ScriptedServer, asker: Asker) -
     server.script = [FLOODS["in chunks"]]
     with pytest.raises(RerankError) as raised:
         asker.rerank(QUERY, DOCUMENTS)
-    (request,) = server.requests
-    most = max_answer_bytes(len(request.body), len(DOCUMENTS))
+    most = max_answer_bytes(len("".join([QUERY, *DOCUMENTS])), len(DOCUMENTS))
     assert f"it takes more than {most} bytes, wanted at most that" in str(raised.value)
     assert (raised.value.status, raised.value.attempts) == (200, 1)
 
