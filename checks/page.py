@@ -10,17 +10,21 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from checks.here import need_tools, not_here
 from checks.serving import served
 from tests.tiny_vision import encoded, png
 
-RANK, EMBED, VISION = Path("artifacts/rank"), Path("artifacts/embed"), Path("artifacts/vl")
+RANK, EMBED = Path("artifacts/rank"), Path("artifacts/embed")
+VISION_RANK, VISION_EMBED = Path("artifacts/vl"), Path("artifacts/vl-embed")
 OUT = Path("build/test-page")
 PYTHON = Path(".venvs/page/bin/python")
 PICTURES = OUT / "pictures"
@@ -43,7 +47,7 @@ def main() -> int:
         failed += _drive("checks.page_browser", address, browser, OUT)
         failed += not _all_run(OUT)
     limits = {"NIM_MAX_IMAGE_BYTES": str(MOST_BYTES)}
-    with served(limits, rank=VISION, embed=EMBED) as address:
+    with served(limits, rank=VISION_RANK, embed=VISION_EMBED) as address:
         failed += _drive("checks.page_pictures", address, browser, PICTURES)
         failed += not _all_run(PICTURES)
     print(f"{'FAILED' if failed else 'all checks passed'}; screenshots: {OUT}/")
@@ -77,14 +81,13 @@ def _draw_pictures() -> None:
 
 def _all_run(folder: Path) -> bool:
     """Whether all code copied from the page, run in the folder, ranks as the page did."""
-    wanted = json.loads((folder / "shown-order.json").read_text())
     copied = sorted(folder.glob("copied-*-*.txt"))
     if not copied:
         print(f"check failed: the page copied no code into {folder}")
-    return bool(copied) and sum(not _runs(code, wanted) for code in copied) == 0
+    return bool(copied) and sum(not _runs(code) for code in copied) == 0
 
 
-def _runs(copied: Path, wanted: list[int]) -> bool:
+def _runs(copied: Path) -> bool:
     _, dialect, language = copied.stem.split("-")
     command = ["bash", "-euo", "pipefail"] if language == "curl" else [sys.executable, "-"]
     found = subprocess.run(
@@ -96,11 +99,10 @@ def _runs(copied: Path, wanted: list[int]) -> bool:
         check=False,
     )
     try:
-        read = json.loads if language == "curl" else ast.literal_eval
-        order = _order(read(found.stdout))
-    except (ValueError, SyntaxError, KeyError):
+        order = _order(*_REPLIES[language](found.stdout))
+    except (ValueError, SyntaxError, KeyError, TypeError):
         order = []
-    passed = order == wanted
+    passed = order == json.loads((copied.parent / f"shown-{dialect}.json").read_text())
     verdict = "passed" if passed else "failed"
     print(f"check {verdict}: the copied {language} for {dialect} ranks as the page does")
     if not passed:
@@ -108,14 +110,43 @@ def _runs(copied: Path, wanted: list[int]) -> bool:
     return passed
 
 
-def _order(reply: Any) -> list[int]:
-    """The ranking in the answer of any dialect of the page."""
+def _from_curl(text: str) -> Iterator[Any]:
+    """Replies in JSON, one behind the other."""
+    while text:
+        reply, end = json.JSONDecoder().raw_decode(text)
+        yield reply
+        text = text[end:].lstrip()
+
+
+def _from_python(text: str) -> Iterator[Any]:
+    return map(ast.literal_eval, text.splitlines())
+
+
+_REPLIES = {"curl": _from_curl, "python": _from_python}
+
+
+def _order(reply: Any, *more: Any) -> list[int]:
+    """The ranking in the answer, or the answers, of any dialect of the page."""
+    if more:
+        (passages,) = more
+        return _descending(_vectors(passages) @ _vectors(reply)[0])
     if "ranked_indices" in reply:
         return list(reply["ranked_indices"])
     if "outputs" in reply:
         data = {output["name"]: output["data"] for output in reply["outputs"]}
-        return sorted(data["index"], key=lambda index: -data["logit"][index])
+        return _descending(data["logit"])
     return [item["index"] for item in reply.get("rankings") or reply["results"]]
+
+
+def _vectors(reply: Any) -> NDArray[np.float64]:
+    """Of length 1."""
+    found = np.array([item["embedding"] for item in reply["data"]])
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def _descending(scores: ArrayLike) -> list[int]:
+    order: list[int] = np.argsort(-np.asarray(scores), kind="stable").tolist()
+    return order
 
 
 if __name__ == "__main__":

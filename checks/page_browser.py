@@ -67,7 +67,7 @@ def ranks(page: Page, out: Path) -> None:
     first = page.locator("#ranking li").first.inner_text()
     assert "logit" in first, first
     assert "relevance" in first, first
-    (out / "shown-order.json").write_text(json.dumps(found))
+    (out / "shown-nim.json").write_text(json.dumps(found))
 
 
 def speaks(page: Page, out: Path) -> None:
@@ -76,7 +76,7 @@ def speaks(page: Page, out: Path) -> None:
     options = page.locator("#dialect option")
     names = [str(option.get_attribute("value")) for option in options.all()]
     assert len(names) >= 6, names
-    wanted = json.loads((out / "shown-order.json").read_text())
+    wanted = json.loads((out / "shown-nim.json").read_text())
     for name in names:
         page.select_option("#dialect", name)
         page.click("#rank")

@@ -32,12 +32,15 @@ function readKserve(reply) {
   return { items, tokens: data.token_count.reduce((sum, count) => sum + count, 0) };
 }
 
+// Some models' vectors have other lengths than 1.
+function cosine(one, other) {
+  const dot = (a, b) => a.reduce((sum, value, place) => sum + value * b[place], 0);
+  return dot(one, other) / Math.sqrt(dot(one, one) * dot(other, other));
+}
+
 function readEmbeddings([query, passages]) {
   const [asked] = query.data;
-  const items = passages.data.map(({ index, embedding }) => {
-    const cosine = embedding.reduce((sum, value, place) => sum + value * asked.embedding[place], 0);
-    return { index, cosine };
-  });
+  const items = passages.data.map(({ index, embedding }) => ({ index, cosine: cosine(embedding, asked.embedding) }));
   return { items, tokens: query.usage.total_tokens + passages.usage.total_tokens };
 }
 
