@@ -115,8 +115,11 @@ def takes(page: Page, out: Path) -> None:
     assert page.inner_text("#taken") == "Added photo.jpg."
     assert "page-1-2.png" in page.inner_text("#curl")
     page.get_by_role("button", name="Remove page-1.png").click()
-    assert names(page) == ["page-1-2.png", "photo.jpg"]
-    assert page.inner_text("#taken") == "Removed page-1.png."
+    bring(page, "drop", out / "page-1.png", "a\nEND\nb.png")
+    until_listed(page, 3)
+    assert names(page) == ["page-1-2.png", "photo.jpg", "a_END_b.png"]
+    page.get_by_role("button", name="Remove a_END_b.png").click()
+    assert page.inner_text("#taken") == "Removed a_END_b.png."
     page.fill("#passages", "")
     assert len(rank(page)) == 2
 

@@ -88,8 +88,10 @@ export async function read({ file, kind }, limits, taken) {
     throw new Error(`With ${file.name} the request would have ${sent} bytes, wanted at most ${most}.`);
   }
   const clashes = (name) => taken.some((other) => other.name === name && other.base64 !== base64);
-  let name = file.name;
-  for (let number = 2; clashes(name); number++) name = file.name.replace(/(\.[^.]*)?$/, `-${number}$1`);
+  // A line break in a name would be one in the code that the page shows.
+  const given = file.name.replace(/[\x00-\x1f\x7f]/g, "_");
+  let name = given;
+  for (let number = 2; clashes(name); number++) name = given.replace(/(\.[^.]*)?$/, `-${number}$1`);
   return new Picture(name, kind, base64, preview);
 }
 
@@ -102,7 +104,7 @@ async function base64Of(file) {
   const reader = new FileReader();
   await new Promise((done, failed) => {
     reader.onload = done;
-    reader.onerror = () => failed(new Error(`${file.name} cannot be read: ${reader.error.message}`));
+    reader.onerror = () => failed(reader.error);
     reader.readAsDataURL(file);
   });
   return reader.result.slice(reader.result.indexOf(",") + 1);

@@ -176,8 +176,14 @@ async function copy(event) {
   }
 }
 
+// One after the other, as the pictures' names must differ.
+let taking = Promise.resolve();
+function take(files) {
+  taking = taking.then(() => takeAll(files));
+}
+
 // Texts take the place of the lines; pictures join the others. Whatever is refused is said.
-async function take(files) {
+async function takeAll(files) {
   const [texts, taken, problems] = [[], [], []];
   for (const file of files) {
     try {
@@ -185,7 +191,9 @@ async function take(files) {
       if (picture) taken.push(await illustrate(picture));
       else texts.push(text.trimEnd());
     } catch (problem) {
-      problems.push(problem.message);
+      // The browser's own errors, as of a folder, do not say of which file.
+      const own = problem instanceof DOMException;
+      problems.push(own ? `${file.name} cannot be read: ${problem.message}` : problem.message);
     }
   }
   if (texts.length) at("passages").value = texts.join("\n");
