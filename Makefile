@@ -117,7 +117,7 @@ test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)
 test-contract: .venvs/contract/.installed  ### schemathesis against /openapi.json, on every route
 	@$(BIN)/python -m checks.contract
 
-test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### the page in headless Chromium
+test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json $(VISION_EMBED_DIR)/manifest.json  ### the page in headless Chromium
 	@$(BIN)/python -m checks.page
 
 test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### faults against a server: FAULTS="--url http://…"
