@@ -92,6 +92,7 @@ CLIENTS = (
     _with_images("langchain"),
     _with_images("litellm"),
     _with_images("nemo_retriever", "3.12"),
+    _with_images("rerank_client"),
 )
 
 

@@ -43,7 +43,7 @@ _FORMATS = ("float", "base64")
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _TOKEN_IDS = " (langchain-openai: check_embedding_ctx_length=False)"
 _TRAINED = "the model was trained with its special tokens"
-_UNIT = "vectors come with length 1 from this server"
+_UNIT = "vectors come as the model was exported, most with length 1"
 # In messages it means beside those of the template.
 _TEMPLATED = (False,), "the template has the special tokens"
 _NO_TEMPLATE = "this model's template takes none; leave it out"
