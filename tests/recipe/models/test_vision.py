@@ -25,8 +25,8 @@ EVAL = Path("output/rerank/stage3_eval")
 
 @pytest.fixture
 def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Six questions about 24 passages, half of which have an image, some alone."""
-    folder = write_beir(tmp_path / "beir", range(18, 24))
+    """Two questions about 24 passages, half of which have an image, some alone."""
+    folder = write_beir(tmp_path / "beir", range(22, 24))
     rows = [json.loads(line) for line in (folder / "corpus.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows[::2]):
         picture = png(60 + 9 * number, 90, number)
@@ -52,7 +52,12 @@ def arguments(folder: Path, **settings: object) -> list[str]:
 
 
 def test_checkpoint_and_artifact_rank_pages_alike(
-    pages: Path, vision_checkpoint: Path, vision_artifact: Path, vision_embed_artifact: Path
+    pages: Path,
+    vision_checkpoint: Path,
+    vision_artifact: Path,
+    vision_embed_artifact: Path,
+    rank_artifact: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     models = {
         "finetuned_model_path": vision_checkpoint,
@@ -67,6 +72,8 @@ def test_checkpoint_and_artifact_rank_pages_alike(
     scores = session.open_session(EVAL).scores("onnx")
     named = {name for found in scores.values() for name in found}
     assert "d0" in named  # an image alone was found, too
+    assert main(["compare", str(vision_artifact), str(rank_artifact)]) == 1
+    assert f"{rank_artifact} takes texts only" in capsys.readouterr().err
 
 
 def test_a_checkpoint_scores_what_the_artifact_scores(
@@ -100,7 +107,7 @@ def test_texts_are_measured_as_ever(
     embed_artifact: Path,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = write_beir(tmp_path / "beir", range(18, 24))
+    folder = write_beir(tmp_path / "beir", range(22, 24))
     models = {
         "finetuned_model_path": vision_checkpoint,
         "onnx_model_path": vision_artifact,
