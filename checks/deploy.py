@@ -100,10 +100,10 @@ def _composed(overlay: str, *more: str) -> None:
     (server,) = deployment["spec"]["template"]["spec"]["containers"]
     assert server["image"].startswith(f"{image}:"), server["image"]
     assert "replicas" not in deployment["spec"]
-    names = [entry["name"] for entry in server["env"]]
-    assert len(set(names)) == len(names), names
+    variables = [entry["name"] for entry in server["env"]]
+    assert len(set(variables)) == len(variables), variables
     limited = bool(more) or overlay == "vision"
-    assert ("RERANK_IMAGE_MAX_TILES" in names) == limited, names
+    assert ("RERANK_IMAGE_MAX_TILES" in variables) == limited, variables
     assert (server["resources"]["requests"]["memory"] == "12Gi") == limited, server["resources"]
     scaler = kinds["HorizontalPodAutoscaler"]
     names = {scaler["metadata"]["name"], scaler["spec"]["scaleTargetRef"]["name"]}
