@@ -45,7 +45,7 @@ class _Illustrated(msgspec.Struct):
 class RowImage(msgspec.Struct, frozen=True):
     """The image of one row: the file `name` in `folder`, or (None) base64 in the line of the file
     `corpus` there that begins at the byte `offset`. `row` names it in messages, `size` is (width,
-    height), `digest` the sha256 of its file in hexadecimal digits."""
+    height), `file_bytes` and `digest` (sha256, in hexadecimal digits) are those of its file."""
 
     folder: str
     corpus: str
@@ -53,6 +53,7 @@ class RowImage(msgspec.Struct, frozen=True):
     row: str
     name: str | None
     size: Size
+    file_bytes: int
     digest: str
 
     def read(self) -> bytes:
@@ -124,6 +125,7 @@ def find_image(file: Path, offset: int, number: int, written: str) -> RowImage:
         row=row,
         name=None if inline else written,
         size=size,
+        file_bytes=len(content),
         digest=hashlib.sha256(content).hexdigest(),
     )
 

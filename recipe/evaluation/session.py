@@ -41,8 +41,8 @@ from runtime.outputs import locked_directory
 
 SETTING_FILE, SCORES_FOLDER = "setting.json", "scores"
 _HASH_DIGITS = 16
-# Of at most 32 MiB each, and of fewer tiles than a server takes in one request.
-_IMAGES_AT_ONCE = 8
+# In one request: fewer tiles than a server takes by default, and a body that it takes as base64.
+_IMAGES_AT_ONCE, _IMAGE_BYTES_AT_ONCE = 8, 32 << 20
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -280,13 +280,13 @@ def require_no_drift(drift: Drift, report: Path) -> None:
 def _groups(documents: list[Document]) -> Iterator[list[Document]]:
     """Neighbours, so that few images are in memory at a time; texts alone are one group."""
     group: list[Document] = []
-    images = 0
+    images = size = 0
     for document in documents:
         if isinstance(document, ImageText):
-            images += 1
-            if images > _IMAGES_AT_ONCE:
+            images, size = images + 1, size + document.image.file_bytes
+            if images > _IMAGES_AT_ONCE or (images > 1 and size > _IMAGE_BYTES_AT_ONCE):
                 yield group
-                group, images = [], 1
+                group, images, size = [], 1, document.image.file_bytes
         group.append(document)
     yield group
 

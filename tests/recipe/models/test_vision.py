@@ -164,13 +164,16 @@ def test_a_text_retriever_finds_pages_by_their_texts(
     assert "found by their texts alone" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("bound", "most"), [("_IMAGES_AT_ONCE", 2), ("_IMAGE_BYTES_AT_ONCE", 1)])
 def test_few_images_are_in_memory_at_a_time(
+    bound: str,
+    most: int,
     pages: Path,
     vision_artifact: Path,
     vision_embed_artifact: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session, "_IMAGES_AT_ONCE", 2)
+    monkeypatch.setattr(session, bound, most)
     read: list[int] = []
     whole = session.passages
 
@@ -182,7 +185,7 @@ def test_few_images_are_in_memory_at_a_time(
     monkeypatch.setattr(session, "passages", counted)
     models = {"onnx_model_path": vision_artifact, "retrieval_model": vision_embed_artifact}
     assert main(arguments(pages, eval_finetuned="false", **models)) == 0
-    assert max(read) == 2
+    assert max(read) == most
 
 
 def test_an_endpoint_gets_images_as_a_nim_wants_them() -> None:
