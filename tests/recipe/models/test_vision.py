@@ -9,6 +9,7 @@ from PIL import Image
 
 from recipe.cli import main
 from recipe.config import EvalConfig
+from recipe.corpus_images import ImageText, RowImage
 from recipe.evaluation import session
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import CheckpointScorer, _as_json, _ranking, open_scorer
@@ -164,28 +165,22 @@ def test_a_text_retriever_finds_pages_by_their_texts(
     assert "found by their texts alone" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("bound", "most"), [("_IMAGES_AT_ONCE", 2), ("_IMAGE_BYTES_AT_ONCE", 1)])
-def test_few_images_are_in_memory_at_a_time(
-    bound: str,
-    most: int,
-    pages: Path,
-    vision_artifact: Path,
-    vision_embed_artifact: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(session, bound, most)
-    read: list[int] = []
-    whole = session.passages
+def test_few_images_are_in_memory_at_a_time() -> None:
+    def groups(*sizes: int | None) -> list[int]:
+        documents = [
+            "a text"
+            if size is None
+            else ImageText("", RowImage("", "", 0, "", None, (1, 1), size, ""))
+            for size in sizes
+        ]
+        return [len(group) for group in session._groups(documents)]
 
-    def counted(documents: list[object]) -> list[object]:
-        found = whole(documents)
-        read.append(sum(isinstance(one, Passage) for one in found))
-        return found
-
-    monkeypatch.setattr(session, "passages", counted)
-    models = {"onnx_model_path": vision_artifact, "retrieval_model": vision_embed_artifact}
-    assert main(arguments(pages, eval_finetuned="false", **models)) == 0
-    assert max(read) == most
+    some, most = 1 << 10, session._IMAGE_BYTES_AT_ONCE
+    assert groups(*[None] * 99) == [99]
+    assert groups(*[some] * 20) == [8, 8, 4]
+    assert groups(some, None, None, *[some] * 8) == [10, 1]
+    assert groups(most, most, None, some, some) == [1, 2, 2]
+    assert groups(None, most // 2, most // 2, some) == [3, 1]
 
 
 def test_an_endpoint_gets_images_as_a_nim_wants_them() -> None:
