@@ -9,6 +9,7 @@ import itertools
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from io import BytesIO
 from typing import Any
 
@@ -69,10 +70,15 @@ def picture(seed: int = 0, width: int = 90, height: int = 60) -> bytes:
     return encoded(page(seed, width, height))
 
 
-def large(seed: int, side: int) -> bytes:
-    """A legal JPEG of many pixels, whose decoding takes its time."""
-    small = page(seed).resize((side // 100, side // 100))
+@cache
+def _large(side: int) -> bytes:
+    small = page(0).resize((side // 100, side // 100))
     return encoded(small.resize((side, side), Image.Resampling.NEAREST), "JPEG", quality=60)
+
+
+def large(seed: int, side: int) -> bytes:
+    """A legal JPEG of many pixels, whose decoding takes its time; another file for each seed."""
+    return _large(side) + struct.pack("<Q", seed)
 
 
 def _jpeg_of(width: int, height: int) -> bytes:
