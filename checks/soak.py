@@ -228,7 +228,7 @@ async def reload_every_minute(
         server.signal(signal.SIGHUP)
         patience_ends = time.monotonic() + _RELOAD_PATIENCE_S
         wanted = dict.fromkeys(seen.kinds, seen.reloads + 1)
-        while (done := await _reloads(client)) != wanted:
+        while (done := await _reloads(client, seen.kinds)) != wanted:
             if time.monotonic() > patience_ends:
                 seen.wrong.append(f"reload {seen.reloads + 1} is not done, but {done or 'none'}")
                 return
@@ -236,14 +236,16 @@ async def reload_every_minute(
         seen.reloads += 1
 
 
-async def _reloads(client: httpx.AsyncClient) -> dict[str, int]:
+async def _reloads(client: httpx.AsyncClient, kinds: tuple[str, ...]) -> dict[str, int]:
     """The number of reloads that replaced a model, by the model's kind."""
     text = (await client.get("/v1/metrics")).text
     return {
         sample.labels["kind"]: int(sample.value)
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if family.name == _RELOADS and sample.labels.get("result") == "done"
+        if family.name == _RELOADS
+        and sample.labels.get("result") == "done"
+        and sample.labels["kind"] in kinds
     }
 
 
