@@ -96,10 +96,9 @@ def test_an_image_that_cannot_be_read_names_its_row(
     (folder / "images" / "text.png").write_text("no picture")
     os.mkfifo(folder / "images" / "pipe.png")
     number = add(folder, text="a", image=written)
-    with pytest.raises(
-        BadInput, match=rf"corpus.jsonl, line {number}: the image.*{message}|{message}"
-    ):
+    with pytest.raises(BadInput, match=message) as caught:
         read_collection(folder)
+    assert str(caught.value).startswith(f"corpus.jsonl, line {number}: ")
 
 
 def test_one_that_ends_early_is_found_by_looking_at_it(folder: Path) -> None:
