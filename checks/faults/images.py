@@ -24,7 +24,7 @@ _MIB = 1 << 20
 # What a file may take that is refused by its head, beside what is sent.
 _HEAD_BYTES = 48 * _MIB
 # A legal image near the limit of 50 megapixels, and the memory that decoding takes for a pixel.
-_LARGE_SIDE, _LARGE_BYTES_A_PIXEL = 7000, 8
+_LARGE_SIDE, _LARGE_BYTES_A_PIXEL = 7000, 10
 _DECODERS = 4
 _SEEDS = itertools.count(1000)
 

@@ -99,7 +99,7 @@ class VisionCheckpointScorer:
                 f"{checkpoint.vision.template!r} itself; set prompt_template to that"
             )
         self._max_tokens = max_tokens
-        model = VisionReranker(checkpoint.root, checkpoint.directory, checkpoint.config)
+        model = VisionReranker(checkpoint.directory, checkpoint.config)
         self._model = model
         # The same image is a candidate of many queries.
         self._see = lru_cache(_KEPT_IMAGES)(lambda image: model.see(_plain(image)))

@@ -190,7 +190,7 @@ def needed_bytes(settings: Settings) -> int:
             1_663_018_224 * 4,
             2 * settings.image_tiles * tile,
             settings.image_cache_bytes,
-            4 * 8 * settings.image_pixels,
+            4 * 10 * settings.image_pixels,
             8 * settings.body_limit_bytes,
             1 << 30,
         )
