@@ -14,7 +14,8 @@ from typing import Any
 
 from exporter.errors import ExportError
 from recipe.cluster import launch, launch_command, load_profile, task_file
-from recipe.config import DEFAULT, STAGE_NAMES, Recipe, as_yaml, config_names, load
+from recipe.config import STAGE_NAMES, Recipe
+from recipe.config_files import DEFAULT, as_yaml, config_names, load
 from recipe.errors import BadConfig, RecipeError
 from recipe.progress import print_line, stage_log
 from recipe.stage import Stage, perform, refuse_read, require_inputs, state

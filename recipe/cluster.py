@@ -38,7 +38,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from recipe.config import Positive, Recipe, as_yaml
+from recipe.config import Positive, Recipe
+from recipe.config_files import as_yaml
 from recipe.errors import BadConfig, LaunchFailed
 from runtime.telemetry import SWITCHES
 

@@ -13,9 +13,10 @@ from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput
 from recipe.fixed import WITHOUT_EFFECT
 from recipe.generation import extractive, llm
-from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, pinned, read_corpus
+from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, read_corpus
 from recipe.generation.endpoint import Endpoint
 from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
+from recipe.hub import pinned_dataset
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 
@@ -158,7 +159,7 @@ STAGE = Stage(
     run=_run,
     sources=lambda settings: identify(settings.corpus_dir),
     pin=lambda settings, commits: msgspec.structs.replace(
-        settings, corpus_dir=pinned(settings.corpus_dir, commits)
+        settings, corpus_dir=pinned_dataset(settings.corpus_dir, commits)
     ),
     free=frozenset(
         {"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}

@@ -1,19 +1,21 @@
-"""A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/test.tsv."""
+"""A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv."""
 
 import hashlib
 import re
-from codecs import BOM_UTF8
-from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from recipe.data.files import text_lines
+from recipe.data.rows import BadRow, Broken, usable
 from recipe.durable import UNREADABLE
 from recipe.errors import BadInput
 
-FILES = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+CORPUS, QUERIES, TEST = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv"
+FILES = (CORPUS, QUERIES, TEST)
 _HASH_DIGITS = 16
 _COLUMNS = 3
 _WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
@@ -58,19 +60,28 @@ def read_collection(folder: Path) -> Collection:
             f"found no {missing[0]} in {folder}; run the stage prep first, or set eval_data_path "
             "to a folder in BEIR's layout"
         )
-    documents = _rows(folder / "corpus.jsonl", _Document)
-    queries = {row.id: row.text for row in _rows(folder / "queries.jsonl", _Query)}
-    texts = {row.id: f"{row.title} {row.text}".strip() for row in documents}
-    for what, held in (("query", queries), ("passage", texts)):
-        blank = [name for name, text in held.items() if not text.strip() or "\0" in text]
-        if blank:
-            raise BadInput(
-                f"{folder} holds {len(blank)} {what}(s) whose text is blank or not text (first: "
-                f"{blank[0]!r}); wanted words: fix or remove them"
-            )
-    grades = _grades(folder / "qrels" / "test.tsv", queries, texts)
-    judged = {name: text for name, text in queries.items() if name in grades}
-    return Collection(texts, judged, grades, digest_of(folder))
+    broken = Broken(0, key=None)
+    texts = read_texts(folder / CORPUS, broken)
+    queries = read_queries(folder / QUERIES, broken)
+    broken.settle(folder, lambda _: None)
+    grades = read_grades(folder / TEST, queries, texts, broken)
+    broken.settle(folder, lambda _: None)
+    relevant = {query: found for query, found in grades.items() if max(found.values()) > 0}
+    if not relevant:
+        raise BadInput(f"{folder / TEST} judges no passage as relevant; run the stage prep again")
+    judged = {name: text for name, text in queries.items() if name in relevant}
+    return Collection(texts, judged, relevant, digest_of(folder))
+
+
+def read_texts(file: Path, broken: Broken) -> dict[str, str]:
+    """The passages of a corpus.jsonl by id: each its title, a space and its text."""
+    rows = _rows(file, _Document, broken)
+    return {row.id: f"{row.title} {row.text}".strip() for row in rows}
+
+
+def read_queries(file: Path, broken: Broken) -> dict[str, str]:
+    """The questions of a queries.jsonl by id."""
+    return {row.id: row.text for row in _rows(file, _Query, broken)}
 
 
 def digest_of(folder: Path) -> str:
@@ -83,65 +94,60 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()[:_HASH_DIGITS]
 
 
-def _rows(file: Path, kind: type[_Row]) -> list[_Row]:
+def _rows(file: Path, kind: type[_Row], broken: Broken) -> list[_Row]:
     decoder = msgspec.json.Decoder(kind)
-    rows: list[_Row] = []
-    content = file.read_bytes().removeprefix(BOM_UTF8)
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
+    rows: dict[str, _Row] = {}
+    for number, line in text_lines(file, None):
         try:
-            rows.append(decoder.decode(line))
-        except UNREADABLE as error:
-            raise BadInput(
-                f"{file.name}, line {number}: {error}; fix the line, or run the stage prep again"
-            ) from error
-    if not rows:
+            row = decoder.decode(line.encode())
+            title = row.title if isinstance(row, _Document) else ""
+            usable(f"{title} {row.text}", "the text")
+            if row.id in rows:
+                raise BadRow(f"the id {row.id!r} occurs more than once")
+        except (BadRow, UnicodeEncodeError, *UNREADABLE) as error:
+            broken.add(f"{file.name}, line {number}", error)
+        else:
+            rows[row.id] = row
+    if not rows and not broken.count:
         raise BadInput(f"{file} is empty; run the stage prep on a larger corpus")
-    twice = [name for name, count in Counter(row.id for row in rows).items() if count > 1]
-    if twice:
-        raise BadInput(
-            f"{file.name} holds {len(twice)} id(s) more than once (first: {twice[0]}); wanted "
-            "each once"
-        )
-    return rows
+    return list(rows.values())
 
 
-def _grades(
-    file: Path, queries: dict[str, str], texts: dict[str, str]
+def read_grades(
+    file: Path, queries: Mapping[str, str], texts: Mapping[str, str], broken: Broken
 ) -> dict[str, dict[str, int]]:
+    """The judgements of a qrels file, by query and passage id. Raises BadInput."""
     grades: dict[str, dict[str, int]] = {}
-    try:
-        lines = file.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{file} is not UTF-8 (byte {error.start}); convert it, or run the stage prep again"
-        ) from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        parts = line.rstrip("\r").split("\t")
+    for number, line in text_lines(file, None):
+        parts = line.split("\t")
         if number == 1 and len(parts) == _COLUMNS and parts[2][:1].isalpha():
             continue  # the header
-        if len(parts) != _COLUMNS or not _WHOLE_NUMBER.fullmatch(parts[2]):
-            raise BadInput(
-                f"{file.name}, line {number}: found {line!r}, wanted query-id, corpus-id and a "
-                "whole number, separated by tabs"
-            )
-        query, document, grade = parts
-        for what, name, known in (("query", query, queries), ("passage", document, texts)):
-            if name not in known:
-                raise BadInput(
-                    f"{file.name}, line {number} judges the {what} {name!r}, which is not in "
-                    "the other files; run the stage prep again"
-                )
-        before = grades.setdefault(query, {}).setdefault(document, int(grade))
-        if before != int(grade):
-            raise BadInput(
-                f"{file.name}, line {number} gives {grade} to the passage {document!r} for the "
-                f"query {query!r}, and an earlier line {before}; wanted one judgement of a pair"
-            )
-    relevant = {query: found for query, found in grades.items() if max(found.values()) > 0}
-    if not relevant:
-        raise BadInput(f"{file} judges no passage as relevant; run the stage prep again")
-    return relevant
+        try:
+            usable(line, "the line")
+            _add_grade(parts, queries, texts, grades)
+        except BadRow as error:
+            broken.add(f"{file.name}, line {number}", error)
+    return grades
+
+
+def _add_grade(
+    parts: Sequence[str],
+    queries: Mapping[str, str],
+    texts: Mapping[str, str],
+    grades: dict[str, dict[str, int]],
+) -> None:
+    if len(parts) != _COLUMNS or not _WHOLE_NUMBER.fullmatch(parts[2]):
+        found = "\t".join(parts)
+        raise BadRow(
+            f"found {found!r}, wanted query-id, corpus-id and a whole number, separated by tabs"
+        )
+    query, document, grade = parts
+    for what, name, known in (("query", query, queries), ("passage", document, texts)):
+        if name not in known:
+            raise BadRow(f"judges the {what} {name!r}, which is not in the other files")
+    before = grades.setdefault(query, {}).setdefault(document, int(grade))
+    if before != int(grade):
+        raise BadRow(
+            f"gives {grade} to the passage {document!r} for the query {query!r}, and an earlier "
+            f"line {before}; wanted one judgement of a pair"
+        )

@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from recipe.config import STAGE_NAMES, Recipe, as_yaml, config_names, load
+from recipe.config import STAGE_NAMES, Recipe
+from recipe.config_files import as_yaml, config_names, load
 from recipe.errors import BadConfig
 
 OUTPUT = "./output/rerank"
@@ -60,7 +61,8 @@ NVIDIA: dict[str, dict[str, Any]] = {
     },
     "prep": {
         "corpus_id": "nv_pp_random",
-        "sdg_input_path": f"{OUTPUT}/stage0_sdg",
+        "sdg_input_path": f"{OUTPUT}/stage0_sdg/generation_result.json",
+        "train_input_file": None,
         "output_dir": f"{OUTPUT}/stage1_prep",
         "base_model": "nvidia/llama-nemotron-embed-1b-v2",
         "quality_threshold": 7.0,
@@ -175,7 +177,8 @@ OTHERWISE = {"sdg": {"resume", "dataset_name"}, "export": {"calibration_query"}}
 OURS = {
     "sdg": "generator endpoint api_key_env embed_endpoint embed_input_type request_timeout_s "
     "max_attempts max_documents seed",
-    "prep": "mining_target embedder_dir workers ray_address skip_broken_lines",
+    "prep": "data columns encoding max_broken_rows mining mining_target embedder_dir workers "
+    "ray_address",
     "finetune": "val_data_path processes fsdp seed",
     "eval": "nim_api_key_env onnx_model_path trt_model_path retrieval_target embedder_dir seed",
     "export": "target model_profile eval_dir seed",
@@ -201,7 +204,7 @@ def test_every_shipped_configuration_can_be_read() -> None:
     assert small.sdg.generator == "extractive"
     # What one stage writes is what the next one reads, whatever the folder is called.
     for recipe in (small, Recipe()):
-        assert recipe.prep.sdg_input_path == recipe.sdg.output_dir
+        assert str(recipe.prep.sdg_input_path).startswith(recipe.sdg.output_dir)
         assert recipe.finetune.train_data_path.startswith(recipe.prep.output_dir)
         assert recipe.eval.eval_data_path == f"{recipe.prep.output_dir}/eval_beir"
         assert recipe.eval.finetuned_model_path.startswith(recipe.finetune.checkpoint_dir)

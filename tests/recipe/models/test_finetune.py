@@ -33,7 +33,7 @@ CONSOLIDATED = CHECKPOINTS / "LATEST/model/consolidated"
 STAGE = """
 from dataclasses import replace
 from recipe import finetune
-from recipe.config import load
+from recipe.config_files import load
 from recipe.stage import perform
 real = finetune._torchrun
 finetune._torchrun = lambda settings: [
