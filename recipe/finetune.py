@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from recipe.config import FinetuneConfig
+from recipe.data.reading import parts
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.hub import model_commit, pin_models
@@ -20,13 +21,15 @@ _JOB_FILE = "job.json"
 
 
 def _inputs(settings: FinetuneConfig) -> list[Input]:
-    train = Path(settings.train_data_path)
-    inputs = [
-        Input(train, "training data", "prep"),
-        Input(train.parent / "corpus", "corpus of the training data", "prep"),
-    ]
+    given = {settings.train_data_path: "training data"}
     if settings.val_data_path is not None:
-        inputs.append(Input(Path(settings.val_data_path), "validation data", "prep"))
+        given.setdefault(settings.val_data_path, "validation data")
+    found = {
+        path: what if path == Path(data) else f"corpus of the {what}"
+        for data, what in given.items()
+        for path in parts(data)
+    }
+    inputs = [Input(path, what, "prep") for path, what in found.items()]
     if Path(settings.base_model).is_dir():
         inputs.append(Input(Path(settings.base_model), "base model", None))
     return inputs
@@ -39,9 +42,10 @@ def _check(settings: FinetuneConfig) -> None:
             "eager or null"
         )
     accumulated_passes(settings, settings.processes)
-    for name in (settings.train_data_path, settings.val_data_path):
-        if name is not None:
-            read_groups(Path(name), settings.train_n_passages)
+    validation = None if settings.val_data_path is None else Path(settings.val_data_path)
+    if validation is not None:
+        read_groups(validation, settings.train_n_passages)
+    read_groups(Path(settings.train_data_path), settings.train_n_passages, validation)
     _check_base(settings)
 
 

@@ -14,7 +14,7 @@ import msgspec
 from recipe.durable import Journal, read_json
 from recipe.errors import BadInput, Drifted
 from recipe.evaluation.candidates import CANDIDATES_FILE, Candidates, read_candidates
-from recipe.evaluation.collection import Collection, digest_of, read_collection
+from recipe.evaluation.collection import Collection
 from recipe.evaluation.drift import (
     Drift,
     Measured,
@@ -23,6 +23,7 @@ from recipe.evaluation.drift import (
     verdict,
     write_drift,
 )
+from recipe.evaluation.labelled import open_collection
 from recipe.evaluation.metrics import Metrics, measure
 from recipe.evaluation.results import (
     CHAIN,
@@ -222,10 +223,10 @@ def open_session(directory: Path) -> Session:
             "eval again with --force"
         )
     folder = Path(setting.eval_data_path)
-    collection = read_collection(folder)
+    collection = open_collection(folder)
     if collection.digest != setting.key["eval_beir"]:
         raise BadInput(
-            f"{folder} has changed since it was measured: found {digest_of(folder)}, wanted "
+            f"{folder} has changed since it was measured: found {collection.digest}, wanted "
             f"{setting.key['eval_beir']}; figures of two sets are not comparable: run the stage "
             "eval again with --force"
         )

@@ -40,12 +40,10 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     uninterrupted one. Raises BadInput before any weights are read.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    groups = read_groups(Path(settings.train_data_path), settings.train_n_passages)
-    held_out = (
-        read_groups(Path(settings.val_data_path), settings.train_n_passages)
-        if settings.val_data_path
-        else None
-    )
+    validation = None if settings.val_data_path is None else Path(settings.val_data_path)
+    passages, say = settings.train_n_passages, log if _first_process() else _nothing
+    groups = read_groups(Path(settings.train_data_path), passages, validation, say)
+    held_out = None if validation is None else read_groups(validation, passages)
     steps = max(1, len(groups) // settings.global_batch_size) * settings.num_epochs
     base = read_whole(settings.base_model)
     batcher = PairBatcher(base, settings.prompt_template, settings.rerank_max_length)
@@ -86,8 +84,17 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         base_model=settings.base_model,
         steps=steps,
         seed=settings.seed,
+        train_data=settings.train_data_path,
     )
     return _publish(trainer, base, directory, settings.num_epochs, facts)
+
+
+def _first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _nothing(_: str) -> None:
+    """A log for the processes that say nothing."""
 
 
 def _collate(batcher: PairBatcher, groups: Sequence[Group]) -> dict[str, Tensor]:

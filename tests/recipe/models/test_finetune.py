@@ -200,7 +200,7 @@ def test_a_bert_trains_without_a_template(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train_n_passages=6", "raise hard_negatives_to_mine"),
+        ("train_n_passages=6", "hard_negatives_to_mine), or lower train_n_passages"),
         ("global_batch_size=5", "wanted a multiple of local_batch_size"),
         ("prompt_template=null", "wanted a template"),
         ("optimizer_backend=fused_adam", "training uses PyTorch's AdamW"),
@@ -221,10 +221,10 @@ def test_what_cannot_be_trained_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be used"),
+        ("{", "cannot be read as JSON"),
         ('{"corpus": {"path": "./corpus/"}, "data": []}', "holds no examples"),
-        ('{"corpus": {"path": "./gone/"}, "data": [RECORD]}', "no parquet file"),
-        ('{"corpus": {"path": "./corpus/"}, "data": [UNKNOWN]}', "names passage d99"),
+        ('{"corpus": {"path": "./gone/"}, "data": [RECORD]}', "found no corpus of the training data at prep/gone"),
+        ('{"corpus": {"path": "./corpus/"}, "data": [UNKNOWN]}', "element 1: names the passage 'd99', which is not in the corpus"),
     ],
 )
 def test_broken_training_data_is_named(
