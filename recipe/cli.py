@@ -30,7 +30,7 @@ _SETTINGS_HELP = (
     "shows every key with its value."
 )
 # Commands that take settings as KEY=VALUE, beside the stages.
-_CONFIGURED = ("info", "run", "compare")
+_CONFIGURED = ("info", "run", "compare", "data")
 # A key has no slash or colon: a URL or path that contains = is not a setting.
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 

@@ -71,8 +71,13 @@ class Chosen:
     split: str | None
     rest: tuple[str, ...]
 
-    def row(self, record: dict[str, Any], source: Source, split: str | None, file_name: str) -> Row:
-        """The row of a record of a file of `split`; its passages go to `source`. Raises BadRow."""
+    def row(
+        self, record: dict[str, Any], source: Source, split: str | None, origin: dict[str, Any]
+    ) -> Row:
+        """The row of a record of a file of `split`; its passages go to `source`.
+
+        `origin` is the metadata of all the file's rows. Raises BadRow.
+        """
         question = usable(record.get(self.query), self.query)
         graded: dict[str, int] = {}
         negatives: list[str] = []
@@ -95,10 +100,10 @@ class Chosen:
             question,
             tuple(graded),
             tuple(one for one in dict.fromkeys(negatives) if one not in graded),
-            tuple(graded.values()),
+            () if all(grade == 1 for grade in graded.values()) else tuple(graded.values()),
             id=question_id(question) if given in (None, "") else str(given),
             split=own or split,
-            metadata={"file_name": [file_name]},
+            metadata=origin,
         )
 
 

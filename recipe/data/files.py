@@ -70,12 +70,11 @@ def first_record(file: Path, text: Text) -> dict[str, Any]:
 def open_text(file: Path, encoding: str | None, newline: str) -> io.TextIOWrapper:
     """The file's text; bytes of another encoding become surrogates, which `usable` names."""
     opener: Any = gzip.open if file.suffix == ".gz" else open
-    raw = opener(file, "rb")
     try:
-        start = raw.read(4)
-        raw.seek(0)
-        marked = next((name for mark, name in _MARKS if start.startswith(mark)), "utf-8")
-        return io.TextIOWrapper(raw, encoding or marked, "surrogateescape", newline)
+        if encoding is not None:
+            codecs.lookup(encoding)
+        with opener(file, "rb") as start:
+            mark = start.read(4)
     except (gzip.BadGzipFile, EOFError) as error:
         raise BadInput(f"{file} cannot be read ({error}); wanted a file that gzip wrote") from error
     except LookupError as error:
@@ -83,6 +82,9 @@ def open_text(file: Path, encoding: str | None, newline: str) -> io.TextIOWrappe
             f"found encoding = {encoding!r}, wanted one that Python knows, such as cp1252, utf-16 "
             "or latin-1"
         ) from error
+    marked = next((name for known, name in _MARKS if mark.startswith(known)), "utf-8")
+    raw = opener(file, "rb")
+    return io.TextIOWrapper(raw, encoding or marked, "surrogateescape", newline)
 
 
 def text_lines(file: Path, encoding: str | None) -> Iterator[tuple[int, str]]:

@@ -40,15 +40,14 @@ def hub_files(given: str, log: Log) -> HubFiles | None:
         _, _, subset = dataset_parts(given)
         root = fetch_dataset(given, [_CARD, *_PATTERNS], log)
     else:
-        path = Path(given)
-        root, subset = path.parent, path.name
-        if path.exists() or not (root / _CARD).is_file():
-            return None
-    if not subset:
-        return HubFiles(_data_files(root, root), root)
+        root, subset = Path(given).parent, Path(given).name
     subsets = _subsets(root)
     if subset in subsets:
         return HubFiles(subsets[subset], root, subsets.get(f"{subset}_corpus", ()), named=True)
+    if not given.startswith(HF):
+        return None
+    if not subset:
+        return HubFiles(_data_files(root, root), root)
     folder = root / subset
     if not folder.is_dir():
         raise BadInput(

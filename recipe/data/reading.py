@@ -129,9 +129,10 @@ def _read_rows(file: Path, split: str | None, how: Reading, broken: Broken, sour
     chosen = choose(names, how.columns, file)
     if chosen.rest:
         source.notes.append(f"{file.name}: not read: {', '.join(chosen.rest)}")
+    origin = {"file_name": [file.name]}
     for place, record in records(file, how.text, broken):
         try:
-            source.rows.append(chosen.row(record, source, split, file.name))
+            source.rows.append(chosen.row(record, source, split, origin))
         except BadRow as error:
             broken.add(f"{file.name}, {place}", error)
 

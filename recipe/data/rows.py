@@ -1,6 +1,7 @@
 """What every reader makes: questions with passages that answer them and passages that do not."""
 
 import hashlib
+import sys
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One labelled question; `positives` and `negatives` are passage ids, best first.
 
@@ -67,7 +68,7 @@ class Source:
 
     def passage(self, text: str) -> str:
         """The id of a passage, which is kept."""
-        name = passage_id(text)
+        name = sys.intern(passage_id(text))  # one object, however many rows name it
         self.texts.setdefault(name, text)
         return name
 

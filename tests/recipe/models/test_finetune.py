@@ -223,8 +223,14 @@ def test_what_cannot_be_trained_is_refused_before_any_work(
     [
         ("{", "cannot be read as JSON"),
         ('{"corpus": {"path": "./corpus/"}, "data": []}', "holds no examples"),
-        ('{"corpus": {"path": "./gone/"}, "data": [RECORD]}', "found no corpus of the training data at prep/gone"),
-        ('{"corpus": {"path": "./corpus/"}, "data": [UNKNOWN]}', "element 1: names the passage 'd99', which is not in the corpus"),
+        (
+            '{"corpus": {"path": "./gone/"}, "data": [RECORD]}',
+            "found no corpus of the training data at prep/gone",
+        ),
+        (
+            '{"corpus": {"path": "./corpus/"}, "data": [UNKNOWN]}',
+            "element 1: names the passage 'd99', which is not in the corpus",
+        ),
     ],
 )
 def test_broken_training_data_is_named(
