@@ -151,7 +151,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _run_stages(stages: Sequence[Stage[Any]], args: argparse.Namespace) -> int:
     names = [stage.name for stage in stages]
-    recipe = load(args.config, names, args.overrides)
+    recipe = load(args.config, names, args.overrides, print_line)
     if args.attached or args.detached:
         return _launch(names, recipe, args)
     if args.dry_run:
@@ -206,7 +206,7 @@ def _presence(path: Path, made_by: str | None, made_before: set[str]) -> str:
 
 
 def _info(args: argparse.Namespace) -> int:
-    recipe = load(args.config, STAGE_NAMES, args.overrides)
+    recipe = load(args.config, STAGE_NAMES, args.overrides, print_line)
     print(f"configurations: {', '.join(config_names())}")
     for number, stage in enumerate(STAGES):
         settings = getattr(recipe, stage.name)

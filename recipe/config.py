@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-_ROOT = "./output/rerank"
+ROOT = "./output/rerank"
 
 PROMPT_TEMPLATE = "question:{query} \n \n passage:{passage}"
 
@@ -68,7 +68,7 @@ class SdgConfig(_StageSettings, frozen=True, kw_only=True):
         "/sample_corpus/nv_pp_random"
     )
     file_extensions: list[str] = msgspec.field(default_factory=lambda: [".txt", ".md", ".text", ""])
-    output_dir: str = f"{_ROOT}/stage0_sdg"
+    output_dir: str = f"{ROOT}/stage0_sdg"
     min_text_length: Count = 50
     sentences_per_chunk: Positive = 5
     num_sections: Positive = 1
@@ -94,7 +94,6 @@ class SdgConfig(_StageSettings, frozen=True, kw_only=True):
     embed_provider: str = "nvidia"
     max_parallel_requests_for_gen: Positive = 4
     buffer_size: Positive = 200
-    resume: Literal["never", "always", "if_possible"] = "if_possible"
     dataset_name: str | None = None
     preview: bool = False
 
@@ -138,9 +137,9 @@ class PrepConfig(_StageSettings, frozen=True, kw_only=True):
     """
 
     corpus_id: str = "nv_pp_random"
-    sdg_input_path: str | None = f"{_ROOT}/stage0_sdg/generation_result.json"
+    sdg_input_path: str | None = f"{ROOT}/stage0_sdg/generation_result.json"
     train_input_file: str | None = None
-    output_dir: str = f"{_ROOT}/stage1_prep"
+    output_dir: str = f"{ROOT}/stage1_prep"
     base_model: str = "nvidia/llama-nemotron-embed-1b-v2"
     quality_threshold: Annotated[float, msgspec.Meta(ge=0, le=10)] = 7.0
     train_ratio: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.8
@@ -161,7 +160,7 @@ class PrepConfig(_StageSettings, frozen=True, kw_only=True):
     max_broken_rows: Count = 0
     mining: Literal["missing", "all", "none"] = "missing"
     mining_target: str = "cpu-fp32"
-    embedder_dir: str = f"{_ROOT}/embedders"
+    embedder_dir: str = f"{ROOT}/embedders"
     workers: Positive = 1
     ray_address: str | None = None
     seed: int = 42
@@ -186,8 +185,8 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
-    train_data_path: str = f"{_ROOT}/stage1_prep/train_mined.automodel_unrolled.json"
-    checkpoint_dir: str = f"{_ROOT}/stage2_finetune/checkpoints"
+    train_data_path: str = f"{ROOT}/stage1_prep/train_mined.automodel_unrolled.json"
+    checkpoint_dir: str = f"{ROOT}/stage2_finetune/checkpoints"
     num_epochs: Positive = 3
     global_batch_size: Positive = 128
     local_batch_size: Positive = 4
@@ -226,10 +225,10 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
-    finetuned_model_path: str = f"{_ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
+    finetuned_model_path: str = f"{ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
     retrieval_model: str = "nvidia/llama-nemotron-embed-1b-v2"
-    eval_data_path: str = f"{_ROOT}/stage1_prep/eval_beir"
-    output_dir: str = f"{_ROOT}/stage3_eval"
+    eval_data_path: str = f"{ROOT}/stage1_prep/eval_beir"
+    output_dir: str = f"{ROOT}/stage3_eval"
     k_values: Annotated[list[Positive], msgspec.Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [1, 5, 10, 100]
     )
@@ -254,7 +253,7 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     onnx_model_path: str | None = None
     trt_model_path: str | None = None
     retrieval_target: str = "cpu-fp32"
-    embedder_dir: str = f"{_ROOT}/embedders"
+    embedder_dir: str = f"{ROOT}/embedders"
     seed: int = 42
 
 
@@ -265,17 +264,16 @@ class ExportConfig(_StageSettings, frozen=True, kw_only=True):
     keys, and the profile of the checkpoint's architecture. `eval_dir` null: no drift is measured.
     """
 
-    model_path: str = f"{_ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
+    model_path: str = f"{ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "eager"
     quant_cfg: Literal["fp8", "int8_sq"] | None = None
     calibration_batch_size: Positive = 64
-    calibration_query: str | None = None
     prompt_template: str | None = PROMPT_TEMPLATE
-    onnx_export_path: str = f"{_ROOT}/stage4_export/onnx"
+    onnx_export_path: str = f"{ROOT}/stage4_export/onnx"
     opset: Positive = 17
     export_dtype: Literal["fp32", "fp16"] = "fp32"
     export_to_trt: bool = False
-    trt_model_path: str = f"{_ROOT}/stage4_export/tensorrt"
+    trt_model_path: str = f"{ROOT}/stage4_export/tensorrt"
     override_layernorm_precision_to_fp32: bool = True
     override_layers_to_fp32: list[str] = msgspec.field(default_factory=lambda: ["/model/norm/"])
     profiling_verbosity: Literal["layer_names_only", "detailed", "none"] = "layer_names_only"
@@ -285,19 +283,19 @@ class ExportConfig(_StageSettings, frozen=True, kw_only=True):
     trt_min_seq_len: Positive = 3
     trt_opt_seq_len: Positive = 256
     trt_max_seq_len: Positive = 512
-    output_dir: str = f"{_ROOT}/stage4_export"
+    output_dir: str = f"{ROOT}/stage4_export"
 
     target: str | None = None
     model_profile: str | None = None
-    eval_dir: str | None = f"{_ROOT}/stage3_eval"
+    eval_dir: str | None = f"{ROOT}/stage3_eval"
     seed: int = 42
 
 
 class DeployConfig(_StageSettings, frozen=True, kw_only=True):
-    """Stage 5: a running endpoint; `use_onnx` chooses between `onnx/` and `tensorrt/`.
+    """Stage 5: a running endpoint of `model_dir`; null: of the image's own model.
 
     `launcher` "docker" runs `nim_image` (NVIDIA's, or one of ours), "process" runs rerank-serve on
-    this machine. `model_dir` null: the output of the stage export in `export_dir`. `served_model`
+    this machine. With `use_onnx` false, `tensorrt/` beside an `onnx/` is taken. `served_model`
     is sent as `model` by drift and smoke test; null sends none. `max_length` limits a pair, in
     tokens; null: the limit of eval.
     """
@@ -306,7 +304,7 @@ class DeployConfig(_StageSettings, frozen=True, kw_only=True):
     container_name: str = "nemotron-rerank-nim"
     replace_existing: bool = False
     use_onnx: bool = True
-    model_dir: str | None = None
+    model_dir: str | None = f"{ROOT}/stage4_export/onnx"
     container_model_path: str = "/opt/nim/custom_model"
     container_cache_path: str = "/opt/nim/.cache"
     bind_address: str = "127.0.0.1"
@@ -320,12 +318,11 @@ class DeployConfig(_StageSettings, frozen=True, kw_only=True):
     health_check_interval: Positive = 5
     ngc_api_key_env: str = "NGC_API_KEY"
 
-    export_dir: str = f"{_ROOT}/stage4_export"
     launcher: Literal["docker", "process"] = "docker"
     served_model: str | None = None
     max_length: Positive | None = None
-    eval_dir: str | None = f"{_ROOT}/stage3_eval"
-    output_dir: str = f"{_ROOT}/stage5_deploy"
+    eval_dir: str | None = f"{ROOT}/stage3_eval"
+    output_dir: str = f"{ROOT}/stage5_deploy"
     seed: int = 42
 
 

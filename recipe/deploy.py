@@ -36,28 +36,26 @@ _SMOKE_TIMEOUT_S = 60.0
 _BATCH = 32
 
 
-def _model_dir(settings: DeployConfig) -> Path:
-    if settings.model_dir is not None:
-        return Path(settings.model_dir)
-    return Path(settings.export_dir) / ("onnx" if settings.use_onnx else "tensorrt")
+def _model_dir(settings: DeployConfig) -> Path | None:
+    """The artifact to serve; None: the model of the image."""
+    if settings.model_dir is None:
+        return None
+    given = Path(settings.model_dir)
+    beside = not settings.use_onnx and given.name == "onnx"
+    return given.with_name("tensorrt") if beside else given
 
 
 def _inputs(settings: DeployConfig) -> list[Input]:
-    inputs = [Input(_model_dir(settings), "exported artifact", "export")]
+    directory = _model_dir(settings)
+    inputs = [] if directory is None else [Input(directory, "exported artifact", "export")]
     if settings.eval_dir is not None:
         inputs.append(Input(Path(settings.eval_dir) / "setting.json", "evaluation", "eval"))
     return inputs
 
 
 def _check(settings: DeployConfig) -> None:
-    directory = _model_dir(settings)
-    wanted = MODEL_FILE if settings.use_onnx else "model.plan"
-    if not (directory / wanted).is_file():
-        raise BadInput(
-            f"found no {wanted} in {directory}, which use_onnx = {str(settings.use_onnx).lower()} "
-            "needs; run the stage export first, or set model_dir and use_onnx together"
-        )
-    _refuse_other_artifact(settings, directory)
+    if (directory := _model_dir(settings)) is not None:
+        _check_artifact(settings, directory)
     _refuse_foreign_files(settings.home)
     _refuse_second(settings)
     _launcher(settings).check()
@@ -69,6 +67,24 @@ def _check(settings: DeployConfig) -> None:
         )
     # Check address and key now, before the server starts.
     _scorer(settings, _launcher(settings).url).close()
+
+
+def _check_values(settings: DeployConfig) -> None:
+    if settings.model_dir is None and settings.launcher == "process":
+        raise BadConfig(
+            "found model_dir = null, which serves the model of a container's image, and launcher = "
+            "process, which has none; name an artifact, or set launcher=docker"
+        )
+
+
+def _check_artifact(settings: DeployConfig, directory: Path) -> None:
+    wanted = MODEL_FILE if settings.use_onnx else "model.plan"
+    if not (directory / wanted).is_file():
+        raise BadInput(
+            f"found no {wanted} in {directory}, which use_onnx = {str(settings.use_onnx).lower()} "
+            "needs; run the stage export first, or set model_dir and use_onnx together"
+        )
+    _refuse_other_artifact(settings, directory)
 
 
 def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:

@@ -70,6 +70,11 @@ def _check_base(settings: FinetuneConfig) -> None:
             f"found prompt_template = {settings.prompt_template!r} for {checkpoint.architecture}, "
             f"wanted {wanted}"
         )
+    if not templated and settings.temperature != 1:
+        raise BadConfig(
+            f"found temperature = {settings.temperature:g}, but {checkpoint.architecture} has no "
+            "place for it in its checkpoint, so served scores would differ; set temperature=1"
+        )
     if not templated and settings.pooling != "cls":
         raise BadConfig(
             f"found pooling = {settings.pooling}, but {checkpoint.architecture} reads its first "

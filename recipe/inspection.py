@@ -1,6 +1,7 @@
 """rerank data inspect PATH: what labelled data hold, and what prep would make of them."""
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -37,15 +38,16 @@ def run(args: argparse.Namespace) -> int:
     how = Reading(recipe.prep.columns, recipe.prep.encoding)
     source = read(args.path, how, broken, stage_log("data"))
     unit, length = _ruler(recipe)
+    fits, splits = _splits(source, recipe)
     lines = [
         f"{args.path}: {source.form}",
         *_counts(source, broken),
         *_lengths(source, unit, length),
         *source.notes,
+        *splits,
+        *_examples(source),
     ]
-    print("\n".join(lines))
-    fits = _print_splits(source, recipe)
-    print("\n".join(_examples(source)))
+    sys.stdout.write("\n".join([*lines, ""]))
     return 0 if fits and broken.count <= recipe.prep.max_broken_rows else 1
 
 
@@ -74,20 +76,19 @@ def _lengths(source: Source, unit: str, length: Length) -> Iterator[str]:
         yield f"{unit} a {what}: {_spread(length(texts))}"
 
 
-def _print_splits(source: Source, recipe: Recipe) -> bool:
-    """Print how prep would divide the data; whether it would."""
+def _splits(source: Source, recipe: Recipe) -> tuple[bool, list[str]]:
+    """Whether prep would take the data, and how it would divide them."""
     said: list[str] = []
     try:
         found = hold_out(convert(source, recipe.prep, said.append), said.append)
     except BadInput as error:
-        print("\n".join([*said, f"prep would refuse them: {error}"]))
-        return False
-    print(
+        return False, [*said, f"prep would refuse them: {error}"]
+    divided = (
         f"prep would take {len(found.train)} questions to train, {len(found.val)} to validate, "
         f"{len(found.test)} to test (seed {recipe.prep.seed}):"
     )
-    print("\n".join(f"  {line}" for line in said or ["no question or answer is in two splits"]))
-    return True
+    said = said or ["no question or answer is in two splits"]
+    return True, [divided, *(f"  {line}" for line in said)]
 
 
 def _examples(source: Source) -> Iterator[str]:

@@ -48,11 +48,14 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     base = read_whole(settings.base_model)
     batcher = PairBatcher(base, settings.prompt_template, settings.rerank_max_length)
     model = load_for_transformers(
-        base, attention=settings.attn_implementation, pooling=settings.pooling
+        base,
+        attention=settings.attn_implementation,
+        pooling=settings.pooling,
+        temperature=settings.temperature,
     )
     directory = Path(settings.checkpoint_dir)
     trainer = LossTrainer(
-        loss=partial(_group_loss, temperature=settings.temperature),
+        loss=_group_loss,
         order=FullBatches(len(groups), settings.global_batch_size, settings.seed),
         model=model,
         args=_arguments(settings, directory / "trainer", world, steps, held_out is not None),
@@ -103,17 +106,16 @@ def _collate(batcher: PairBatcher, groups: Sequence[Group]) -> dict[str, Tensor]
     return {**batcher(pairs), "labels": torch.zeros(len(groups), dtype=torch.int64)}
 
 
-def _group_loss(
-    model: nn.Module, batch: Mapping[str, Tensor], temperature: float
-) -> tuple[Tensor, Tensor]:
+def _group_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Softmax cross-entropy over the logits of each group, whose first passage is the target.
 
-    The mean loss of a batch of groups, float32 [], and the logits [groups, passages].
+    The mean loss of a batch of groups, float32 [], and the logits [groups, passages], which the
+    model has divided by its temperature.
     """
     targets = batch["labels"]
     logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
     logits = logits.float().view(len(targets), -1)
-    return functional.cross_entropy(logits / temperature, targets), logits
+    return functional.cross_entropy(logits, targets), logits
 
 
 def _arguments(
