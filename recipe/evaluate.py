@@ -31,7 +31,7 @@ from recipe.evaluation.session import (
     require_no_drift,
 )
 from recipe.first_stage import Embedding, FirstStage, embedder_commit
-from recipe.hub import model_commit, pin_models
+from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_training
@@ -57,15 +57,22 @@ def _sources(settings: EvalConfig) -> dict[str, str]:
     return {**base, **embedder_commit(_first_stage(settings))}
 
 
-def _check(settings: EvalConfig) -> None:
+def _check_values(settings: EvalConfig) -> None:
+    refuse_hub("eval_data_path", settings.eval_data_path)
     if settings.top_k < max(settings.k_values):
         raise BadConfig(
             f"found top_k = {settings.top_k} and k_values up to {max(settings.k_values)}, wanted "
             "top_k at least as large: metrics cannot be deeper than the reranked list"
         )
+
+
+def _check_endpoint(settings: EvalConfig) -> None:
+    """Check address and key before the checkpoints are measured."""
     if settings.eval_nim:
-        # Check address and key now, before the checkpoints are measured.
         _scorer(settings, "nim", settings.nim_url).close()
+
+
+def _check(settings: EvalConfig) -> None:
     refuse_other_template(
         settings.finetuned_model_path if settings.eval_finetuned else None, settings.prompt_template
     )
@@ -248,7 +255,9 @@ STAGE = Stage(
     settings=EvalConfig,
     inputs=_inputs,
     outputs=_outputs,
+    check_values=_check_values,
     check=_check,
+    check_machine=_check_endpoint,
     plan=_plan,
     run=_run,
     free=frozenset({"embedder_dir", "nim_api_key_env"}),

@@ -50,13 +50,16 @@ def _inputs(settings: ExportConfig) -> list[Input]:
     return inputs
 
 
-def _check(settings: ExportConfig) -> None:
+def _check_values(settings: ExportConfig) -> None:
     _target(settings)
     if settings.attn_implementation == "flash_attention_2":
         raise BadConfig(
             "found attn_implementation = flash_attention_2, wanted eager or sdpa: both give the "
             "graph that standard ONNX operators can hold"
         )
+
+
+def _check(settings: ExportConfig) -> None:
     _check_opset(settings)
     _check_prompt(settings)
     _refuse_unmeasured(settings)
@@ -257,6 +260,7 @@ STAGE = Stage(
     settings=ExportConfig,
     inputs=_inputs,
     outputs=_outputs,
+    check_values=_check_values,
     check=_check,
     plan=_plan,
     run=_run,

@@ -10,7 +10,7 @@ from recipe.config import FinetuneConfig
 from recipe.data.reading import parts
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
-from recipe.hub import model_commit, pin_models
+from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_groups
@@ -35,18 +35,22 @@ def _inputs(settings: FinetuneConfig) -> list[Input]:
     return inputs
 
 
-def _check(settings: FinetuneConfig) -> None:
+def _check_values(settings: FinetuneConfig) -> None:
+    refuse_hub("train_data_path", settings.train_data_path)
+    refuse_hub("val_data_path", settings.val_data_path)
     if settings.attn_implementation == "flash_attention_2":
         raise BadConfig(
             "found attn_implementation = flash_attention_2, which is not supported; wanted sdpa, "
             "eager or null"
         )
     accumulated_passes(settings, settings.processes)
+
+
+def _check(settings: FinetuneConfig) -> None:
     validation = None if settings.val_data_path is None else Path(settings.val_data_path)
     if validation is not None:
         read_groups(validation, settings.train_n_passages)
     read_groups(Path(settings.train_data_path), settings.train_n_passages, validation)
-    _check_base(settings)
 
 
 def _check_base(settings: FinetuneConfig) -> None:
@@ -132,7 +136,9 @@ STAGE = Stage(
     settings=FinetuneConfig,
     inputs=_inputs,
     outputs=lambda settings: [Path(settings.checkpoint_dir), settings.home / _JOB_FILE],
+    check_values=_check_values,
     check=_check,
+    check_machine=_check_base,
     plan=_plan,
     run=_run,
     free=frozenset({"processes"}),

@@ -109,3 +109,12 @@ def fetch_dataset(source: str, patterns: list[str] | None, log: Log) -> Path:
             "name its directory"
         ) from error
     return Path(root)
+
+
+def refuse_hub(key: str, given: str | None) -> None:
+    """Raise BadConfig for a data set of the hub where a local path is wanted."""
+    if given is not None and given.startswith(HF):
+        raise BadConfig(
+            f"found {key} = {given}, wanted a local path; `rerank prep data={given}` reads it and "
+            "writes what finetune and eval read"
+        )

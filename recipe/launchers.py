@@ -53,6 +53,14 @@ def detached_endpoint(folder: Path) -> Record | None:
     return record if shutil.which("docker") and _is_running(record.handle) else None
 
 
+def is_ready(url: str) -> bool:
+    """Whether the endpoint says that it is ready."""
+    try:
+        return httpx.get(url + _READY_PATH, timeout=5.0).is_success
+    except httpx.HTTPError:
+        return False
+
+
 class Launcher(ABC):
     """Starts, watches and stops one endpoint for one artifact.
 
@@ -122,7 +130,7 @@ class Launcher(ABC):
     def wait_until_ready(self, timeout_s: float, interval_s: float) -> None:
         """Poll its health until it is ready. Raises StageFailed when it ends or on timeout."""
         deadline = time.monotonic() + timeout_s
-        while not self._is_ready():
+        while not is_ready(self.url):
             if not self.is_alive():
                 raise StageFailed(
                     f"the server ended before it was ready; its last lines:\n{self.last_lines()}"
@@ -135,12 +143,6 @@ class Launcher(ABC):
                     f"{self.last_lines()}"
                 )
             time.sleep(min(interval_s, left_s))
-
-    def _is_ready(self) -> bool:
-        try:
-            return httpx.get(self.url + _READY_PATH, timeout=5.0).is_success
-        except httpx.HTTPError:
-            return False
 
 
 class DockerLauncher(Launcher):

@@ -55,10 +55,20 @@ def _outputs(settings: PrepConfig) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _check(settings: PrepConfig) -> None:
+def _check_values(settings: PrepConfig) -> None:
     total = settings.train_ratio + settings.val_ratio + settings.test_ratio
     if abs(total - 1) > _SUM_TOLERANCE:
         raise BadConfig(f"found train_ratio + val_ratio + test_ratio = {total:g}, wanted 1")
+    if not settings.source:
+        raise BadConfig("found no data, wanted one of data, sdg_input_path and train_input_file")
+    if settings.data and settings.train_input_file:
+        raise BadConfig(
+            "found data and train_input_file, wanted one: of data a part is held out for "
+            "evaluation, all of train_input_file is for training"
+        )
+
+
+def _check(settings: PrepConfig) -> None:
     material = _material(settings, lambda _: None)
     if settings.mining == "none":
         return
@@ -218,6 +228,7 @@ STAGE = Stage(
     settings=PrepConfig,
     inputs=_inputs,
     outputs=_outputs,
+    check_values=_check_values,
     check=_check,
     plan=_plan,
     run=_run,

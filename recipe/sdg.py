@@ -44,7 +44,7 @@ def _dataset(settings: SdgConfig) -> str:
     return settings.dataset_name or settings.corpus_id
 
 
-def _check(settings: SdgConfig) -> None:
+def _check_values(settings: SdgConfig) -> None:
     for name, counts in (
         ("query_counts", settings.query_counts),
         ("reasoning_counts", settings.reasoning_counts),
@@ -59,14 +59,16 @@ def _check(settings: SdgConfig) -> None:
     if "/" in name or "\0" in name or name.startswith(".") or not name.strip():
         key = "dataset_name" if settings.dataset_name else "corpus_id"
         raise BadConfig(f"found {key} = {name!r}, wanted a plain file name")
+    for name in ("endpoint", "embed_endpoint"):
+        _check_url(name, getattr(settings, name))
+
+
+def _check_key(settings: SdgConfig) -> None:
     if settings.generator == "llm" and not os.environ.get(settings.api_key_env):
         raise BadInput(
             f"found no key in the environment variable {settings.api_key_env}, which "
             f"{settings.endpoint} needs; set it, or work offline with generator=extractive"
         )
-    for name in ("endpoint", "embed_endpoint"):
-        _check_url(name, getattr(settings, name))
-    check_corpus(settings)
 
 
 def _check_url(name: str, url: str | None) -> None:
@@ -154,7 +156,9 @@ STAGE = Stage(
     settings=SdgConfig,
     inputs=_inputs,
     outputs=_outputs,
-    check=_check,
+    check_values=_check_values,
+    check=check_corpus,
+    check_machine=_check_key,
     plan=_plan,
     run=_run,
     sources=lambda settings: identify(settings.corpus_dir),

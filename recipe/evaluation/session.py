@@ -223,6 +223,11 @@ def open_session(directory: Path) -> Session:
             "eval again with --force"
         )
     folder = Path(setting.eval_data_path)
+    if not folder.exists():
+        raise BadInput(
+            f"found no evaluation data at {folder} in {Path.cwd()}, with which {directory} was "
+            "measured; run this in the directory in which the stage eval ran, or put them back"
+        )
     collection = open_collection(folder)
     if collection.digest != setting.key["eval_beir"]:
         raise BadInput(

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 from recipe.config import SdgConfig
+from recipe.data.files import SUFFIXES
 from recipe.errors import BadConfig, BadInput
 from recipe.hub import HF, dataset_commit, dataset_parts, fetch_dataset
 from recipe.progress import Log
@@ -47,6 +48,13 @@ def check_corpus(settings: SdgConfig) -> None:
     """Raise BadConfig or BadInput for a corpus that cannot be read; the hub is read later."""
     if not settings.corpus_dir.strip():
         raise BadConfig("found an empty corpus_dir; wanted the directory of your texts")
+    rows = [ending for ending in settings.file_extensions if ending.lower() in SUFFIXES]
+    if rows:
+        raise BadConfig(
+            f"found {', '.join(rows)} in file_extensions, whose files hold rows, not texts; with "
+            "questions and answers in them, use `rerank prep data=…`, else write each text into a "
+            "file of its own"
+        )
     if settings.corpus_dir.startswith(HF):
         dataset_parts(settings.corpus_dir)
     else:

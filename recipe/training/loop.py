@@ -54,9 +54,10 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         temperature=settings.temperature,
     )
     directory = Path(settings.checkpoint_dir)
+    order = FullBatches(len(groups), settings.global_batch_size, settings.seed)
     trainer = LossTrainer(
         loss=_group_loss,
-        order=FullBatches(len(groups), settings.global_batch_size, settings.seed),
+        order=order,
         model=model,
         args=_arguments(settings, directory / "trainer", world, steps, held_out is not None),
         train_dataset=groups,
@@ -70,6 +71,8 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
             f"{len(groups)} examples, {steps} steps of {settings.global_batch_size} on {world} "
             f"process(es), {trainer.args.device.type}, {'bf16' if trainer.args.bf16 else 'fp32'}"
         )
+        if left := len(groups) - len(order):
+            log(f"each epoch leaves out {left} examples, which fill no batch, other ones each time")
         if steps <= settings.lr_warmup_steps:
             log(
                 f"warning: all {steps} steps are warm-up (lr_warmup_steps = "
@@ -79,6 +82,8 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     # One process removes old files; the others wait for it.
     with trainer.args.main_process_first(local=False):
         last = last_complete(directory / "trainer")
+    if last is not None and trainer.is_world_process_zero():
+        log(f"continue from step {last.rpartition('-')[2]}")
     with quiet():
         trainer.train(resume_from_checkpoint=last)
     facts = Facts(
