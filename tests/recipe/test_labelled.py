@@ -101,13 +101,24 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         read_all(str(lines(tmp_path / "y.jsonl", both)))
 
 
+def test_rows_of_one_file_may_have_different_keys(tmp_path: Path) -> None:
+    rows = [
+        {"query": "a?", "pos": ["b"]},
+        {"query": "c?", "pos": ["d"], "neg": ["e"], "prompt": "p"},
+        {"question": "f?", "answer": "g"},
+    ]
+    source = read_all(str(lines(tmp_path / "x.jsonl", rows)))
+    assert found_in(source) == {"a?": ({"b"}, set()), "c?": ({"d"}, {"e"}), "f?": ({"g"}, set())}
+    assert source.notes == ["x.jsonl: not read: prompt"]
+
+
 @pytest.mark.parametrize(
     ("row", "why"),
     [
         ('{"query": "a?", "positive": ', "line 2: "),
         ('["query"]', "line 2: found str, wanted an object"),
         ('{"query": " ", "positive": "b"}', "line 2: query is blank"),
-        ('{"positive": "b"}', "line 2: query is missing, wanted a text"),
+        ('{"positive": "b"}', "line 2: found the columns positive in .*, wanted one of a question"),
         ('{"query": "a?", "positive": 3}', "line 2: positive is a int, wanted a text"),
         ('{"query": "a?", "positive": []}', "line 2: found no passage in positive"),
         ('{"query": "a?", "positive": {"id": 4}}', "line 2: .*ids need the corpus beside them"),
