@@ -29,8 +29,7 @@ def open_collection(given: Path) -> Collection:
         raise BadInput(f"found no question with a passage that answers it in {given}")
     named = with_ids(Material(source.texts, [], [], asked)).test
     grades = {
-        one.id: dict.fromkeys(one.negatives, 0)
-        | dict(zip(one.positives, one.grades, strict=True))
+        one.id: dict.fromkeys(one.negatives, 0) | dict(zip(one.positives, one.grades, strict=True))
         for one in named
     }
     return Collection(source.texts, {one.id: one.text for one in named}, grades, _digest(given))
