@@ -168,19 +168,19 @@ def test_a_path_with_nothing_says_what_would_be_read(tmp_path: Path) -> None:
 
 
 def test_reading_holds_what_is_new_not_the_file(tmp_path: Path) -> None:
-    """200 answers, each 60 times: the memory is that of the answers and of the rows."""
+    """200 answers, each 30 times: the memory is that of the answers and of the rows."""
     row = [
         {"query": f"question {n}?", "positive": f"{'a long answer ' * 120}{n % 200}"}
         for n in range(200)
     ]
     file = lines(tmp_path / "x.jsonl", row)
-    file.write_bytes(file.read_bytes() * 60)
+    file.write_bytes(file.read_bytes() * 30)
     size = file.stat().st_size
     tracemalloc.start()
     source = read_all(str(file))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(source.rows) == 200 * 60
+    assert len(source.rows) == 200 * 30
     assert len(source.texts) == 200
     # A row holds its question and ids; every text is held once.
     assert peak < size / 2

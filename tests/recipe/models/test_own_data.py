@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 FOLDER = Path("output/rerank")
 PREP = FOLDER / "stage1_prep"
-FAST = ["spreadsheet"]
+FAST = ["spreadsheet", "beir"]
 SETTINGS = [
     *("prep.mining_batch_size=8", "prep.hard_negatives_to_mine=2", "prep.hard_neg_margin=1"),
     *("prep.query_max_length=64", "prep.passage_max_length=64"),
