@@ -1,14 +1,17 @@
-"""A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv."""
+"""A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; images beside them."""
 
+import gzip
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
+from recipe.corpus_images import Document, ImageText, RowImage, find_image
 from recipe.data.files import text_lines
 from recipe.data.rows import BadRow, Broken, usable
 from recipe.durable import UNREADABLE
@@ -23,21 +26,35 @@ _WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 @dataclass(frozen=True)
 class Collection:
-    """`texts` and `queries` by id; `grades` by query and passage id, of judged queries only.
+    """`texts`, `images` (of those that have one) and `queries` by id; `grades` by query and passage
+    id, of judged queries only.
 
-    `digest` is a hash of the three files: figures are comparable exactly when it is the same.
+    `digest` is a hash of the three files and the images: figures are comparable exactly when it is
+    the same.
     """
 
     texts: dict[str, str]
     queries: dict[str, str]
     grades: dict[str, dict[str, int]]
     digest: str
+    images: dict[str, RowImage] = field(default_factory=dict)
+
+    def document(self, name: str) -> Document:
+        """The passage of this id, whose image is not read yet."""
+        image = self.images.get(name)
+        return self.texts[name] if image is None else ImageText(self.texts[name], image)
 
 
 class _Document(msgspec.Struct):
     id: str = msgspec.field(name="_id")
-    text: str
+    text: str = ""
     title: str = ""
+    image: str | None = None
+
+    @property
+    def body(self) -> str:
+        """The title, a space and the text."""
+        return f"{self.title} {self.text}".strip()
 
 
 class _Query(msgspec.Struct):
@@ -49,10 +66,11 @@ _Row = TypeVar("_Row", _Document, _Query)
 
 
 def read_collection(folder: Path) -> Collection:
-    """Read and check the folder. A passage is its title, a space and its text.
+    """Read and check the folder. A passage is its title, a space and its text; an image; or both.
 
     qrels/test.tsv may begin with a header line, as BEIR's does. Raises BadInput for missing files,
-    broken lines, blank texts, duplicate ids and judgements of unknown ids.
+    broken lines, blank texts, images that are missing or none, duplicate ids and judgements of
+    unknown ids.
     """
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
@@ -61,7 +79,13 @@ def read_collection(folder: Path) -> Collection:
             "to a folder in BEIR's layout"
         )
     broken = Broken(0, key=None)
-    texts = read_texts(folder / CORPUS, broken)
+    texts: dict[str, str] = {}
+    images: dict[str, RowImage] = {}
+    file = folder / CORPUS
+    for number, offset, row in _rows(file, _Document, broken):
+        texts[row.id] = row.body
+        if row.image is not None:
+            images[row.id] = find_image(file, offset, number, row.image)
     queries = read_queries(folder / QUERIES, broken)
     broken.settle(folder, lambda _: None)
     grades = read_grades(folder / TEST, queries, texts, broken)
@@ -70,47 +94,73 @@ def read_collection(folder: Path) -> Collection:
     if not relevant:
         raise BadInput(f"{folder / TEST} judges no passage as relevant; run the stage prep again")
     judged = {name: text for name, text in queries.items() if name in relevant}
-    return Collection(texts, judged, relevant, digest_of(folder))
+    return Collection(texts, judged, relevant, _digest(folder, images), images)
 
 
 def read_texts(file: Path, broken: Broken) -> dict[str, str]:
-    """The passages of a corpus.jsonl by id: each its title, a space and its text."""
-    rows = _rows(file, _Document, broken)
-    return {row.id: f"{row.title} {row.text}".strip() for row in rows}
+    """The texts of a corpus.jsonl by id; rows with an image alone go to `broken`."""
+    texts = {}
+    for number, _, row in _rows(file, _Document, broken):
+        if row.body:
+            texts[row.id] = row.body
+        else:
+            broken.add(f"{file.name}, line {number}", "has an image and no text to train on")
+    return texts
 
 
 def read_queries(file: Path, broken: Broken) -> dict[str, str]:
     """The questions of a queries.jsonl by id."""
-    return {row.id: row.text for row in _rows(file, _Query, broken)}
+    return {row.id: row.text for _, _, row in _rows(file, _Query, broken)}
 
 
-def digest_of(folder: Path) -> str:
-    """A short hash of the folder's three files."""
+def _digest(folder: Path, images: dict[str, RowImage]) -> str:
+    """A short hash of the folder's three files, and of the files of images."""
     digest = hashlib.sha256()
     for name in FILES:
-        content = (folder / name).read_bytes()
-        digest.update(f"{name} {len(content)}\n".encode())
-        digest.update(content)
+        file = folder / name
+        digest.update(f"{name} {file.stat().st_size}\n".encode())
+        with file.open("rb") as lines:
+            for line in lines:
+                digest.update(line)
+    for image in images.values():
+        if image.name is not None:
+            digest.update(f"{image.digest}\n".encode())
     return digest.hexdigest()[:_HASH_DIGITS]
 
 
-def _rows(file: Path, kind: type[_Row], broken: Broken) -> list[_Row]:
+def _rows(file: Path, kind: type[_Row], broken: Broken) -> Iterator[tuple[int, int, _Row]]:
+    """Each row, behind the number of its line and the byte at which that begins. One line is in
+    memory at a time."""
     decoder = msgspec.json.Decoder(kind)
-    rows: dict[str, _Row] = {}
-    for number, line in text_lines(file, None):
-        try:
-            row = decoder.decode(line.encode())
-            title = row.title if isinstance(row, _Document) else ""
-            usable(f"{title} {row.text}", "the text")
-            if row.id in rows:
-                raise BadRow(f"the id {row.id!r} occurs more than once")
-        except (BadRow, UnicodeEncodeError, *UNREADABLE) as error:
-            broken.add(f"{file.name}, line {number}", error)
-        else:
-            rows[row.id] = row
-    if not rows and not broken.count:
+    ids: set[str] = set()
+    offset = 0
+    opener: Any = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            begin, offset = offset, offset + len(line)
+            if number == 1 and line.startswith(BOM_UTF8):
+                begin, line = begin + len(BOM_UTF8), line.removeprefix(BOM_UTF8)
+            if not line.strip():
+                continue
+            try:
+                row = decoder.decode(line)
+                _refuse_blank(row)
+                if row.id in ids:
+                    raise BadRow(f"the id {row.id!r} occurs more than once")
+            except (BadRow, *UNREADABLE) as error:
+                broken.add(f"{file.name}, line {number}", error)
+                continue
+            ids.add(row.id)
+            yield number, begin, row
+    if not ids and not broken.count:
         raise BadInput(f"{file} is empty; run the stage prep on a larger corpus")
-    return list(rows.values())
+
+
+def _refuse_blank(row: _Document | _Query) -> None:
+    """Raise BadRow for a row without words, unless it has an image."""
+    text = row.body if isinstance(row, _Document) else row.text
+    if text or not isinstance(row, _Document) or row.image is None:
+        usable(text, "the text")
 
 
 def read_grades(
