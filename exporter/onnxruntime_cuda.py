@@ -177,11 +177,12 @@ class _Graph:
         if node.op_type != "Conv" or _attribute(node, "group", 1) != 1:
             return [node]
         (pixels, weight, *bias), name = node.input, node.output[0]
-        tile, kernel = self._shapes[pixels], self._constants[weight].dims
-        channels, rows, columns = tile[1:]
+        kernel = list(self._constants[weight].dims)
+        channels, rows, columns = (int(size) for size in self._shapes[pixels][1:])
         height, width = kernel[2:]
-        strides, pads = _attribute(node, "strides", []), _attribute(node, "pads", [0])
-        if list(strides) != [height, width] or any(pads) or rows % height or columns % width:
+        uneven = rows % height or columns % width
+        pads = _attribute(node, "pads", [0] * 4)
+        if _attribute(node, "strides", []) != [height, width] or pads != [0] * 4 or uneven:
             return [node]
         down, across = rows // height, columns // width
         made = _Making(name, self._added)
