@@ -14,19 +14,21 @@ from pathlib import Path
 
 _SOURCES = Path(__file__).with_name("fake")
 _FLAGS = ("-O1", "-fPIC", "-Wall", "-Wextra", "-Werror")
-_UNANSWERED = 'int {0}(void) {{ trace("unanswered {0}"); return 0; }}\n'
+_REST = 'int {0}(void) {{ trace("{1} {0}"); return 0; }}\n'
 CUDNN = "libcudnn.so.9"
 
 
 @dataclass(frozen=True)
 class _Library:
     """A library of CUDA: its sources, flags, and the names that are looked for in it: those
-    imported with the version of its own name, or else those that begin with `prefix`."""
+    imported with the version of its own name, or else those that begin with `prefix`. `noted` is
+    the trace's word for a call of one that no source has."""
 
     name: str
     sources: tuple[str, ...]
     flags: tuple[str, ...] = ()
     prefix: str | None = None
+    noted: str = "unanswered"
 
 
 _CUDART = ("cudart.c", "cudart_kernels.c", "cudart_memory.c", "cudart_streams.c")
@@ -53,7 +55,7 @@ def build(provider: Path, headers: Path, out: Path) -> tuple[Path, Path]:
     # Not linked but looked up by name, so the names are among the library's strings.
     looked_up = set(re.findall(rb"\0(cudnn[A-Z]\w+)\0", provider.read_bytes()))
     cudnn = sorted(name.decode() for name in looked_up)
-    _compile(_Library(CUDNN, ("cudnn.c",)), cudnn, headers, apart)
+    _compile(_Library(CUDNN, ("cudnn.c",), noted="cudnn"), cudnn, headers, apart)
     return together, apart
 
 
@@ -69,7 +71,7 @@ def _compile(library: _Library, wanted: Iterable[str], headers: Path, out: Path)
     rest = work / "rest.c"
     rest.write_text(
         '#include "trace.h"\n'
-        + "".join(_UNANSWERED.format(name) for name in wanted if name not in answered)
+        + "".join(_REST.format(name, library.noted) for name in wanted if name not in answered)
     )
     versions = work / "versions.map"
     versions.write_text(f"{library.name} {{ global: *; }};\n")

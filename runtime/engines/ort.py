@@ -58,7 +58,10 @@ _TAKES_ALL = {
 _NO_TENSORRT = "Please install TensorRT libraries"
 # CUDA errors after which this build can never compute: driver too old (35), no kernels for the card
 # (209), mismatch of driver and library or card (803, 804; driver_types.h of CUDA).
-_NO_CUDA = re.compile(r"CUDA failure (35|209|803|804)\b|CUDA wasn't able to be loaded")
+_NO_CUDA = re.compile(
+    r"CUDA failure (35|209|803|804)\b|CUDA wasn't able to be loaded"
+    r"|cudaErrorNoKernelImageForDevice|no kernel image is available"
+)
 # ONNX Runtime's message when a kernel is the first to want cuDNN, and it cannot be loaded.
 _NO_CUDNN = "cuDNN is unavailable"
 # Log levels of ONNX Runtime. Fatal only: errors are raised with the same text. With TensorRT,

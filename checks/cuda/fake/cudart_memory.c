@@ -49,7 +49,10 @@ static cudaError_t give(void *address, const char *call)
     return result(cudaSuccess);
 }
 
-cudaError_t cudaMalloc(void **address, size_t size) { return take(address, size, DEVICE, "cudaMalloc"); }
+cudaError_t cudaMalloc(void **address, size_t size)
+{
+    return take(address, size, DEVICE, "cudaMalloc");
+}
 cudaError_t cudaMallocFromPoolAsync(void **address, size_t size, cudaMemPool_t pool,
                                     cudaStream_t stream)
 {

@@ -14,7 +14,10 @@ static int made(const char *name, void **handle)
     return 0;
 }
 int cudnnCreate(void **handle) { return made("cudnnCreate", handle); }
-int cudnnCreateTensorDescriptor(void **handle) { return made("cudnnCreateTensorDescriptor", handle); }
+int cudnnCreateTensorDescriptor(void **handle)
+{
+    return made("cudnnCreateTensorDescriptor", handle);
+}
 int cudnnCreateReduceTensorDescriptor(void **handle)
 {
     return made("cudnnCreateReduceTensorDescriptor", handle);

@@ -4,6 +4,7 @@
      FAKE_SM      compute capability without the dot, 90 by default
      FAKE_MEMORY  bytes of the card, 64 GiB by default
      FAKE_LOST    a file; once it exists, the device is lost
+     FAKE_FAULT   if set, the next product finds the device lost, and the file is made
      FAKE_TRACE   the file that gets a line for each event; none: no trace
    A line is one write to a file opened for appending, so lines of several libraries and threads
    stay whole. */
@@ -47,6 +48,17 @@ static inline int lost(void)
 {
     const char *file = getenv("FAKE_LOST");
     return file != NULL && access(file, F_OK) == 0;
+}
+
+static inline void fault(void)
+{
+    const char *file = getenv("FAKE_LOST");
+    if (getenv("FAKE_FAULT") == NULL)
+        return;
+    int made = file ? open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0644) : -1;
+    if (made < 0)
+        abort();
+    close(made);
 }
 
 #endif
