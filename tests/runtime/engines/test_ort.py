@@ -293,8 +293,8 @@ def test_tensorrt_without_its_libraries_is_unavailable_so_that_auto_goes_on(
             "operators that need cuDNN 9.*cuda-fp16",
         ),
         (
-            "running Cast node. Status Message: CUDA error cudaErrorNoKernelImageForDevice:no kernel "
-            "image is available for execution on the device",
+            "running Cast node. Status Message: CUDA error cudaErrorNoKernelImageForDevice:no "
+            "kernel image is available for execution on the device",
             "cannot use this GPU.*that this onnxruntime has code for",
         ),
     ],
