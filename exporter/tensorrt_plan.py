@@ -153,8 +153,8 @@ def _parse(trt: Any, network: Any, logger: Any, graph: Path) -> None:
         f"node {e.node()} {e.node_name()!r} ({e.node_operator()}): {e.desc()}" for e in errors
     )
     raise PlanFailed(
-        f"TensorRT {trt.__version__} cannot parse {graph.name}: {details or logger.take_errors()}; use "
-        "a newer TensorRT, or another target"
+        f"TensorRT {trt.__version__} cannot parse {graph.name}: {details or logger.take_errors()}; "
+        "use a newer TensorRT, or another target"
     )
 
 
