@@ -204,14 +204,14 @@ profile: $(if $(ARTIFACT),$(INSTALLED),$(RANK_DIR)/manifest.json)  ## where the 
 
 #@ On a GPU
 
-# On a machine with a card, of which the environment may be a system's own: nothing is installed.
-GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+# On a machine with a card. The system's own Python, as .venv has packages for CPUs; nothing is installed.
+GPU_PYTHON ?= python3
 GPU ?=
 
-test-gpu:  ### what only a GPU can show, as one table: make test-gpu GPU="--model tiny"
+test-gpu:  ### what only a GPU can show, as one table: make test-gpu GPU="--model 1b"
 	@$(GPU_PYTHON) -m checks.gpu $(GPU)
 
-bench-gpu:  ### ours beside PyTorch on one GPU: make bench-gpu GPU=--quick
+bench-gpu:  ### ours beside PyTorch on one GPU: make bench-gpu GPU="--model 1b"
 	@$(GPU_PYTHON) -m benchmarks.gpu $(GPU)
 
 #@ Images
