@@ -37,8 +37,12 @@ from tests.tiny_vision import embedder_config, reranker_config, write_vision
 
 Write = Callable[[Path], Path]
 
-# Heads of a multiple of 8 components, as the real one has: others get no flash attention.
-_VISION = {"hidden_size": 64}
+# Heads of a multiple of 8 components, as the real tower has: others get no flash attention. Two
+# layers, because writing the graph takes long.
+_VL = {
+    "vision_config": {"hidden_size": 64, "num_hidden_layers": 2},
+    "llm_config": {"num_hidden_layers": 2},
+}
 # Every architecture, and every way to pool.
 FAMILIES: Mapping[str, Write] = {
     "llama": write_llama,
@@ -50,8 +54,8 @@ FAMILIES: Mapping[str, Write] = {
     "xlm-roberta": write_xlm_roberta,
     "modernbert": write_modernbert,
     "deberta": write_deberta,
-    "vl": lambda folder: write_vision(folder, reranker_config(vision_config=_VISION)),
-    "vl-embed": lambda folder: write_vision(folder, embedder_config(vision_config=_VISION)),
+    "vl": lambda folder: write_vision(folder, reranker_config(**_VL)),
+    "vl-embed": lambda folder: write_vision(folder, embedder_config(**_VL)),
 }
 TARGETS = ("cuda-fp16", "cuda-bf16")
 # What `auto` may run on CUDA although it was exported for TensorRT: masks, and means by cuDNN.

@@ -6,7 +6,6 @@ what PyTorch gives is within the tolerance of the precision.
 """
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +22,8 @@ _HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Copies between devices, which a CPU has no need of.
 _COPIES = {"MemcpyFromHost", "MemcpyToHost"}
 _NO_KERNEL = re.compile(r"find an implementation for (\w+)|(\w+)\(\d+\) is not a registered")
-# Float32 kernels of different fusions, as a share of the largest output.
-_ROUNDING = 1e-4
+# Half of the last place, as a share of the largest output: constants are folded in half precision.
+_ROUNDING: dict[Precision, float] = {"fp16": 2**-11, "bf16": 2**-8}
 
 
 class Replay(NamedTuple):
@@ -52,7 +51,7 @@ def replay(
     if missing := _missing(models[0]):
         return Replay(np.inf, np.inf, missing)
     found, before = (_run(model, inputs) for model in models)
-    allowed = _ROUNDING * np.abs(before).max()
+    allowed = _ROUNDING[precision] * np.abs(before).max()
     tolerance = TOLERANCES[precision].random * values.std()
     return Replay(
         float(np.abs(found - before).max() / allowed),
@@ -115,8 +114,3 @@ def _missing(model: ModelProto) -> list[str]:
         names = [name for pair in _NO_KERNEL.findall(str(error)) for name in pair if name]
         return names or [str(error)]
     return []
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names once each, in order."""
-    return ", ".join(sorted(set(names))) or "none"
