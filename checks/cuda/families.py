@@ -51,9 +51,9 @@ FAMILIES: Mapping[str, Write] = {
     "bert": write_bert,
     "bert-embed": write_sentence_transformers,
     "bge": partial(write_sentence_transformers, pooling="cls"),
-    "xlm-roberta": write_xlm_roberta,
+    "xlm-roberta": partial(write_xlm_roberta, num_hidden_layers=2),
     "modernbert": write_modernbert,
-    "deberta": write_deberta,
+    "deberta": partial(write_deberta, num_hidden_layers=2),
     "vl": lambda folder: write_vision(folder, reranker_config(**_VL)),
     "vl-embed": lambda folder: write_vision(folder, embedder_config(**_VL)),
 }
