@@ -8,7 +8,7 @@ are rotated until their padding is at the end. The kernel also expects heads in 
 linear layers, and would transpose others back.
 
 Nothing may need cuDNN, a gigabyte that is loaded when the first kernel asks for it: the least and
-the greatest of integers are found by sorting, and patches are cut out for a product.
+the greatest of integers are found by sorting; sums over the tokens and patches become products.
 
 A sum with its norm becomes one of ONNX Runtime's own operators, in float32: the half-precision
 ones have overflowed in the past (github.com/microsoft/onnxruntime/issues/29034).
@@ -102,8 +102,8 @@ def use_fast_kernels(model: ModelProto) -> None:
         graph.join_sum(node)
         graph.sort_for_extreme(node)
     model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.int64), _ONE))
-    _replace(model.graph, graph.as_product)
-    _replace(model.graph, graph.with_batch)
+    for change in (graph.patches, graph.weighted_sum, graph.length, graph.with_batch):
+        _replace(model.graph, change)
     if any(changed):
         _rotate_rows(model.graph)
     _drop_unread(model.graph)
@@ -172,7 +172,7 @@ class _Graph:
         inputs = [node.input[0], _ONE]
         node.CopyFrom(helper.make_node("TopK", inputs, outputs, axis=axes[0], largest=largest))
 
-    def as_product(self, node: NodeProto) -> list[NodeProto]:
+    def patches(self, node: NodeProto) -> list[NodeProto]:
         """A convolution of patches side by side as a product: the provider convolves by cuDNN."""
         if node.op_type != "Conv" or _attribute(node, "group", 1) != 1:
             return [node]
@@ -195,6 +195,39 @@ class _Graph:
         if bias:
             found = made("Add", found, bias[0])
         made("Transpose", found, perm=[0, 3, 1, 2], to=name)
+        return made.nodes
+
+    def weighted_sum(self, node: NodeProto) -> list[NodeProto]:
+        """A sum of states [batch, sequence, size], weighted by a value a token, as a product.
+        The provider sums along an axis in the middle by cuDNN."""
+        if node.op_type != "ReduceSum" or self._axes(node) != [1]:
+            return [node]
+        product = self._maker.get(node.input[0])
+        if product is None or product.op_type != "Mul":
+            return [node]
+        for states, spread in (product.input, product.input[::-1]):
+            last = self._maker.get(spread)
+            if last is None or last.op_type != "Unsqueeze" or self._axes(last) not in ([2], [-1]):
+                continue
+            made = _Making(node.output[0], self._added)
+            weights = made("Unsqueeze", last.input[0], made.sizes(1))
+            if _attribute(node, "keepdims", 1):
+                made("MatMul", weights, states, to=node.output[0])
+            else:
+                total = made("MatMul", weights, states)
+                made("Squeeze", total, made.sizes(1), to=node.output[0])
+            return made.nodes
+        return [node]
+
+    def length(self, node: NodeProto) -> list[NodeProto]:
+        """The length of vectors by its definition, of which the provider has all kernels."""
+        if node.op_type != "ReduceL2":
+            return [node]
+        vectors, *axes = node.input
+        made = _Making(node.output[0], self._added)
+        squares = made("Mul", vectors, vectors)
+        total = made("ReduceSum", squares, *axes, keepdims=_attribute(node, "keepdims", 1))
+        made("Sqrt", total, to=node.output[0])
         return made.nodes
 
     def with_batch(self, node: NodeProto) -> list[NodeProto]:

@@ -1,11 +1,9 @@
 """Embedding models: a body, pooled to one vector a text, of length 1 where that is asked."""
 
 from torch import Tensor
+from torch.nn import functional
 
 from exporter.architectures.base import Architecture, Body
-
-# That of torch.nn.functional.normalize.
-_LEAST_LENGTH = 1e-12
 
 
 class EmbeddingModel(Architecture):
@@ -34,7 +32,7 @@ class EmbeddingModel(Architecture):
     ) -> Tensor:
         types = () if token_type_ids is None else (token_type_ids,)
         vectors = self.trunk.pooled(self.pooling, input_ids, attention_mask, *types)
-        return _of_length_one(vectors) if self.normalize else vectors
+        return functional.normalize(vectors, dim=1) if self.normalize else vectors
 
     def place(self, name: str) -> str | None:
         """See Architecture: checkpoints are saved with the body's prefix or without it."""
@@ -44,10 +42,3 @@ class EmbeddingModel(Architecture):
     def stored_name(self, parameter: str) -> str:
         """See Architecture."""
         return parameter.removeprefix("trunk.")
-
-
-def _of_length_one(vectors: Tensor) -> Tensor:
-    """As torch.nn.functional.normalize, whose operator ReduceL2 makes ONNX Runtime's CUDA provider
-    load cuDNN."""
-    length = (vectors * vectors).sum(dim=1, keepdim=True).sqrt()
-    return vectors / length.clamp(min=_LEAST_LENGTH)

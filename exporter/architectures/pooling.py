@@ -51,11 +51,9 @@ def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     Chosen). A row without any real token gives a finite vector.
     """
     if pooling == "avg":
-        weights = attention_mask.to(torch.float32)
-        # A product instead of a sum over the tokens, for which ONNX Runtime's CUDA provider loads
-        # cuDNN.
-        total = torch.matmul(weights.unsqueeze(1), states).squeeze(1)
-        return total / weights.sum(dim=1, keepdim=True).clamp(min=1.0)
+        # A sum and no product, which OpenVINO would compute in bf16: eight times the error.
+        weights = attention_mask.to(torch.float32).unsqueeze(-1)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
     return Chosen.by(attention_mask, pooling, causal=False).of(states).squeeze(1)
 
 

@@ -218,6 +218,36 @@ def test_patches_are_a_product_and_rows_share_no_factor() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+def test_means_lengths_and_ends_are_computed_without_cudnn() -> None:
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 23]>
+        g (int64[batch, sequence] mask, float[batch, sequence, 6] states)
+            => (float[batch, 6] y, int64[batch, 1] least, int64[batch, 1] greatest)
+        <int64[1] last = {-1}, int64[1] tokens = {1}>
+        {
+            least = ReduceMin <keepdims = 1> (mask, tokens)
+            greatest = ReduceMax <keepdims = 1> (mask, tokens)
+            real = Cast <to = 1> (mask)
+            weights = Unsqueeze (real, last)
+            weighted = Mul (states, weights)
+            total = ReduceSum <keepdims = 0> (weighted, tokens)
+            count = ReduceSum <keepdims = 0> (weights, tokens)
+            mean = Div (total, count)
+            size = ReduceL2 <keepdims = 1> (mean, tokens)
+            y = Div (mean, size)
+        }""")
+    states = np.random.default_rng(0).standard_normal((2, 3, 6)).astype(np.float32)
+    given = {"mask": np.asarray([[1, 2, 0], [3, 1, 1]]), "states": states}
+    wanted = run(model, given)
+    use_fast_kernels(model)
+    onnx.checker.check_model(model)
+    found = operators(model)
+    assert not WANTS_CUDNN & found.keys()
+    assert (found["MatMul"], found["TopK"], found["ReduceSum"]) == (1, 2, 2)
+    for one, other in zip(wanted, run(model, given), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 def run(model: ModelProto, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)
