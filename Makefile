@@ -214,10 +214,10 @@ profile: $(if $(ARTIFACT),$(INSTALLED),$(RANK_DIR)/manifest.json)  ## where the 
 GPU_PYTHON ?= python3
 GPU ?=
 
-test-gpu:  ### what only a GPU can show, as one table: make test-gpu GPU="--model 1b"
+test-gpu:  ### what only a GPU can show, as one table: make test-gpu GPU=--model=1b
 	@$(GPU_PYTHON) -m checks.gpu $(GPU)
 
-bench-gpu:  ### ours beside PyTorch on one GPU: make bench-gpu GPU="--model 1b"
+bench-gpu:  ### ours beside PyTorch on one GPU: make bench-gpu GPU=--model=1b
 	@$(GPU_PYTHON) -m benchmarks.gpu $(GPU)
 
 #@ Images
