@@ -21,13 +21,13 @@ CUDNN = "libcudnn.so.9"
 @dataclass(frozen=True)
 class _Library:
     """A library of CUDA: its sources, flags, and the names that are looked for in it: those
-    imported with the version of its own name, or else those that begin with `prefix`. `noted` is
-    the trace's word for a call of one that no source has."""
+    imported with its name as their version, or without one those of the form `unversioned`. `noted`
+    is the trace's word for a call of one that no source has."""
 
     name: str
     sources: tuple[str, ...]
     flags: tuple[str, ...] = ()
-    prefix: str | None = None
+    unversioned: str | None = None
     noted: str = "unanswered"
 
 
@@ -36,8 +36,8 @@ _LIBRARIES = (
     _Library("libcudart.so.13", _CUDART),
     _Library("libcublas.so.13", ("cublas.c",)),
     _Library("libcublasLt.so.13", ("cublas.c",), ("-DLIGHT",)),
-    _Library("libcurand.so.10", (), prefix="curand"),
-    _Library("libcuda.so.1", ("cuda.c",), prefix="cu"),
+    _Library("libcurand.so.10", (), unversioned=r"curand\w+"),
+    _Library("libcuda.so.1", ("cuda.c",), unversioned=r"cu[A-Z]\w+"),
 )
 
 
@@ -47,13 +47,12 @@ def build(provider: Path, headers: Path, out: Path) -> tuple[Path, Path]:
     together, apart = out / "lib", out / "lib-cudnn"
     wanted = _imported(provider)
     for library in _LIBRARIES:
-        names = wanted[library.name] if library.prefix is None else wanted[None]
-        mine = [name for name in names if name.startswith(library.prefix or "")]
-        for name in mine if library.prefix else ():
-            names.remove(name)  # "cu" comes after "curand"
+        form = library.unversioned
+        names = wanted[None if form else library.name]
+        mine = [name for name in names if re.fullmatch(form or r"\w+", name)]
         _compile(library, mine, headers, together)
     # Not linked but looked up by name, so the names are among the library's strings.
-    looked_up = set(re.findall(rb"\0(cudnn[A-Z]\w+)\0", provider.read_bytes()))
+    looked_up = set(re.findall(rb"(?<=\0)cudnn[A-Z]\w+(?=\0)", provider.read_bytes()))
     cudnn = sorted(name.decode() for name in looked_up)
     _compile(_Library(CUDNN, ("cudnn.c",), noted="cudnn"), cudnn, headers, apart)
     return together, apart
@@ -75,13 +74,12 @@ def _compile(library: _Library, wanted: Iterable[str], headers: Path, out: Path)
     )
     versions = work / "versions.map"
     versions.write_text(f"{library.name} {{ global: *; }};\n")
-    exported = ("-Wl,--version-script", versions) if library.prefix is None else ()
+    exported = () if library.unversioned else ("-Wl,--version-script", versions)
     soname = f"-Wl,-soname,{library.name}"
     _cc("-I", _SOURCES, "-shared", soname, *exported, rest, *objects, "-o", out / library.name)
 
 
 def _cc(*arguments: object) -> None:
-    # Names of CUDA's are not declared in rest.c, and some are known to the compiler.
     subprocess.run(["cc", *_FLAGS, *map(str, arguments)], check=True)
 
 
