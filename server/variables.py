@@ -161,8 +161,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_MODEL_PROFILE",
         "target",
         "the target that graph or plan must have been made for; `auto`: the plan if it fits, else "
-        "TensorRT or CUDA in ONNX Runtime, else the CPU; NVIDIA's ids of ONNX profiles: the graph, "
-        "never the plan",
+        "ONNX Runtime on the GPU, else the CPU; NVIDIA's ids of ONNX profiles: the graph, never "
+        "the plan",
         "the plan's target where there is one, else the graph's",
         read=_target,
     ),

@@ -31,8 +31,9 @@ class Chosen:
         if pooling == "last":
             index = torch.where(real, positions, 0).amax(dim=1, keepdim=True)
         else:
-            index = torch.where(real, positions, attention_mask.shape[1] - 1)
-            index = index.amin(dim=1, keepdim=True)
+            # The last position is taken from the others: ONNX Runtime would compute with the length
+            # on the CPU, and capture no CUDA graph.
+            index = torch.where(real, positions, positions[-1:]).amin(dim=1, keepdim=True)
         here = positions == index
         seen = (real & (positions <= index) if causal else real) | here
         return cls(index, seen[:, None, None, :], here.to(torch.float32).unsqueeze(1))
@@ -50,6 +51,7 @@ def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     Chosen). A row without any real token gives a finite vector.
     """
     if pooling == "avg":
+        # A sum and no product, which OpenVINO would compute in bf16: eight times the error.
         weights = attention_mask.to(torch.float32).unsqueeze(-1)
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
     return Chosen.by(attention_mask, pooling, causal=False).of(states).squeeze(1)

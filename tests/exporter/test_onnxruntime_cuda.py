@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper, parser
 
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.errors import ExportError
@@ -25,6 +25,9 @@ HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 IN_HALF = {"Add", "Attention", "Cast", "Gather", "Gelu", "MatMul", "Mul", "Reshape", "Sigmoid"} | {
     "Transpose"
 }
+
+# What ONNX Runtime's CUDA provider has no kernel of its own for; with int64 ReduceSum, it has.
+WANTS_CUDNN = {"ArgMax", "ArgMin", "Conv", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin"}
 
 
 def write_graph(checkpoint: Path, directory: Path, dtype: torch.dtype) -> Path:
@@ -126,6 +129,7 @@ def test_the_fast_operators_give_the_same_on_either_side_of_the_padding(
     fast = onnx.load(tmp_path / "model.onnx")
     onnx.checker.check_model(fast)
     assert [(o.domain, o.version) for o in fast.opset_import] == [("", 24), ("com.microsoft", 1)]
+    assert not WANTS_CUDNN & operators(fast).keys()
     by_lengths = [n for n in fast.graph.node if n.op_type == "Attention" and not n.input[3]]
     assert len(by_lengths) == attentions
     if sums is not None:
@@ -178,6 +182,76 @@ def test_nothing_is_copied_from_host_to_device(half_artifact: Path) -> None:
             sizes = {"Range": node.input, "Expand": node.input[1:], "Reshape": node.input[1:]}
             assert crossing <= set(sizes.get(node.op_type, ())), node.op_type
     assert host
+
+
+def test_patches_are_a_product_and_rows_share_no_factor() -> None:
+    """Convolutions need cuDNN; for a shared factor cuBLAS gets addresses that a replayed CUDA graph
+    would read again after they are gone."""
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 23]>
+        g (float[tiles, 3, 8, 6] pixels, float[tiles, 4, 5, 7] x)
+            => (float[tiles, 5, 4, 2] y, float[tiles, 4, 5, 5] z)
+        <float[tiles, 4, 5, 6] w1, float[1, 4, 7, 6] one, float[1, 4, 6, 5] two>
+        {
+            y = Conv <kernel_shape = [2, 3], strides = [2, 3], pads = [0, 0, 0, 0]>
+                (pixels, kernel, bias)
+            one = Identity (right)
+            w1 = MatMul (x, one)
+            two = Identity (further)
+            z = MatMul (w1, two)
+        }""")
+    drawn = np.random.default_rng(0)
+    shapes = {"kernel": (5, 3, 2, 3), "bias": (5,), "right": (1, 4, 7, 6), "further": (1, 4, 6, 5)}
+    for name, shape in shapes.items():
+        values = drawn.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    given = {
+        "pixels": drawn.standard_normal((2, 3, 8, 6)).astype(np.float32),
+        "x": drawn.standard_normal((2, 4, 5, 7)).astype(np.float32),
+    }
+    wanted = run(model, given)
+    use_fast_kernels(model)
+    onnx.checker.check_model(model)
+    found = operators(model)
+    assert (found["Conv"], found["MatMul"], found["Expand"]) == (0, 3, 2)
+    for one, other in zip(wanted, run(model, given), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_means_lengths_and_ends_are_computed_without_cudnn() -> None:
+    model = parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 23]>
+        g (int64[batch, sequence] mask, float[batch, sequence, 6] states)
+            => (float[batch, 6] y, int64[batch, 1] least, int64[batch, 1] greatest)
+        <int64[1] last = {-1}, int64[1] tokens = {1}>
+        {
+            least = ReduceMin <keepdims = 1> (mask, tokens)
+            greatest = ReduceMax <keepdims = 1> (mask, tokens)
+            real = Cast <to = 1> (mask)
+            weights = Unsqueeze (real, last)
+            weighted = Mul (states, weights)
+            total = ReduceSum <keepdims = 0> (weighted, tokens)
+            count = ReduceSum <keepdims = 0> (weights, tokens)
+            mean = Div (total, count)
+            size = ReduceL2 <keepdims = 1> (mean, tokens)
+            y = Div (mean, size)
+        }""")
+    states = np.random.default_rng(0).standard_normal((2, 3, 6)).astype(np.float32)
+    given = {"mask": np.asarray([[1, 2, 0], [3, 1, 1]]), "states": states}
+    wanted = run(model, given)
+    use_fast_kernels(model)
+    onnx.checker.check_model(model)
+    found = operators(model)
+    assert not WANTS_CUDNN & found.keys()
+    assert (found["MatMul"], found["TopK"], found["ReduceSum"]) == (1, 2, 2)
+    for one, other in zip(wanted, run(model, given), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def run(model: ModelProto, given: dict[str, np.ndarray]) -> list[np.ndarray]:
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=providers)
+    return list(session.run(None, given))
 
 
 def test_a_causal_model_keeps_its_mask(tmp_path: Path) -> None:
