@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from transformers import PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase
 
 from exporter import onnxruntime_cuda
 from exporter.architectures.base import Architecture
@@ -24,7 +24,7 @@ from exporter.pad_token import drop_pad
 from exporter.parity import package_versions
 from exporter.progress import print_line
 from exporter.prompt import TRAINED_LIMIT, TRAINING_FILE, Prompt, find_prompt, training_limit
-from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG
+from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG, is_cross_encoder
 from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import TYPES, CheckpointTokenizer, load_tokenizer
 from exporter.unread_settings import refuse_unread_keys
@@ -240,7 +240,15 @@ def _prompt(
             )
         return None
     published = Prompt(profile.facts.template, profile.origin, written=False)
-    return find_prompt(checkpoint.root, tokenizer, published, requested)
+    prompt = find_prompt(checkpoint.root, tokenizer, published, requested)
+    known = checkpoint.config.get("model_type") in CONFIG_MAPPING
+    if prompt is published and known and is_cross_encoder(checkpoint.root):
+        raise CheckpointRefused(
+            "found sentence-transformers' files and no prompt: it joins query and passage by the "
+            f"tokenizer, and {checkpoint.architecture} is exported for one text; name the prompt "
+            f"that it was trained with as {TEMPLATE_OPTION}, or save it as chat_template"
+        )
+    return prompt
 
 
 def _prefixes(
@@ -284,7 +292,7 @@ def _special_tokens(
         ("end", specials.eos, profile.adds_eos),
     )
     for where, token, wanted in facts:
-        if (token is not None) != wanted:
+        if wanted is not None and (token is not None) != wanted:
             raise CheckpointRefused(
                 f"the tokenizer adds {'no token' if token is None else f'token {token}'} at the "
                 f"{where} of a text, but this family wants {'one' if wanted else 'none'}; check "

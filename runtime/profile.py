@@ -32,7 +32,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     `template` holds `{query}` and `{passage}` for families that read one sequence; None means
     that the tokenizer joins the pair itself (BERT). `architectures` are the names in config.json
     that select this profile when none is named. `max_tokens` limits one encoded pair or text.
-    `adds_bos` and `adds_eos` say whether the family's tokenizer puts special tokens around it.
+    `adds_bos` and `adds_eos` say whether the family's tokenizer puts special tokens around it; None
+    leaves that to the checkpoint's own.
 
     For embedders: `prefixes` maps input types to the text before every text of that type (none: the
     model is symmetric), `dimensions` is the size of a vector where the family has only one.
@@ -42,8 +43,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kind: Kind
     architectures: tuple[str, ...] = ()
     template: str | None = None
-    adds_bos: bool
-    adds_eos: bool
+    adds_bos: bool | None = None
+    adds_eos: bool | None = None
     max_tokens: _Count
     padding_side: PaddingSide
     prefixes: dict[str, str] = {}

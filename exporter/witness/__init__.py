@@ -9,7 +9,8 @@ from typing import Any
 
 from exporter.witness.adapters import Adapted, together, with_adapter
 from exporter.witness.base import RankWitness, VectorWitness
-from exporter.witness.files import prompts_of
+from exporter.witness.decoders import DECODERS, ClassifierWitness
+from exporter.witness.files import prompts_of, trained_template
 from exporter.witness.llama import LLAMA_BIDIRECTIONAL, LlamaEmbedder, LlamaReranker
 from exporter.witness.nemotron_vl import MODEL_TYPES as VISION_TYPES
 from exporter.witness.nemotron_vl import VisionEmbedder, VisionReranker
@@ -38,6 +39,10 @@ def rank_witness(
         return VisionReranker(root, directory, config)
     if config.get("model_type") == LLAMA_BIDIRECTIONAL:
         return LlamaReranker(root, directory, config, template)
+    if config.get("model_type") in DECODERS:
+        prompt = trained_template(root) if template is None else template
+        if prompt is not None:
+            return ClassifierWitness(directory, prompt)
     return CrossEncoderWitness(root)
 
 

@@ -6,9 +6,9 @@ import torch
 from tokenizers import Tokenizer, processors
 
 from tests.zoo import harmless, sentence_files, vocabularies
-from tests.zoo.families import DEBERTA, FULL, MODERNBERT, ROBERTA, SLIDING, XLM_ROBERTA
+from tests.zoo.families import CAMEMBERT, DEBERTA, FULL, MODERNBERT, ROBERTA, SLIDING, XLM_ROBERTA
 from tests.zoo.folders import ABSENT, config, edited, file, tokenizer_config, without
-from tests.zoo.weights import dropped, joined, renamed
+from tests.zoo.weights import cast, dropped, joined, renamed
 
 
 def _vocabulary_and_merges(directory: Path) -> None:
@@ -271,6 +271,9 @@ CASES = (
     *XLM_ROBERTA.embedders(),
     *ROBERTA.rankers(),
     *ROBERTA.embedders(),
+    CAMEMBERT.ranker("fp32"),
+    CAMEMBERT.ranker("bf16", cast(torch.bfloat16)),
+    CAMEMBERT.embedder("sentence-transformers 3, mean", sentence_files.embedder()),
     *MODERNBERT.rankers(),
     *MODERNBERT.embedders(),
     *DEBERTA.rankers(),

@@ -173,6 +173,17 @@ ROBERTA = Family(
     None,
     ("query", "value"),
 )
+CAMEMBERT = Family(
+    "CamemBERT",
+    "CamembertForSequenceClassification",
+    "CamembertModel",
+    _ROBERTA | {"model_type": "camembert", "bos_token_id": 5, "eos_token_id": 6},
+    vocabularies.camembert,
+    "CamembertTokenizer",
+    vocabularies.ANGLES,
+    None,
+    ("query", "value"),
+)
 MODERNBERT = Family(
     "ModernBERT",
     "ModernBertForSequenceClassification",

@@ -27,11 +27,8 @@ _RANKERS: tuple[_Row, ...] = (
     ("Qwen3 classifier", "qwen3", "Qwen3ForSequenceClassification", _ONE),
     ("mxbai-rerank-v2", "qwen2", "Qwen2ForCausalLM", {}),
     ("bge-reranker-v2-gemma", "gemma", "GemmaForCausalLM", {}),
-    ("Llama classifier", "llama", "LlamaForSequenceClassification", _ONE),
-    ("Mistral classifier", "mistral", "MistralForSequenceClassification", _ONE),
     ("Electra cross-encoder", "electra", "ElectraForSequenceClassification", _ONE),
     ("DistilBERT cross-encoder", "distilbert", "DistilBertForSequenceClassification", _ONE),
-    ("CamemBERT cross-encoder", "camembert", "CamembertForSequenceClassification", _ONE),
     ("MPNet cross-encoder", "mpnet", "MPNetForSequenceClassification", _ONE),
     ("ALBERT cross-encoder", "albert", "AlbertForSequenceClassification", _ONE),
 )

@@ -1,0 +1,168 @@
+"""Decoders of Llama's kind that transformers knows by name: classifiers, judges and embedders."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer
+
+from tests.zoo import sentence_files, vocabularies
+from tests.zoo.adapters import lora
+from tests.zoo.bert import ONE_LABEL, TWO_LABELS
+from tests.zoo.case import Case
+from tests.zoo.folders import file, read_json, write_json, write_tokenizer
+from tests.zoo.texts import PAIRS
+from tests.zoo.weights import FILE, Step, cast, save, seeded, sharded
+from tests.zoo.witness import Embedder, Making, Witness, adapted
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+}
+_NVIDIA = "question:{query} \n \n passage:{passage}"
+_OTHER_PROMPT = "Query: {query}\nDocument: {passage}"
+
+
+class Prompted(Witness):
+    """transformers' classifier on the prompt; of a text that is too long the passage's end is
+    cut."""
+
+    def __init__(self, directory: Path, template: str) -> None:
+        self._template = read_json(directory / "training.json").get("prompt_template") or template
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        kind = AutoModelForSequenceClassification
+        self.model = kind.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+        limit = self.model.config.max_position_embeddings
+        self._limit = min(limit, self._tokenizer.model_max_length)
+
+    def numbers(self) -> list[Any]:
+        """See Witness."""
+        return [self._logit(*pair) for pair in PAIRS]
+
+    def _logit(self, query: str, passage: str) -> float:
+        head, tail = self._template.split("{passage}")
+        ahead = head.replace("{query}", query) + passage
+        found = self._tokenizer(ahead + tail)
+        kept = found["input_ids"]
+        if len(kept) > self._limit:
+            after = kept[found.char_to_token(len(ahead)) :] if tail else []
+            kept = kept[: self._limit - len(after)] + after
+        logits = self.model(input_ids=torch.tensor([kept])).logits[0]
+        # Of two labels the second counts, the first against it.
+        return float(logits[-1] - (logits[0] if len(logits) == 2 else 0))
+
+
+def prompted(template: str) -> Making:
+    """Prompted with this template, where the folder names none."""
+    return lambda directory: Prompted(directory, template)
+
+
+_BY_NVIDIA = prompted(_NVIDIA)
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """One family: the beginning of its classes' names, its type, tokenizer, and keys of config.json
+    beside the sizes."""
+
+    name: str
+    stem: str
+    model_type: str
+    config: Mapping[str, Any]
+    words: Callable[[], Tokenizer] = vocabularies.llama
+    special: tuple[tuple[str, str], ...] = tuple(vocabularies.LLAMA.items())
+
+    def folder(
+        self, kind: str, words: Callable[[], Tokenizer] | None = None, **changes: Any
+    ) -> Step:
+        """Weights of transformers' class of this `kind`, config.json and the tokenizer."""
+
+        def step(directory: Path) -> None:
+            tokenizer = (words or self.words)()
+            size = tokenizer.get_vocab_size()
+            settings = _SIZES | dict(self.config) | {"vocab_size": size} | changes
+            whole = CONFIG_MAPPING[self.model_type](**settings).to_dict() | {
+                "architectures": [f"{self.stem}{kind}"],
+                "model_type": self.model_type,
+            }
+            write_tokenizer(
+                directory,
+                tokenizer,
+                "PreTrainedTokenizerFast",
+                dict(self.special),
+                model_input_names=["input_ids", "attention_mask"],
+            )
+            write_json(directory / "config.json", whole)
+            save(seeded(f"{self.stem}{kind}", whole), directory / FILE)
+
+        return step
+
+    def classifier(
+        self,
+        layout: str,
+        *steps: Step,
+        witness: Making = _BY_NVIDIA,
+        changes: Mapping[str, Any] | None = None,
+        **expected: Any,
+    ) -> Case:
+        """A classifier; `changes` are in config.json before weights are made."""
+        base = self.folder("ForSequenceClassification", **ONE_LABEL | dict(changes or {}))
+        return Case(f"{self.name} classifier", layout, (base, *steps), witness, **expected)
+
+    def embedder(
+        self,
+        layout: str,
+        *steps: Step,
+        witness: Making = Embedder,
+        words: Callable[[], Tokenizer] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        **expected: Any,
+    ) -> Case:
+        """An embedder; sentence-transformers' files come with `steps`."""
+        base = self.folder("Model", words, **dict(changes or {}))
+        return Case(f"{self.name} embedder", layout, (base, *steps), witness, **expected)
+
+
+LLAMA = Decoder("Llama", "Llama", "llama", {"rope_theta": 10000.0})
+MISTRAL = Decoder("Mistral", "Mistral", "mistral", {"sliding_window": None})
+_CAUSAL = {"is_causal": False}
+
+CASES = (
+    LLAMA.classifier("fp32"),
+    LLAMA.classifier("bf16", cast(torch.bfloat16)),
+    LLAMA.classifier("sharded with an index", sharded),
+    LLAMA.classifier("is_causal false", changes=_CAUSAL),
+    LLAMA.classifier("biases", changes={"attention_bias": True, "mlp_bias": True}),
+    LLAMA.classifier("two labels", changes=TWO_LABELS),
+    LLAMA.classifier("no grouped queries", changes={"num_key_value_heads": 4}),
+    LLAMA.classifier(
+        "training.json other prompt", file("training.json", {"prompt_template": _OTHER_PROMPT})
+    ),
+    LLAMA.classifier(
+        "adapter beside the base", lora("q_proj", "v_proj"), witness=adapted(_BY_NVIDIA)
+    ),
+    LLAMA.classifier(
+        "CrossEncoder 6, no chat template",
+        sentence_files.cross_encoder(),
+        refused="--template",
+    ),
+    MISTRAL.classifier("fp32"),
+    MISTRAL.classifier("sliding window", changes={"sliding_window": 16}, refused="sliding_window"),
+    LLAMA.embedder(
+        "saved by NeMo as LlamaModel",
+        sentence_files.embedder(6, prompts={"query": "query: ", "document": "passage: "}),
+        changes=_CAUSAL,
+    ),
+    LLAMA.embedder("causal, last token", sentence_files.embedder(6, pooling="lasttoken")),
+    LLAMA.embedder("causal, mean", sentence_files.embedder(6)),
+    LLAMA.embedder("no modules.json", refused="--pooling"),
+    MISTRAL.embedder("causal, last token", sentence_files.embedder(6, pooling="lasttoken")),
+)
