@@ -16,7 +16,7 @@ import torch
 from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
 from exporter.adapter_head import adapted_config, without_head
 from exporter.architectures import BODIES, CROSS_ENCODERS, VISION
-from exporter.architectures.base import Architecture, CrossEncoder
+from exporter.architectures.base import Architecture, CrossEncoder, Size
 from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.embedding import EmbeddingModel
 from exporter.embedding_files import ARCHITECTURE, VectorFacts, vector_facts
@@ -27,7 +27,7 @@ from exporter.merging import full_tensors, merged
 from exporter.nested import nested_checkpoints
 from exporter.options import POOLING_OPTION
 from exporter.progress import print_line
-from exporter.sentence_files import MODULES_FILE, TextFacts, model_settings, text_facts
+from exporter.sentence_files import MODULES_FILE, TextFacts, Use, model_settings, text_facts
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
 from exporter.unread_settings import refuse_processor, refuse_rank_modules
@@ -45,6 +45,8 @@ from runtime.profile import Kind
 _VISION_RANKERS = [name for name, kind in VISION.items() if issubclass(kind, CrossEncoder)]
 VISION_TYPES = ("llama_nemotron_vl_rerank", "llama_nemotron_vl")
 VISION_LOGIT = "score.weight"
+# The head of a language model, and the key of config.json by which it is the table of words.
+LM_HEAD, TIED = "lm_head.weight", "tie_word_embeddings"
 _OTHERS = "others cannot be exported"
 # What an architecture raises for values of config.json that it does not check itself.
 _OF_ANY_VALUE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -139,11 +141,12 @@ def read_checkpoint(
         vectors = vector_facts(root, config, family_pools=body.pools, requested=pooling)
     else:
         _refuse_pooling(architecture, pooling)
-        labels = read_labels(config)
-        refuse_rank_modules(root)
+        labels = ONE_LABEL if ranks.judges else read_labels(config)
+        refuse_rank_modules(root, judges=ranks.judges)
         activation = _activation(root, config, labels)
     templated = ranks is not None and ranks.templated
-    texts = text_facts(root, directory, "embed" if ranks is None else "rank", templated=templated)
+    use: Use = "embed" if ranks is None else "judge" if ranks.judges else "rank"
+    texts = text_facts(root, directory, use, templated=templated)
     weights = plain_names(stored_tensors(folders.base))
     if own is not None:
         added: Collection[str] = ()
@@ -151,7 +154,7 @@ def read_checkpoint(
             weights = without_head(weights, body)
             added = () if ranks is None else full_tensors(own)
         weights = merged(weights, own, body, added)
-    head = [] if ranks is None else [labels.size(ranks.logit)]
+    head = [] if ranks is None else _head_sizes(ranks, config, labels)
     check_sizes(body, head, config, weights)
     if ranks is not None and labels.count == 2:
         print_line(labels.message)
@@ -165,6 +168,16 @@ def read_checkpoint(
         activation=activation,
         labels=labels,
     )
+
+
+def _head_sizes(ranks: type[CrossEncoder], config: Config, labels: Labels) -> list[Size]:
+    """The sizes of a reranker's head. That of a language model is as large as its vocabulary, or
+    none if it is the table of words (tie_word_embeddings)."""
+    if not ranks.judges:
+        return [labels.size(ranks.logit)]
+    if config.flag(TIED, False):
+        return []
+    return [Size("vocab_size", config.whole("vocab_size"), LM_HEAD)]
 
 
 def _refuse_wishes(architecture: str, adapter: Adapter | None, pooling: str | None) -> None:

@@ -62,6 +62,7 @@ def export(
     refuse_blind_target(target, checkpoint)
     with workspace(out) as directory:
         found = draft(checkpoint, profile, target, args)
+        checkpoint = found.checkpoint
         answers = ask(found, checkpoint, unwitnessed=args.unwitnessed)
         proof = make_proof(found.manifest, answers)
         refuse_weak_proof(proof, found.manifest.max_tokens, strict=args.strict)

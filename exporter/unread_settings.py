@@ -122,6 +122,7 @@ _MODULES: Mapping[str, AbstractSet[str]] = {
         """.split()
     ),
     "Normalize": frozenset(("module_input_name", "module_output_name")),
+    "LogitScore": frozenset(("true_token_id", "false_token_id", "module_input_name")),
 }
 
 
@@ -177,9 +178,10 @@ def refuse_processor(root: Path, directory: Path) -> None:
             )
 
 
-def refuse_rank_modules(root: Path) -> None:
+def refuse_rank_modules(root: Path, *, judges: bool = False) -> None:
     """Raise CheckpointRefused if sentence-transformers would compute more than the classifier, or
-    put a prompt before every query."""
+    put a prompt before every query. A language model that `judges` is followed by LogitScore, and
+    its prompt is the instruction (`exporter.prompt`)."""
     modules = read_modules(root)
     if modules is None:
         return
@@ -189,11 +191,15 @@ def refuse_rank_modules(root: Path) -> None:
             "has model_type = 'CrossEncoder'; remove the files of the other kind"
         )
     names = [module.name for module in modules]
-    if names != ["Transformer"]:
+    wanted = ["Transformer", "LogitScore"] if judges else ["Transformer"]
+    if names != wanted:
         raise CheckpointRefused(
-            f"{MODULES_FILE} has the modules {', '.join(names)}, wanted a Transformer alone: what "
-            "follows it changes the score, and is not exported; export a cross-encoder without it"
+            f"{MODULES_FILE} has the modules {', '.join(names)}, wanted {' and '.join(wanted)} "
+            "alone: what follows changes the score, and is not exported; export a cross-encoder "
+            "without it"
         )
+    if judges:
+        return
     found = read_prompts(root)
     default = found.default_prompt_name
     if default is not None and found.prompts and found.prompts.get(default):

@@ -15,8 +15,10 @@ from exporter.architectures.decoders import (
     MistralClassifier,
     Qwen2,
     Qwen2Classifier,
+    Qwen2Judge,
     Qwen3,
     Qwen3Classifier,
+    Qwen3Judge,
 )
 from exporter.architectures.llama import BidirectionalLlama, Llama, LlamaCrossEncoder
 from exporter.architectures.modernbert import ModernBert, ModernBertCrossEncoder
@@ -35,7 +37,9 @@ CROSS_ENCODERS: dict[str, type[CrossEncoder]] = {
     "LlamaForSequenceClassification": LlamaClassifier,
     "MistralForSequenceClassification": MistralClassifier,
     "ModernBertForSequenceClassification": ModernBertCrossEncoder,
+    "Qwen2ForCausalLM": Qwen2Judge,
     "Qwen2ForSequenceClassification": Qwen2Classifier,
+    "Qwen3ForCausalLM": Qwen3Judge,
     "Qwen3ForSequenceClassification": Qwen3Classifier,
     "RobertaForSequenceClassification": RobertaCrossEncoder,
     "XLMRobertaForSequenceClassification": RobertaCrossEncoder,

@@ -183,11 +183,13 @@ class Architecture(nn.Module, ABC):
 class CrossEncoder(Architecture):
     """A body with a head that gives one logit a row, built from config.json as a Body is.
 
-    `trunk` is the body's class, `logit` the parameter that has a row for each label.
+    `trunk` is the body's class, `logit` the parameter that has a row for each label. A language
+    model that `judges` is saved with a head for all words (`exporter.judge_head`).
     """
 
     trunk: ClassVar[type[Body]]
     logit: ClassVar[str]
+    judges: ClassVar[bool] = False
 
     @property
     def body(self) -> Body:

@@ -78,3 +78,17 @@ class Qwen3Classifier(LastTokenCrossEncoder):
     """Qwen3ForSequenceClassification."""
 
     trunk = Qwen3
+
+
+class Qwen2Judge(LastTokenCrossEncoder):
+    """Qwen2ForCausalLM that answers by one token (mxbai-rerank-v2)."""
+
+    trunk = Qwen2
+    judges = True
+
+
+class Qwen3Judge(LastTokenCrossEncoder):
+    """Qwen3ForCausalLM that answers by one token (Qwen3-Reranker)."""
+
+    trunk = Qwen3
+    judges = True

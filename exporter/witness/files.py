@@ -20,13 +20,14 @@ PROMPT_NAMES: dict[InputType, tuple[str, ...]] = {
     "passage": ("document", "passage", "corpus"),
 }
 
-_T = TypeVar("_T")
+_T, _D = TypeVar("_T"), TypeVar("_D")
 
 
 class Module(msgspec.Struct, frozen=True):
     """One entry of modules.json."""
 
     type: str
+    path: str = ""
 
 
 class _Training(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class _Settings(msgspec.Struct, frozen=True):
     prompts: dict[str, str | None] | None = None
 
 
-def read(path: Path, kind: type[_T], absent: _T) -> _T:
+def read(path: Path, kind: type[_T], absent: _D) -> _T | _D:
     """The JSON in `path`; `absent` where there is no such file. Raises NoWitness."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)

@@ -10,6 +10,7 @@ from tests.zoo import (
     llama,
     options,
     others,
+    qwen,
 )
 from tests.zoo.case import Case
 
@@ -19,6 +20,7 @@ CASES: tuple[Case, ...] = (
     *encoders.CASES,
     *llama.CASES,
     *decoders.CASES,
+    *qwen.CASES,
     *layouts.CASES,
     *adapted.CASES,
     *options.CASES,

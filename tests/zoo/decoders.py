@@ -7,7 +7,12 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from tests.zoo import sentence_files, vocabularies
 from tests.zoo.adapters import lora
@@ -28,7 +33,7 @@ _SIZES: dict[str, Any] = {
     "max_position_embeddings": 256,
 }
 _NVIDIA = "question:{query} \n \n passage:{passage}"
-_OTHER_PROMPT = "Query: {query}\nDocument: {passage}"
+OTHER_PROMPT = "Query: {query}\nDocument: {passage}"
 
 
 class Prompted(Witness):
@@ -40,6 +45,9 @@ class Prompted(Witness):
         self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         kind = AutoModelForSequenceClassification
         self.model = kind.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+        self._limit_rows()
+
+    def _limit_rows(self) -> None:
         limit = self.model.config.max_position_embeddings
         self._limit = min(limit, self._tokenizer.model_max_length)
 
@@ -55,9 +63,28 @@ class Prompted(Witness):
         if len(kept) > self._limit:
             after = kept[found.char_to_token(len(ahead)) :] if tail else []
             kept = kept[: self._limit - len(after)] + after
-        logits = self.model(input_ids=torch.tensor([kept])).logits[0]
+        return self._score(self.model(input_ids=torch.tensor([kept])).logits[0])
+
+    def _score(self, logits: torch.Tensor) -> float:
         # Of two labels the second counts, the first against it.
         return float(logits[-1] - (logits[0] if len(logits) == 2 else 0))
+
+
+class Judge(Prompted):
+    """transformers' language model on the prompt: the next token's logit of the first word, minus
+    that of the second."""
+
+    def __init__(self, directory: Path, template: str, *words: str) -> None:
+        self._template = template
+        self._tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        kind = AutoModelForCausalLM
+        self.model = kind.from_pretrained(directory, local_files_only=True, dtype=torch.float32)
+        self._words = self._tokenizer.convert_tokens_to_ids([*words])
+        self._limit_rows()
+
+    def _score(self, logits: torch.Tensor) -> float:
+        relevant, other = logits[-1, self._words]
+        return float(relevant - other)
 
 
 def prompted(template: str) -> Making:
@@ -99,6 +126,7 @@ class Decoder:
                 "PreTrainedTokenizerFast",
                 dict(self.special),
                 model_input_names=["input_ids", "attention_mask"],
+                model_max_length=settings["max_position_embeddings"],
             )
             write_json(directory / "config.json", whole)
             save(seeded(f"{self.stem}{kind}", whole), directory / FILE)
@@ -117,6 +145,18 @@ class Decoder:
         base = self.folder("ForSequenceClassification", **ONE_LABEL | dict(changes or {}))
         return Case(f"{self.name} classifier", layout, (base, *steps), witness, **expected)
 
+    def judge(
+        self,
+        layout: str,
+        *steps: Step,
+        witness: Making | None = None,
+        changes: Mapping[str, Any] | None = None,
+        **expected: Any,
+    ) -> Case:
+        """A language model that answers a question."""
+        base = self.folder("ForCausalLM", **dict(changes or {}))
+        return Case(f"{self.name} judge", layout, (base, *steps), witness, **expected)
+
     def embedder(
         self,
         layout: str,
@@ -133,18 +173,18 @@ class Decoder:
 
 LLAMA = Decoder("Llama", "Llama", "llama", {"rope_theta": 10000.0})
 MISTRAL = Decoder("Mistral", "Mistral", "mistral", {"sliding_window": None})
-_CAUSAL = {"is_causal": False}
+_BOTH_WAYS = {"is_causal": False}
 
 CASES = (
     LLAMA.classifier("fp32"),
     LLAMA.classifier("bf16", cast(torch.bfloat16)),
     LLAMA.classifier("sharded with an index", sharded),
-    LLAMA.classifier("is_causal false", changes=_CAUSAL),
+    LLAMA.classifier("is_causal false", changes=_BOTH_WAYS),
     LLAMA.classifier("biases", changes={"attention_bias": True, "mlp_bias": True}),
     LLAMA.classifier("two labels", changes=TWO_LABELS),
     LLAMA.classifier("no grouped queries", changes={"num_key_value_heads": 4}),
     LLAMA.classifier(
-        "training.json other prompt", file("training.json", {"prompt_template": _OTHER_PROMPT})
+        "training.json other prompt", file("training.json", {"prompt_template": OTHER_PROMPT})
     ),
     LLAMA.classifier(
         "adapter beside the base", lora("q_proj", "v_proj"), witness=adapted(_BY_NVIDIA)
@@ -159,7 +199,7 @@ CASES = (
     LLAMA.embedder(
         "saved by NeMo as LlamaModel",
         sentence_files.embedder(6, prompts={"query": "query: ", "document": "passage: "}),
-        changes=_CAUSAL,
+        changes=_BOTH_WAYS,
     ),
     LLAMA.embedder("causal, last token", sentence_files.embedder(6, pooling="lasttoken")),
     LLAMA.embedder("causal, mean", sentence_files.embedder(6)),

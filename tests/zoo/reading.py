@@ -32,7 +32,9 @@ def read(directory: Path, args: ExportArgs) -> Answers:
     profile = choose_profile(args.profile, checkpoint.architecture)
     wishes = ExportArgs(template=args.template, prefixes=args.prefixes)
     found = draft(checkpoint, profile, target, wishes)
-    own = own_reading(load_model(checkpoint), found.tokenizer, found.manifest, "it reads alone")
+    own = own_reading(
+        load_model(found.checkpoint), found.tokenizer, found.manifest, "it reads alone"
+    )
     texts = None
     if isinstance(own, RankWitness):
         tokens, numbers = zip(*(own.score(*pair) for pair in PAIRS), strict=True)

@@ -16,6 +16,7 @@ _NEW_CLASSES = {
     "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
     "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
     "Dense": "sentence_transformers.base.modules.dense.Dense",
+    "LogitScore": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
     "LayerNorm": "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm",
 }
 _OLD_MODES = {
@@ -75,6 +76,24 @@ def cross_encoder(*, modules: Sequence[str] = ("Transformer",), **settings: Any)
         write_json(directory / "sentence_bert_config.json", body)
         activation = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
         _write_settings(directory, 6, "CrossEncoder", activation | settings)
+
+    return step
+
+
+def judge(yes: int, no: int | None, *, chat: bool = True, **settings: Any) -> Step:
+    """The files of a CrossEncoder of version 6 that scores by a language model's next token."""
+
+    def step(directory: Path) -> None:
+        cross_encoder(modules=("Transformer", "LogitScore"), **settings)(directory)
+        text = {"method": "forward", "method_output_name": "logits"}
+        body = {
+            "transformer_task": "text-generation",
+            "modality_config": messages("logits") if chat else {"text": text},
+            "module_output_name": "causal_logits",
+        }
+        write_json(directory / "sentence_bert_config.json", body)
+        head = {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"}
+        write_json(directory / "1_LogitScore/config.json", head)
 
     return step
 
