@@ -14,11 +14,12 @@ from transformers import (
     AutoTokenizer,
 )
 
+from exporter.pipeline import ExportArgs
 from tests.zoo import sentence_files, vocabularies
 from tests.zoo.adapters import lora
 from tests.zoo.bert import ONE_LABEL, TWO_LABELS
 from tests.zoo.case import Case
-from tests.zoo.folders import file, read_json, write_json, write_tokenizer
+from tests.zoo.folders import config, file, read_json, tokenizer_config, write_json, write_tokenizer
 from tests.zoo.texts import PAIRS
 from tests.zoo.weights import FILE, Step, cast, save, seeded, sharded
 from tests.zoo.witness import Embedder, Making, Witness, adapted
@@ -174,6 +175,25 @@ class Decoder:
 LLAMA = Decoder("Llama", "Llama", "llama", {"rope_theta": 10000.0})
 MISTRAL = Decoder("Mistral", "Mistral", "mistral", {"sliding_window": None})
 _BOTH_WAYS = {"is_causal": False}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 1000000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 256,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+MINISTRAL = Decoder(
+    "Nemotron-3-Embed",
+    "Ministral3",
+    "ministral3",
+    {"max_position_embeddings": 1024, "sliding_window": None, "rope_parameters": _YARN},
+)
+_PROMPTS = sentence_files.embedder(6, prompts={"query": "query: ", "document": "passage: "})
+_SHORT = tokenizer_config(model_max_length=256)
 
 CASES = (
     LLAMA.classifier("fp32"),
@@ -198,8 +218,28 @@ CASES = (
     MISTRAL.classifier("sliding window", changes={"sliding_window": 16}, refused="sliding_window"),
     LLAMA.embedder(
         "saved by NeMo as LlamaModel",
-        sentence_files.embedder(6, prompts={"query": "query: ", "document": "passage: "}),
+        _PROMPTS,
         changes=_BOTH_WAYS,
+    ),
+    MINISTRAL.embedder("fp32", _PROMPTS, _SHORT, changes=_BOTH_WAYS),
+    MINISTRAL.embedder("bf16", cast(torch.bfloat16), _PROMPTS, _SHORT, changes=_BOTH_WAYS),
+    MINISTRAL.embedder(
+        "causal, last token", sentence_files.embedder(6, pooling="lasttoken"), _SHORT
+    ),
+    MINISTRAL.embedder(
+        "yarn with scaled angles",
+        _PROMPTS,
+        config(rope_parameters=_YARN | {"mscale": 0.7}),
+        refused="mscale",
+    ),
+    MINISTRAL.embedder(
+        "sliding window", _PROMPTS, config(sliding_window=32), refused="sliding_window"
+    ),
+    MINISTRAL.embedder(
+        "a limit past the original positions",
+        _PROMPTS,
+        args=ExportArgs(max_tokens=512),
+        refused="allows 256",
     ),
     LLAMA.embedder("causal, last token", sentence_files.embedder(6, pooling="lasttoken")),
     LLAMA.embedder("causal, mean", sentence_files.embedder(6)),

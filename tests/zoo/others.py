@@ -30,7 +30,6 @@ _RANKERS: tuple[_Row, ...] = (
     ("ALBERT cross-encoder", "albert", "AlbertForSequenceClassification", _ONE),
 )
 _EMBEDDERS: tuple[_Row, ...] = (
-    ("Nemotron-3-Embed", "ministral3", "Ministral3Model", {"is_causal": False}),
     ("EmbeddingGemma", "gemma3_text", "Gemma3TextModel", {}),
     ("nomic-embed", "nomic_bert", "NomicBertModel", {}),
     ("MPNet embedder", "mpnet", "MPNetModel", {}),
