@@ -19,18 +19,27 @@ from exporter.architectures import BODIES, CROSS_ENCODERS, VISION
 from exporter.architectures.base import Architecture, CrossEncoder, Size
 from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.embedding import EmbeddingModel
+from exporter.architectures.modules import ModularCrossEncoder
 from exporter.embedding_files import ARCHITECTURE, VectorFacts, vector_facts
 from exporter.errors import AttentionMismatch, CheckpointRefused
 from exporter.folders import Folders, find_folders
 from exporter.labels import OF_TWO_LOGITS, ONE_LABEL, Labels, merge_labels, read_labels
 from exporter.merging import full_tensors, merged
+from exporter.modules import Tail
 from exporter.nested import nested_checkpoints
 from exporter.options import POOLING_OPTION
 from exporter.progress import print_line
-from exporter.sentence_files import MODULES_FILE, TextFacts, Use, model_settings, text_facts
+from exporter.sentence_files import (
+    MODULES_FILE,
+    TextFacts,
+    Use,
+    is_cross_encoder,
+    model_settings,
+    text_facts,
+)
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
-from exporter.unread_settings import refuse_processor, refuse_rank_modules
+from exporter.unread_settings import refuse_processor, refuse_rank_modules, score_modules
 from exporter.vision_files import VisionFacts, read_vision
 from exporter.vision_weights import check_vision_sizes, plain_vision_names
 from exporter.weight_names import plain_names
@@ -64,7 +73,8 @@ class Checkpoint:
     `config` is config.json, whose sizes match the `weights` by name. `texts` says how texts become
     tokens, `vectors` how an embedder makes vectors (None for a reranker). `activation` maps a
     reranker's logit to a relevance (None for an embedder); `labels` are the classes behind that
-    logit. `vision` is what the files say of images (None for a text model). `random_weights` is
+    logit. The `tail` are sentence-transformers' modules behind the Transformer, if there are any.
+    `vision` is what the files say of images (None for a text model). `random_weights` is
     true for seeded checkpoints of tests and measurements: their config.json has
     `"random_weights": true`, and parity applies another rule to them.
     """
@@ -83,6 +93,7 @@ class Checkpoint:
     adapter: Adapter | None = None
     labels: Labels = ONE_LABEL
     vision: VisionFacts | None = None
+    tail: Tail | None = None
 
     @property
     def kind(self) -> Kind:
@@ -136,9 +147,14 @@ def read_checkpoint(
     refuse_processor(root, directory)
     ranks = CROSS_ENCODERS.get(architecture)
     body = BODIES[architecture] if ranks is None else ranks.trunk
-    vectors, activation, labels = None, None, ONE_LABEL
-    if ranks is None:
+    vectors, activation, labels, tail = None, None, ONE_LABEL, None
+    if ranks is None and is_cross_encoder(root):
+        _refuse_pooling(architecture, pooling)
+        tail = score_modules(root, config)
+        activation = _activation(root, config, labels)
+    elif ranks is None:
         vectors = vector_facts(root, config, family_pools=body.pools, requested=pooling)
+        tail = vectors.tail
     else:
         _refuse_pooling(architecture, pooling)
         labels = ONE_LABEL if ranks.judges else read_labels(config)
@@ -160,6 +176,8 @@ def read_checkpoint(
         print_line(labels.message)
         weights = merge_labels(weights, ranks.logit)
     check_tokenizer(directory, config.whole("vocab_size"))
+    if tail is not None:
+        weights = {**weights, **tail.weights}
     return checkpoint(
         config=config,
         weights=weights,
@@ -167,6 +185,7 @@ def read_checkpoint(
         vectors=vectors,
         activation=activation,
         labels=labels,
+        tail=tail,
     )
 
 
@@ -323,10 +342,15 @@ def _build(checkpoint: Checkpoint) -> Architecture:
     vectors = checkpoint.vectors
     if checkpoint.vision is not None:
         return VISION[checkpoint.architecture](checkpoint.config)
-    if vectors is None:
+    tail = checkpoint.tail
+    if vectors is None and tail is None:
         return CROSS_ENCODERS[checkpoint.architecture](checkpoint.config)
     body = BODIES[checkpoint.architecture](checkpoint.config)
-    return EmbeddingModel(body, vectors.pooling, normalize=vectors.normalize)
+    if vectors is None:
+        assert tail is not None
+        return ModularCrossEncoder(body, tail.pooling, tail.steps)
+    steps = () if tail is None else tail.steps
+    return EmbeddingModel(body, vectors.pooling, normalize=vectors.normalize, steps=steps)
 
 
 def _known_architecture(config: Config) -> str:

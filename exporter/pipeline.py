@@ -58,7 +58,7 @@ def export(
     refuse_foreign(out)
     require_engine(engine)
     checkpoint = read_checkpoint(source, args.adapter, strict=args.strict, pooling=args.pooling)
-    profile = choose_profile(args.profile, checkpoint.architecture)
+    profile = choose_profile(args.profile, checkpoint.architecture, checkpoint.kind)
     refuse_blind_target(target, checkpoint)
     with workspace(out) as directory:
         found = draft(checkpoint, profile, target, args)

@@ -12,6 +12,7 @@ from typing import Any
 
 from exporter.architectures.config import Config
 from exporter.errors import CheckpointRefused
+from exporter.modules import SCORES, Tail, read_tail, refuse_other_steps
 from exporter.progress import print_line
 from exporter.sentence_files import (
     MODEL_FILE,
@@ -122,6 +123,13 @@ _MODULES: Mapping[str, AbstractSet[str]] = {
         """.split()
     ),
     "Normalize": frozenset(("module_input_name", "module_output_name")),
+    "Dense": frozenset(
+        """
+        activation_function bias in_features module_input_name module_output_name out_features
+        use_residual
+        """.split()
+    ),
+    "LayerNorm": frozenset(("dimension",)),
     "LogitScore": frozenset(("true_token_id", "false_token_id", "module_input_name")),
 }
 
@@ -198,8 +206,20 @@ def refuse_rank_modules(root: Path, *, judges: bool = False) -> None:
             "alone: what follows changes the score, and is not exported; export a cross-encoder "
             "without it"
         )
-    if judges:
-        return
+    if not judges:
+        _refuse_default_prompt(root)
+
+
+def score_modules(root: Path, config: Config) -> Tail:
+    """The modules by which sentence-transformers' cross-encoder makes states a score. Raises
+    CheckpointRefused."""
+    modules = read_modules(root) or []
+    refuse_other_steps(modules, ())
+    _refuse_default_prompt(root)
+    return read_tail(root, modules, config.whole("hidden_size"), gives=SCORES)
+
+
+def _refuse_default_prompt(root: Path) -> None:
     found = read_prompts(root)
     default = found.default_prompt_name
     if default is not None and found.prompts and found.prompts.get(default):

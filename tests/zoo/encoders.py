@@ -8,7 +8,9 @@ from tokenizers import Tokenizer, processors
 from tests.zoo import harmless, sentence_files, vocabularies
 from tests.zoo.families import CAMEMBERT, DEBERTA, FULL, MODERNBERT, ROBERTA, SLIDING, XLM_ROBERTA
 from tests.zoo.folders import ABSENT, config, edited, file, tokenizer_config, without
+from tests.zoo.sentence_files import dense
 from tests.zoo.weights import cast, dropped, joined, renamed
+from tests.zoo.witness import Ranker
 
 
 def _vocabulary_and_merges(directory: Path) -> None:
@@ -46,6 +48,12 @@ _ROPE_5 = {
     FULL: {"rope_theta": 160000.0, "rope_type": "default"},
     SLIDING: {"rope_theta": 10000.0, "rope_type": "default"},
 }
+_GELU = "torch.nn.modules.activation.GELU"
+_ETTIN = (
+    dense("2_Dense", 32, 32, bias=False, activation_function=_GELU),
+    sentence_files.layer_norm("3_LayerNorm", 32),
+    dense("4_Dense", 32, 1, module_output_name="scores"),
+)
 _OTHERS = (
     XLM_ROBERTA.ranker(
         "tokenizer.json of transformers 4",
@@ -221,11 +229,45 @@ _OTHERS = (
             "classifier_bias": True,
         },
     ),
+    *(
+        family.embedder(
+            "a modular CrossEncoder (ettin)",
+            sentence_files.modular("Dense", "LayerNorm", "Dense"),
+            *_ETTIN,
+            witness=Ranker,
+        )
+        for family in (MODERNBERT, XLM_ROBERTA)
+    ),
     MODERNBERT.embedder(
-        "a modular CrossEncoder (ettin)",
-        sentence_files.embedder(6, modules=("Transformer", "Pooling", "Dense")),
-        edited("config_sentence_transformers.json", model_type="CrossEncoder"),
-        refused="Dense",
+        "a modular CrossEncoder, mean",
+        sentence_files.modular("Dense", pooling="mean"),
+        dense("2_Dense", 32, 1, module_output_name="scores"),
+        witness=Ranker,
+    ),
+    MODERNBERT.embedder(
+        "a modular CrossEncoder in bf16",
+        cast(torch.bfloat16),
+        sentence_files.modular("Dense", "LayerNorm", "Dense"),
+        *_ETTIN,
+        witness=Ranker,
+    ),
+    MODERNBERT.embedder(
+        "a modular CrossEncoder without scores",
+        sentence_files.modular("Dense"),
+        dense("2_Dense", 32, 1),
+        refused="gives 'sentence_embedding'",
+    ),
+    MODERNBERT.embedder(
+        "a modular CrossEncoder of three scores",
+        sentence_files.modular("Dense"),
+        dense("2_Dense", 32, 3, module_output_name="scores"),
+        refused="gives 3 scores",
+    ),
+    MODERNBERT.embedder(
+        "a modular CrossEncoder with a default prompt",
+        sentence_files.modular("Dense", prompts={"q": "find: "}, default_prompt_name="q"),
+        dense("2_Dense", 32, 1, module_output_name="scores"),
+        refused="default_prompt_name",
     ),
     DEBERTA.ranker("two token types", changes={"type_vocab_size": 2}),
     DEBERTA.ranker(

@@ -29,7 +29,7 @@ def read(directory: Path, args: ExportArgs) -> Answers:
     """
     target = load_target_profile("cpu-fp32")
     checkpoint = read_checkpoint(str(directory), args.adapter, pooling=args.pooling)
-    profile = choose_profile(args.profile, checkpoint.architecture)
+    profile = choose_profile(args.profile, checkpoint.architecture, checkpoint.kind)
     wishes = ExportArgs(template=args.template, prefixes=args.prefixes, max_tokens=args.max_tokens)
     found = draft(checkpoint, profile, target, wishes)
     own = own_reading(

@@ -120,7 +120,35 @@ def dense(folder: str, inputs: int, outputs: int, **settings: Any) -> Step:
             "linear.weight": -2 * drawn(outputs, inputs, seed=3).abs(),
             "linear.bias": torch.full((outputs,), 0.5),
         }
+        if not content["bias"]:
+            del tensors["linear.bias"]
         save(tensors, directory / folder / "model.safetensors")
+
+    return step
+
+
+def layer_norm(folder: str, size: int) -> Step:
+    """The folder of a LayerNorm module."""
+
+    def step(directory: Path) -> None:
+        write_json(directory / folder / "config.json", {"dimension": size})
+        tensors = {
+            "norm.weight": 1 + drawn(size, 1).squeeze(),
+            "norm.bias": drawn(size, 1).squeeze(),
+        }
+        save(tensors, directory / folder / "model.safetensors")
+
+    return step
+
+
+def modular(*modules: str, pooling: str = "cls", **settings: Any) -> Step:
+    """The files of a CrossEncoder of version 6 whose score the `modules` behind Pooling make."""
+
+    def step(directory: Path) -> None:
+        names = ("Transformer", "Pooling", *modules)
+        embedder(6, modules=names, pooling=pooling)(directory)
+        activation = {"activation_fn": "torch.nn.modules.linear.Identity"}
+        _write_settings(directory, 6, "CrossEncoder", activation | settings)
 
     return step
 
