@@ -176,6 +176,7 @@ def read_checkpoint(
         print_line(labels.message)
         weights = merge_labels(weights, ranks.logit)
     check_tokenizer(directory, config.whole("vocab_size"))
+    weights = body.stored(weights)
     if tail is not None:
         weights = {**weights, **tail.weights}
     return checkpoint(

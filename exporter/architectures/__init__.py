@@ -20,6 +20,7 @@ from exporter.architectures.decoders import (
     Qwen3Classifier,
     Qwen3Judge,
 )
+from exporter.architectures.gemma import Gemma
 from exporter.architectures.llama import BidirectionalLlama, Llama, LlamaCrossEncoder
 from exporter.architectures.modernbert import ModernBert, ModernBertCrossEncoder
 from exporter.architectures.nemotron_vl import (
@@ -47,6 +48,7 @@ CROSS_ENCODERS: dict[str, type[CrossEncoder]] = {
 BODIES: dict[str, type[Body]] = {
     "BertModel": Bert,
     "CamembertModel": Roberta,
+    "Gemma3TextModel": Gemma,
     "LlamaBidirectionalModel": BidirectionalLlama,
     "LlamaModel": Llama,
     "Ministral3Model": Ministral,

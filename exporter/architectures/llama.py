@@ -141,17 +141,7 @@ class Llama(Body):
             config.require(key)
         _positions(config)
         yield from super().sizes(config)
-        attention = "layers.0.self_attn.{}_proj.weight"
-        heads, size = config.whole("num_attention_heads"), _head_size(config)
-        kv_heads = config.whole("num_key_value_heads", heads)
-        yield Size("num_attention_heads × head_dim", heads * size, attention.format("q"))
-        yield Size("num_key_value_heads × head_dim", kv_heads * size, attention.format("k"))
-        if heads % kv_heads or size % 2:
-            raise unlike_base(
-                f"num_attention_heads = {heads}, num_key_value_heads = {kv_heads} and head_dim = "
-                f"{size}",
-                "the second to divide the first, and an even head_dim",
-            )
+        yield from projection_sizes(config)
 
     @staticmethod
     def _biases(config: Config) -> tuple[bool, bool]:
@@ -251,6 +241,21 @@ class LlamaCrossEncoder(LastTokenCrossEncoder):
         super().__init__(config)
         self.pooling = config.one_of("pooling", POOLINGS, "avg")
         self.temperature = config.number("temperature", 1.0)
+
+
+def projection_sizes(config: Config) -> Iterator[Size]:
+    """The sizes of Attention in the first layer. Raises CheckpointRefused."""
+    attention = "layers.0.self_attn.{}_proj.weight"
+    heads, size = config.whole("num_attention_heads"), _head_size(config)
+    kv_heads = config.whole("num_key_value_heads", heads)
+    yield Size("num_attention_heads × head_dim", heads * size, attention.format("q"))
+    yield Size("num_key_value_heads × head_dim", kv_heads * size, attention.format("k"))
+    if heads % kv_heads or size % 2:
+        raise unlike_base(
+            f"num_attention_heads = {heads}, num_key_value_heads = {kv_heads} and head_dim = "
+            f"{size}",
+            "the second to divide the first, and an even head_dim",
+        )
 
 
 def _norm(config: Config) -> nn.RMSNorm:

@@ -30,7 +30,6 @@ _RANKERS: tuple[_Row, ...] = (
     ("ALBERT cross-encoder", "albert", "AlbertForSequenceClassification", _ONE),
 )
 _EMBEDDERS: tuple[_Row, ...] = (
-    ("EmbeddingGemma", "gemma3_text", "Gemma3TextModel", {}),
     ("nomic-embed", "nomic_bert", "NomicBertModel", {}),
     ("MPNet embedder", "mpnet", "MPNetModel", {}),
     ("gte-multilingual", "gte", "GteModel", {}),
