@@ -10,7 +10,6 @@ from tests.zoo.families import CAMEMBERT, DEBERTA, FULL, MODERNBERT, ROBERTA, SL
 from tests.zoo.folders import ABSENT, config, edited, file, tokenizer_config, without
 from tests.zoo.sentence_files import dense
 from tests.zoo.weights import cast, dropped, joined, renamed
-from tests.zoo.witness import Ranker
 
 
 def _vocabulary_and_merges(directory: Path) -> None:
@@ -230,41 +229,38 @@ _OTHERS = (
         },
     ),
     *(
-        family.embedder(
-            "a modular CrossEncoder (ettin)",
+        family.modular(
+            "ettin",
             sentence_files.modular("Dense", "LayerNorm", "Dense"),
             *_ETTIN,
-            witness=Ranker,
         )
         for family in (MODERNBERT, XLM_ROBERTA)
     ),
-    MODERNBERT.embedder(
-        "a modular CrossEncoder, mean",
+    MODERNBERT.modular(
+        "mean",
         sentence_files.modular("Dense", pooling="mean"),
         dense("2_Dense", 32, 1, module_output_name="scores"),
-        witness=Ranker,
     ),
-    MODERNBERT.embedder(
-        "a modular CrossEncoder in bf16",
+    MODERNBERT.modular(
+        "bf16",
         cast(torch.bfloat16),
         sentence_files.modular("Dense", "LayerNorm", "Dense"),
         *_ETTIN,
-        witness=Ranker,
     ),
-    MODERNBERT.embedder(
-        "a modular CrossEncoder without scores",
+    MODERNBERT.modular(
+        "no scores",
         sentence_files.modular("Dense"),
         dense("2_Dense", 32, 1),
         refused="gives 'sentence_embedding'",
     ),
-    MODERNBERT.embedder(
-        "a modular CrossEncoder of three scores",
+    MODERNBERT.modular(
+        "three scores",
         sentence_files.modular("Dense"),
         dense("2_Dense", 32, 3, module_output_name="scores"),
         refused="gives 3 scores",
     ),
-    MODERNBERT.embedder(
-        "a modular CrossEncoder with a default prompt",
+    MODERNBERT.modular(
+        "default prompt",
         sentence_files.modular("Dense", prompts={"q": "find: "}, default_prompt_name="q"),
         dense("2_Dense", 32, 1, module_output_name="scores"),
         refused="default_prompt_name",

@@ -103,6 +103,12 @@ class Family:
         base = self.folder(self.embeds)
         return Case(f"{self.name} embedder", layout, (base, *steps), witness, **expected)
 
+    def modular(self, layout: str, *steps: Step, **expected: Any) -> Case:
+        """A body whose score sentence-transformers' modules make; their files come with `steps`."""
+        assert self.embeds is not None
+        name, base = f"{self.name} modular cross-encoder", self.folder(self.embeds)
+        return Case(name, layout, (base, *steps), Ranker, **expected)
+
     def rankers(self) -> tuple[Case, ...]:
         """What users of every family have."""
         return (
