@@ -176,12 +176,10 @@ def read_checkpoint(
         print_line(labels.message)
         weights = merge_labels(weights, ranks.logit)
     check_tokenizer(directory, config.whole("vocab_size"))
-    weights = body.stored(weights)
-    if tail is not None:
-        weights = {**weights, **tail.weights}
+    behind = {} if tail is None else tail.weights
     return checkpoint(
         config=config,
-        weights=weights,
+        weights={**body.stored(weights), **behind},
         texts=texts,
         vectors=vectors,
         activation=activation,

@@ -49,7 +49,8 @@ class _Row(Stored):
             found: torch.Tensor = table[self.row : self.row + 1].to(torch.float32, copy=True)
             if self.other is None:
                 return found
-            return found - table[self.other : self.other + 1].to(torch.float32)
+            other: torch.Tensor = table[self.other : self.other + 1].to(torch.float32)
+            return found - other
 
 
 def with_head(

@@ -81,8 +81,11 @@ class PlainTexts:
         return [self._read_parts([*self._parts(template, *pair)]) for pair in pairs]
 
     def _read_pair(self, query: str, passage: str) -> Reading:
-        texts = (encoded(self.bare, text, add_special_tokens=False) for text in (query, passage))
-        return Reading.of(self._tokenizer.post_process(*texts))
+        first, second = (
+            encoded(self.bare, text, add_special_tokens=False) for text in (query, passage)
+        )
+        with translate_panics():
+            return Reading.of(self._tokenizer.post_process(first, second))
 
     def _read_parts(self, parts: Sequence[tuple[str, bool]]) -> Reading:
         """The text of the `parts`, of which some are special tokens."""

@@ -4,6 +4,8 @@ A classifier has a head of its own. A judge answers by the next token: of its la
 one row is read, that of the word for relevant minus that of the other (`exporter.judge_head`).
 """
 
+from typing import ClassVar
+
 from exporter.architectures.config import Config
 from exporter.architectures.llama import LastTokenCrossEncoder, Llama
 
@@ -13,7 +15,7 @@ _HEADS, _POSITIONS = "num_key_value_heads", "max_position_embeddings"
 class Mistral(Llama):
     """Without biases, and without the window of its first version."""
 
-    required = (_HEADS, _POSITIONS)
+    required: ClassVar[tuple[str, ...]] = (_HEADS, _POSITIONS)
 
     @staticmethod
     def _biases(_: Config) -> tuple[bool, bool]:
@@ -29,7 +31,7 @@ class Ministral(Mistral):
 class Qwen2(Llama):
     """Biases of queries, keys and values; its window is given and not used."""
 
-    required = (_HEADS, _POSITIONS)
+    required: ClassVar[tuple[str, ...]] = (_HEADS, _POSITIONS)
 
     @staticmethod
     def _biases(_: Config) -> tuple[bool, bool]:

@@ -88,9 +88,10 @@ class JudgeWitness(_Prompted):
             found = read(root / scorers[0].path / "config.json", _LogitScore, None)
             if found is None:
                 raise NoWitness("its LogitScore module has no config.json")
-            self._ids = [found.true_token_id, found.false_token_id]
+            ids: list[int | None] = [found.true_token_id, found.false_token_id]
         else:
-            self._ids = self._tokenizer.convert_tokens_to_ids([*words])
+            ids = [self._tokenizer.convert_tokens_to_ids(word) for word in words]
+        self._ids = ids
 
     @torch.inference_mode()
     def values(self, tokens: Tokens) -> Values:

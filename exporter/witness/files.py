@@ -20,7 +20,8 @@ PROMPT_NAMES: dict[InputType, tuple[str, ...]] = {
     "passage": ("document", "passage", "corpus"),
 }
 
-_T, _D = TypeVar("_T"), TypeVar("_D")
+_T = TypeVar("_T")
+_D = TypeVar("_D")
 
 
 class Module(msgspec.Struct, frozen=True):

@@ -80,7 +80,7 @@ def cross_encoder(*, modules: Sequence[str] = ("Transformer",), **settings: Any)
     return step
 
 
-def judge(yes: int, no: int | None, *, chat: bool = True, **settings: Any) -> Step:
+def judge(yes: int | None, no: int | None, *, chat: bool = True, **settings: Any) -> Step:
     """The files of a CrossEncoder of version 6 that scores by a language model's next token."""
 
     def step(directory: Path) -> None:
