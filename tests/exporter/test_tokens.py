@@ -51,8 +51,8 @@ TAILS = ("", "\nRelevant:", "ing of sheep", " \n", "<|end_of_text|>\n", ".\n\n<|
 def test_of_a_pair_that_is_too_long_the_runtime_keeps_the_same_tokens(
     tail: str, tiny_llama_checkpoint: Path
 ) -> None:
-    """Whatever the limit leaves: some of the passage, none of it, or not even all of the query. What
-    is behind the passage is never cut."""
+    """Whatever the limit leaves: some of the passage, none of it, or not even all of the query; and
+    always what is behind the passage."""
     template = TEMPLATE + tail
     loaded = load_tokenizer(tiny_llama_checkpoint, "llama_bidirec")
     plain = tokenizers.Tokenizer.from_file(str(tiny_llama_checkpoint / "tokenizer.json"))
