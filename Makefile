@@ -24,6 +24,7 @@ SUFFIX := $(if $(filter cpu-fp32 triton,$(TARGET)),,-$(TARGET))
 RANK_DIR := artifacts/rank$(SUFFIX)
 EMBED_DIR := artifacts/embed$(SUFFIX)
 VISION_DIR := artifacts/vl$(SUFFIX)
+VISION_EMBED_DIR := artifacts/vl-embed$(SUFFIX)
 SERVED := $(if $(filter vl,$(MODEL)),$(VISION_DIR),$(RANK_DIR))
 
 BIN := .venv/bin
@@ -60,6 +61,10 @@ $(EMBED_DIR)/manifest.json: $(wildcard embedded/embed/*.json embedded/embed/*.sa
 $(VISION_DIR)/manifest.json: tests/tiny_vision.py | $(INSTALLED)
 	@$(BIN)/python -m checks.tiny_vision build/vl
 	$(BIN)/rerank-export export build/vl --out $(VISION_DIR) --target $(TARGET) --profile tiny-rerank-vl
+
+$(VISION_EMBED_DIR)/manifest.json: tests/tiny_vision.py | $(INSTALLED)
+	@$(BIN)/python -m checks.tiny_vision --embed build/vl-embed
+	$(BIN)/rerank-export export build/vl-embed --out $(VISION_EMBED_DIR) --target $(TARGET) --profile tiny-embed-vl
 
 serve: $(SERVED)/manifest.json  ## export the embedded reranker, prove it, serve it on port 8000 (MODEL=vl: a random one of texts and images)
 	@$(if $(filter triton,$(TARGET)),NIM_MODEL_PROFILE=triton) exec $(BIN)/rerank-serve --rank $(SERVED)
@@ -106,23 +111,24 @@ check-all: $(INSTALLED)  ## the heavy checks, one after the other, and a table (
 
 #@ Check the server
 
-test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### real clients, each in its own environment
+test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json $(VISION_EMBED_DIR)/manifest.json  ### real clients, each in its own environment
 	@$(BIN)/python -m clients.run
 
 test-contract: .venvs/contract/.installed  ### schemathesis against /openapi.json, on every route
 	@$(BIN)/python -m checks.contract
 
-test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### the page in headless Chromium
+test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json $(VISION_EMBED_DIR)/manifest.json  ### the page in headless Chromium
 	@$(BIN)/python -m checks.page
 
-test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### faults against a server: FAULTS="--url http://…"
-	@$(BIN)/python -m checks.faults --rank $(RANK_DIR) --embed $(EMBED_DIR) $(FAULTS)
+test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json  ### faults against a server: FAULTS="--url http://…"
+	@$(BIN)/python -m checks.faults --rank $(RANK_DIR) --embed $(EMBED_DIR) --vision $(VISION_DIR) $(FAULTS)
 
 hostile: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### health and memory under hostile bodies, on every surface: HOSTILE="--only /rerank"
 	@$(BIN)/python -m checks.hostile --rank $(RANK_DIR) --embed $(EMBED_DIR) $(HOSTILE)
 
-soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### mixed load for MINUTES (10), every answer checked
+soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json  ### mixed load for MINUTES (10), then of images for as long, every answer checked
 	@$(BIN)/python -m checks.soak --rank $(RANK_DIR) --embed $(EMBED_DIR) --minutes $(MINUTES)
+	$(BIN)/python -m checks.soak_images --vision $(VISION_DIR) --minutes $(MINUTES)
 
 overload: $(RANK_DIR)/manifest.json  ### four times the sustainable load: waits and refusals
 	@$(BIN)/python -m checks.overload --rank $(RANK_DIR)

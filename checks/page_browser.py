@@ -1,8 +1,10 @@
-"""Drives the browser for checks/page.py: ADDRESS BROWSER OUT. Needs playwright and nothing else."""
+"""Drives the browser for checks/page.py: python -m checks.page_browser ADDRESS BROWSER OUT. Needs
+playwright and nothing else. Here the page of a model of texts; checks/page_pictures.py has others.
+"""
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ def ranks(page: Page, out: Path) -> None:
     first = page.locator("#ranking li").first.inner_text()
     assert "logit" in first, first
     assert "relevance" in first, first
-    (out / "shown-order.json").write_text(json.dumps(found))
+    (out / "shown-nim.json").write_text(json.dumps(found))
 
 
 def speaks(page: Page, out: Path) -> None:
@@ -74,7 +76,7 @@ def speaks(page: Page, out: Path) -> None:
     options = page.locator("#dialect option")
     names = [str(option.get_attribute("value")) for option in options.all()]
     assert len(names) >= 6, names
-    wanted = json.loads((out / "shown-order.json").read_text())
+    wanted = json.loads((out / "shown-nim.json").read_text())
     for name in names:
         page.select_option("#dialect", name)
         page.click("#rank")
@@ -114,7 +116,7 @@ def copies(page: Page, out: Path) -> None:
         until(page, "document.querySelector('#copied').textContent === 'Copied.'")
         copied = page.evaluate("navigator.clipboard.readText()")
         assert QUERY in copied, copied
-        (out / f"copied-{name}.txt").write_text(copied)
+        (out / f"copied-nim-{name}.txt").write_text(copied)
 
 
 def takes_files(page: Page, out: Path) -> None:
@@ -135,6 +137,18 @@ def takes_files(page: Page, out: Path) -> None:
         "one\ntwo\n",
     )
     until(page, "document.querySelector('#count').textContent.startsWith('(2')")
+
+
+def takes_no_pictures(page: Page, out: Path) -> None:
+    """A picture is refused in words where the model takes texts, and is not offered"""
+    assert "picture" not in page.inner_text("form").lower()
+    assert ".png" not in str(page.get_attribute("#file", "accept"))
+    before = page.input_value("#passages")
+    page.set_input_files("#file", out / "pictures" / "page-1.png")
+    until(page, "!document.querySelector('#problem').hidden")
+    assert page.inner_text("#problem") == "page-1.png is a picture, and the model takes texts only."
+    assert page.input_value("#passages") == before
+    assert page.locator("#pictures li").count() == 0
 
 
 def needs_no_mouse(page: Page, _: Path) -> None:
@@ -182,13 +196,13 @@ def documents(page: Page, out: Path) -> None:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(ranks, speaks, complains, copies, takes_files, needs_no_mouse),
+    *(ranks, speaks, complains, copies, takes_files, takes_no_pictures, needs_no_mouse),
     *(shows_markup_as_text, fits, documents),
 )
 
 
-def main() -> int:
-    """All checks at both widths; prints one line each, 1 if one failed."""
+def drive(checks: Sequence[Check]) -> int:
+    """All checks at both widths, as the arguments say; prints one line each, 1 if one failed."""
     address, browser_path, folder = sys.argv[1:4]
     out = Path(folder)
     failed = 0
@@ -201,7 +215,7 @@ def main() -> int:
             context = browser.new_context(viewport={"width": width, "height": height})
             context.grant_permissions(["clipboard-read", "clipboard-write"], origin=address)
             context.set_default_timeout(PATIENCE_MS)
-            for check in CHECKS:
+            for check in checks:
                 failed += not _passes(check, context, address, out, name)
             context.close()
     return 1 if failed else 0
@@ -242,4 +256,4 @@ def _note_stranger(request: Any, address: str, trouble: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(drive(CHECKS))

@@ -85,7 +85,7 @@ def read_vision(
     if not ranks:
         prefixes = {kind: f"{_prefix(config, processor, kind)} " for kind in ("query", "passage")}
         return config, VisionFacts(rule, None, prefixes, texts)
-    prompt = processor.get("prompt_template", config["prompt_template"])
+    prompt = _merged(config, processor)["prompt_template"]
     return config, VisionFacts(rule, _TEMPLATES[prompt == V1], None, texts)
 
 
@@ -155,10 +155,16 @@ def _first(names: object) -> object:
 def _refuse_otherwise(config: Config, processor: Config, *, ranks: bool) -> None:
     """Refuse what is left out or computed otherwise, and say what is ignored."""
     both = _merged(config, processor)
-    wanted = {"pooling": "last", "max_input_tiles": 2, "dynamic_image_size": False}
-    wanted |= {"use_thumbnail": False} | ({"prompt_template": None} if ranks else {})
-    for key, default in wanted.items():
-        if key not in both:
+    wanted: list[tuple[Config, str, object]] = [
+        (config, "pooling", "last"),  # the processor's is never asked
+        (both, "max_input_tiles", 2),
+        (both, "dynamic_image_size", False),
+        (both, "use_thumbnail", False),
+    ]
+    if ranks:
+        wanted.append((both, "prompt_template", None))
+    for place, key, default in wanted:
+        if key not in place:
             raise CheckpointRefused(
                 f"config.json has no {key!r}, and the model's own code would take {default!r}, "
                 "which no published model has; complete the checkpoint"

@@ -17,7 +17,7 @@ _MAX_MESSAGE = 300
 _BASE_BYTES = 128 << 10
 # … plus for each document its index, its scores and their keys …
 _DOCUMENT_BYTES = 1 << 10
-# … plus the echoed texts, each byte of them escaped as \u0000.
+# … plus the echoed texts, each byte of them escaped as \u0000. Images are not echoed.
 _ESCAPED_BYTES = 6
 # A score or an index in a list, with the white space around it.
 _NUMBER_BYTES = 64
@@ -55,12 +55,12 @@ class _Reply(msgspec.Struct):
 _List = TypeVar("_List")
 
 
-def max_answer_bytes(request_bytes: int, documents: int) -> int:
-    """The limit of an answer in bytes, headers included, for this request.
+def max_answer_bytes(text_bytes: int, documents: int) -> int:
+    """The limit of an answer in bytes, headers included, for texts of this size in all.
 
-    128 KiB, 1 KiB for each document, and six times the request: a server may echo the texts.
+    128 KiB, 1 KiB for each document, and six times the texts: a server may echo them.
     """
-    return _BASE_BYTES + _DOCUMENT_BYTES * documents + _ESCAPED_BYTES * request_bytes
+    return _BASE_BYTES + _DOCUMENT_BYTES * documents + _ESCAPED_BYTES * text_bytes
 
 
 def read_ranking(body: bytes, documents: int, top_n: int | None) -> RerankResult:

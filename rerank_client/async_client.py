@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from io import BytesIO
 
+from anyio import to_thread
+
 from rerank_client.answer import Answer, NoAnswer
 from rerank_client.budget import Budget, use_budget
-from rerank_client.flow import TIMEOUT_S, Flow, Send, limit_of, rank, rank_or_keep_order
+from rerank_client.flow import TIMEOUT_S, Flow, Send, limit_of, rank, rank_or_keep_order, step_of
 from rerank_client.loops import LoopConnections
 from rerank_client.network import Network
-from rerank_client.question import question
+from rerank_client.question import Document, Question, question
 from rerank_client.result import RerankResult
 from rerank_client.surface import RERANK, Surface
 from rerank_client.target import find_target
@@ -39,18 +41,18 @@ class AsyncRerankClient:
         self._sleep = sleep
 
     async def rerank(
-        self, query: str, documents: Iterable[str], top_n: int | None = None
+        self, query: str, documents: Iterable[Document], top_n: int | None = None
     ) -> RerankResult:
         """As RerankClient.rerank."""
         asked = question(query, documents, top_n)
-        return await self._run(rank(self._target, asked, self._timeout_s))
+        return await self._run(asked, rank(self._target, asked, self._timeout_s))
 
     async def rerank_or_keep_order(
-        self, query: str, documents: Iterable[str], top_n: int | None = None
+        self, query: str, documents: Iterable[Document], top_n: int | None = None
     ) -> RerankResult:
         """As RerankClient.rerank_or_keep_order."""
         asked = question(query, documents, top_n)
-        return await self._run(rank_or_keep_order(self._target, asked, self._timeout_s))
+        return await self._run(asked, rank_or_keep_order(self._target, asked, self._timeout_s))
 
     async def aclose(self) -> None:
         """Close the connections of this event loop, and of loops that are not running.
@@ -65,20 +67,21 @@ class AsyncRerankClient:
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
 
-    async def _run(self, flow: Flow) -> RerankResult:
+    async def _run(self, asked: Question, flow: Flow) -> RerankResult:
         self._connections.require_open()
-        outcome: Answer | NoAnswer | None = None
-        while True:
-            try:
-                step = flow.send(outcome)
-            except StopIteration as end:
-                result: RerankResult = end.value
-                return result
+        if asked.has_images:
+            # The first step reads them, which would hold up the event loop.
+            step = await to_thread.run_sync(step_of, flow, abandon_on_cancel=True)
+        else:
+            step = step_of(flow)
+        while not isinstance(step, RerankResult):
+            outcome: Answer | NoAnswer | None = None
             if isinstance(step, Send):
                 outcome = await self._send(step)
             else:
                 await self._sleep(step.seconds)
-                outcome = None
+            step = step_of(flow, outcome)
+        return step
 
     async def _send(self, step: Send) -> Answer | NoAnswer:
         budget = Budget(step.within_s, step.max_bytes)

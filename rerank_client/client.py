@@ -7,9 +7,9 @@ from io import BytesIO
 from rerank_client.answer import Answer, NoAnswer
 from rerank_client.budget import Budget, use_budget
 from rerank_client.connections import Connections
-from rerank_client.flow import TIMEOUT_S, Flow, Send, limit_of, rank, rank_or_keep_order
+from rerank_client.flow import TIMEOUT_S, Flow, Send, limit_of, rank, rank_or_keep_order, step_of
 from rerank_client.network import Network
-from rerank_client.question import question
+from rerank_client.question import Document, question
 from rerank_client.result import RerankResult
 from rerank_client.surface import RERANK, Surface
 from rerank_client.target import find_target
@@ -49,9 +49,12 @@ class RerankClient:
         self._sleep = sleep
 
     def rerank(
-        self, query: str, documents: Iterable[str], top_n: int | None = None
+        self, query: str, documents: Iterable[Document], top_n: int | None = None
     ) -> RerankResult:
         """Rank the documents by how well they answer the query; at most 3 attempts.
+
+        A document is a text, or for a model that takes images a `Passage`: a dict of `text`,
+        `image` or both. Images are read before anything is sent.
 
         No documents: an empty result without a request. Raises RerankError when there is no
         ranking; TypeError and ValueError for arguments of the wrong kind.
@@ -59,7 +62,7 @@ class RerankClient:
         return self._run(rank(self._target, question(query, documents, top_n), self._timeout_s))
 
     def rerank_or_keep_order(
-        self, query: str, documents: Iterable[str], top_n: int | None = None
+        self, query: str, documents: Iterable[Document], top_n: int | None = None
     ) -> RerankResult:
         """As `rerank`, but returns the documents in the given order instead of a RerankError.
 
@@ -80,18 +83,15 @@ class RerankClient:
 
     def _run(self, flow: Flow) -> RerankResult:
         self._connections.require_open()
-        outcome: Answer | NoAnswer | None = None
-        while True:
-            try:
-                step = flow.send(outcome)
-            except StopIteration as end:
-                result: RerankResult = end.value
-                return result
+        step = step_of(flow)
+        while not isinstance(step, RerankResult):
+            outcome: Answer | NoAnswer | None = None
             if isinstance(step, Send):
                 outcome = self._send(step)
             else:
                 self._sleep(step.seconds)
-                outcome = None
+            step = step_of(flow, outcome)
+        return step
 
     def _send(self, step: Send) -> Answer | NoAnswer:
         budget = Budget(step.within_s, step.max_bytes)

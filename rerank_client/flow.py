@@ -1,4 +1,4 @@
-"""One ranking with its retries, as a generator without I/O.
+"""One ranking with its retries, as a generator without a network.
 
 A flow yields the next step and is sent its outcome:
 
@@ -6,7 +6,7 @@ A flow yields the next step and is sent its outcome:
     Wait(seconds)             →  None
 
 and returns a RerankResult or raises a RerankError. Both clients drive the same flow, so only this
-module decides what is retried, when and how often.
+module decides what is retried, when and how often. Images are read before the first step.
 """
 
 import logging
@@ -69,6 +69,15 @@ class Wait:
 Flow: TypeAlias = Generator[Send | Wait, Answer | NoAnswer | None, RerankResult]
 
 
+def step_of(flow: Flow, outcome: Answer | NoAnswer | None = None) -> Send | Wait | RerankResult:
+    """The next step after the outcome of the last one, or the end's result. Raises as the flow."""
+    try:
+        return flow.send(outcome)
+    except StopIteration as end:
+        result: RerankResult = end.value
+        return result
+
+
 @dataclass(frozen=True)
 class _Failure:
     """Why an attempt gave no ranking."""
@@ -110,7 +119,7 @@ def rank(
         return RerankResult([], [])
     deadline_s = clock() + timeout_s
     body = target.surface.encode(asked)
-    max_bytes = max_answer_bytes(len(body), len(asked.documents))
+    max_bytes = max_answer_bytes(asked.text_bytes, len(asked.documents))
     for attempt in range(ATTEMPTS):
         left_s = deadline_s - clock()
         connect_s = left_s / (ATTEMPTS - attempt)

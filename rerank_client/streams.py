@@ -17,6 +17,8 @@ from rerank_client.budget import Budget, current_budget
 
 # A send that moves some bytes restarts its timeout; a piece of this size moves as a whole.
 _PIECE_BYTES = 16 << 10
+# Between pieces of this size the asynchronous client looks for an answer.
+_ASYNC_PIECE_BYTES = 256 << 10
 # A read of this size is parsed at once; then the event loop runs other tasks.
 _READ_BYTES = 8 << 10
 # Under asyncio and trio.
@@ -122,15 +124,38 @@ class AsyncStream(httpcore.AsyncNetworkStream):
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
+        # Received, but not read by httpcore yet.
+        self._early = bytearray()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        budget, limit = current_budget(), min(max_bytes, _READ_BYTES)
-        data = await self._inner.read(limit, budget.seconds(timeout))
+        if self._early:
+            data, self._early = bytes(self._early), bytearray()
+            return data
+        budget = current_budget()
+        data = await self._receive(budget, max_bytes, timeout)
         await _NETWORK.sleep(0)  # under TLS several reads may return without waiting
-        return budget.count(data)
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._inner.write(buffer, current_budget().seconds(timeout))
+        budget = current_budget()
+        for start in range(0, len(buffer), _ASYNC_PIECE_BYTES):
+            if start:
+                await self._receive_early(budget)
+            piece = buffer[start : start + _ASYNC_PIECE_BYTES]
+            await self._inner.write(piece, budget.seconds(timeout))
+
+    async def _receive_early(self, budget: Budget) -> None:
+        """Receive what the server says before it has the whole request: a refusal of its size would
+        be lost when the server then closes the connection. Not under TLS, whose own messages look
+        the same."""
+        told = self._inner.get_extra_info
+        if told("ssl_object") is None and told("is_readable"):
+            with suppress(httpcore.ReadError):  # writing fails as well
+                self._early += await self._receive(budget, _READ_BYTES)
+
+    async def _receive(self, budget: Budget, max_bytes: int, timeout: float | None = None) -> bytes:
+        limit = min(max_bytes, _READ_BYTES)
+        return budget.count(await self._inner.read(limit, budget.seconds(timeout)))
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -26,7 +26,8 @@ RERANK = Surface("/rerank", encode, read_ranking)
 
 
 def nim(model: str | None = None, *, truncate: str = "NONE") -> Surface:
-    """NVIDIA's ranking NIM, POST /v1/ranking, as NIM 1.10.0 documents it.
+    """NVIDIA's ranking NIM, POST /v1/ranking, as NIM 1.10.0 documents it; images as the vision
+    NIMs take them, 1.11.0 and newer.
 
     `model` is the NIM's model (None: not sent, which not every version accepts). `truncate` is NONE
     (texts that are too long are refused), END or START. The NIM limits the documents of one request
@@ -36,7 +37,10 @@ def nim(model: str | None = None, *, truncate: str = "NONE") -> Surface:
     def encode_nim(asked: Question) -> bytes:
         fields: dict[str, object] = {
             "query": {"text": asked.query},
-            "passages": [{"text": document} for document in asked.documents],
+            "passages": [
+                {"text": document} if isinstance(document, str) else document
+                for document in asked.sendable_documents()
+            ],
             "truncate": truncate,
         }
         if model is not None:

@@ -47,6 +47,11 @@ class ImageEmbeddings:
         """How many there are."""
         return len(self.embeds)
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens stand for them in a row."""
+        return int(np.prod(self.embeds.shape[:2]))
+
 
 @dataclass(frozen=True)
 class Passage:
@@ -163,6 +168,13 @@ def images_of(request: AnyRequest) -> list[bytes | ImageEmbeddings | None]:
     if not any(isinstance(text, Passage) and text.image is not None for text in request.texts):
         return []
     return [text.image if isinstance(text, Passage) else None for text in request.texts]
+
+
+def image_tokens_of(request: AnyRequest) -> Ints:
+    """How many tokens of each row stand for an image that the tower has seen, int64 [n]."""
+    images = (text.image if isinstance(text, Passage) else None for text in request.texts)
+    tokens = (image.tokens if isinstance(image, ImageEmbeddings) else 0 for image in images)
+    return np.fromiter(tokens, np.int64, len(request.texts))
 
 
 def _checked(place: TextPlace, text: str | Passage, *, blanks: bool) -> str:

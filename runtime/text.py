@@ -66,6 +66,11 @@ class Encoding:
         return len(self.token_ids)
 
     @property
+    def image_tokens(self) -> int:
+        """How many of the tokens stand for an image."""
+        return 0
+
+    @property
     def key(self) -> tuple[bytes, ...]:
         """What the output depends on: rows of one key are computed once."""
         type_ids = b"" if self.type_ids is None else self.type_ids.tobytes()

@@ -12,7 +12,7 @@ import numpy as np
 from runtime.batch import distinct
 from runtime.errors import EngineError, ModelClosed
 from runtime.postprocess import Ints
-from runtime.requests import AnyRequest
+from runtime.requests import AnyRequest, image_tokens_of
 from runtime.text import Check, Encoding, Encodings, unchecked
 
 T = TypeVar("T")
@@ -61,7 +61,8 @@ class TokenizerPool:
         bounds = [math.inf if limit is None else limit for limit in (limits.query, limits.passage)]
         tokens = request.characters * (self._tokens_per_character or _TOKENS_PER_CHARACTER)
         row = most if limits.pair is None else min(limits.pair, most)
-        return int(np.minimum(np.minimum(tokens, bounds).sum(axis=1), row).sum())
+        rows = np.minimum(tokens, bounds).sum(axis=1) + image_tokens_of(request)
+        return int(np.minimum(rows, row).sum())
 
     def encode(self, request: AnyRequest, check: Check) -> Encoded:
         """Encode in the calling thread."""
@@ -91,7 +92,10 @@ class TokenizerPool:
     def _update_estimate(self, request: AnyRequest, encodings: Encodings) -> None:
         if encodings.truncated:  # the tokens of the whole texts are not known
             return
-        found = sum(map(len, encodings.rows)) / max(1, int(request.characters.sum()))
+        characters = int(request.characters.sum())
+        if not characters:  # images alone
+            return
+        found = sum(len(row) - row.image_tokens for row in encodings.rows) / characters
         known = self._tokens_per_character or found
         self._tokens_per_character = known + _SHARE_OF_LATEST * (found - known)
 

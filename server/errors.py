@@ -100,7 +100,7 @@ class BodyTooLarge(RequestRefused):
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(
             f"found a body of more than {limit_bytes} bytes, which is the most that this server "
-            "takes; send fewer texts in one request"
+            "takes; send fewer texts or images in one request"
         )
 
 

@@ -108,12 +108,23 @@ def _model(service: Service, served: Served) -> Body:
         "maxBatchSize": limit_of(service.settings, info.kind).texts,
         "maxTokens": info.max_tokens,
         "dimensions": info.dimensions,
+        "images": _image_limits(service) if info.images else None,
         "engine": info.engine,
         "device": info.device,
         "precision": info.precision,
         "proven": info.proven,
         "witness": info.witness,
         "mock": info.mock,
+    }
+
+
+def _image_limits(service: Service) -> Body:
+    settings = service.settings
+    return {
+        "maxBytes": settings.image_bytes,
+        "maxPixels": settings.image_pixels,
+        "maxTiles": settings.image_tiles,
+        "maxRequestBytes": settings.body_limit_bytes,
     }
 
 

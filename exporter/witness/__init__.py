@@ -37,7 +37,7 @@ def rank_witness(
         witness.name = with_adapter(witness.name)
         return witness
     if config.get("model_type") in VISION_TYPES:
-        return VisionReranker(root, directory, config)
+        return VisionReranker(directory, config)
     if config.get("model_type") == LLAMA_BIDIRECTIONAL:
         return LlamaReranker(root, directory, config, template)
     if judges(config) and (template is not None or not modules_of(root)):
@@ -71,7 +71,7 @@ def vector_witness(
         witness.name = with_adapter(witness.name)
         return witness
     if config.get("model_type") in VISION_TYPES:
-        return VisionEmbedder(root, directory, config, published)
+        return VisionEmbedder(directory, config, published)
     llama = config.get("model_type") == LLAMA_BIDIRECTIONAL
     prefixes = requested
     if prefixes is None and (llama or published) and (prefixes := prompts_of(root)) is None:

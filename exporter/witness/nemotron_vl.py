@@ -48,13 +48,14 @@ class Sight:
 class _Model:
     """Everything between a picture or a prompt and the mean of the states."""
 
-    def __init__(self, root: Path, directory: Path, config: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         """Load `directory`. Raises NoWitness."""
-        settings = read(root / _PROCESSOR, dict[str, Any], {})
+        # What is asked of the processor, its own file's words before the config's.
+        self.asked = asked = config | read(directory / _PROCESSOR, dict[str, Any], {})
         self._size = int(config.get("force_image_size") or config["vision_config"]["image_size"])
-        self._tiles = int(settings.get("max_input_tiles") or config["max_input_tiles"])
-        self._dynamic = bool(settings.get("dynamic_image_size", config["dynamic_image_size"]))
-        self._thumbnail = bool(settings.get("use_thumbnail", config["use_thumbnail"]))
+        self._tiles = int(asked["max_input_tiles"])
+        self._dynamic = bool(asked["dynamic_image_size"])
+        self._thumbnail = bool(asked["use_thumbnail"])
         if config.get("pooling") != "avg" or config.get("select_layer", -1) != -1:
             raise NoWitness("config.json pools otherwise than by the mean of the last layer")
         weights = {
@@ -165,12 +166,12 @@ class _Model:
 class VisionReranker(RankWitness):
     """Texts, images and both, scored for a query."""
 
-    def __init__(self, root: Path, directory: Path, config: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         """Load `directory`. Raises NoWitness."""
         self.name = both_ways(f"{_TOWER} LlamaModel and a score head")
-        self._model = _load_whole(root, directory, config)
+        self._model = _load_whole(directory, config)
         self._temperature = config.get("temperature") or 1.0
-        v1 = config.get("prompt_template") == "v1"
+        v1 = self._model.asked.get("prompt_template") == "v1"
         self._prompt = "question:{} \n \n passage:{}" if v1 else "{} \n {}"
 
     def see(self, image: bytes) -> Sight:
@@ -200,16 +201,14 @@ class VisionReranker(RankWitness):
 class VisionEmbedder(VectorWitness):
     """Texts, images and both, as vectors of any length."""
 
-    def __init__(
-        self, root: Path, directory: Path, config: dict[str, Any], prefixes: dict[str, str]
-    ) -> None:
+    def __init__(self, directory: Path, config: dict[str, Any], prefixes: dict[str, str]) -> None:
         """Load `directory`; `prefixes` by input type go before texts where config.json names none.
         Raises NoWitness."""
         self.name = both_ways(f"{_TOWER} LlamaModel")
-        self._model = _load_whole(root, directory, config)
+        self._model = _load_whole(directory, config)
         self._prefixes = dict(prefixes)
         for kind in ("query", "passage"):
-            if prefix := config.get(f"{kind}_prefix"):
+            if prefix := self._model.asked.get(f"{kind}_prefix"):
                 self._prefixes[kind] = f"{prefix} "
 
     def see(self, image: bytes) -> Sight:
@@ -234,9 +233,9 @@ class VisionEmbedder(VectorWitness):
         return np.asarray(self._model.pooled(tokens, sight).numpy(), np.float64)
 
 
-def _load_whole(root: Path, directory: Path, config: dict[str, Any]) -> _Model:
+def _load_whole(directory: Path, config: dict[str, Any]) -> _Model:
     with trying(f"SigLIP and Llama cannot be put together of {directory}"):
-        return _Model(root, directory, config)
+        return _Model(directory, config)
 
 
 def _load(kind: Any, config: Any, weights: dict[str, Any]) -> Any:

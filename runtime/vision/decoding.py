@@ -2,11 +2,12 @@
 refused before its pixels take memory; so is a file that ends before its image does.
 
 One rule for each case, whatever the format: the first frame of an animation and the first page of
-several; pixels as they are stored (an orientation in EXIF is ignored, as upstream does, and so are
-colour profiles); transparency on white; palettes and 16-bit greys become 8-bit colours before
-anything is resized. Upstream resizes first: there a palette is resized without interpolation,
-hidden colours show through, and 16-bit greys turn white. A header decides the size, even where a
-whole file holds more pixels, which are not read, or fewer, of which decoders make up the rest.
+several; pixels as Pillow reads them (it applies the orientation of a TIFF and of no other file, as
+upstream does, and no colour profile); transparency on white; palettes and 16-bit greys become 8-bit
+colours before anything is resized. Upstream resizes first: there a palette is resized without
+interpolation, hidden colours show through, and 16-bit greys turn white. A header decides the size,
+even where a whole file holds more pixels, which are not read, or fewer, of which decoders make up
+the rest.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MOST_SIDE = 65_535
 _WHITE = (255, 255, 255)
 _GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
+_GREY_8 = ((np.arange(1 << 16, dtype=np.uint32) * 255 + 32_767) // 65_535).astype(np.uint8)
 _EIGHT_BIT = ("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
@@ -38,18 +40,20 @@ class ImageFile:
 
     def decode(self) -> Image.Image:
         """The image in RGB; may be called once. Raises InvalidImage."""
+        opened = self._opened
         try:
-            with self._opened as opened:
-                opened.load()
-                if opened.size != self.size:
-                    raise InvalidImage(
-                        self.place, f"its header says {_by(self.size)}, its data {_by(opened.size)}"
-                    )
-                return _rgb(self.place, opened)
+            opened.load()
+            if opened.size != self.size:
+                raise InvalidImage(
+                    self.place, f"its header says {_by(self.size)}, its data {_by(opened.size)}"
+                )
+            return _rgb(self.place, opened)
         except InvalidImage:
             raise
         except Exception as error:  # Pillow's decoders raise many unrelated classes
             raise InvalidImage(self.place, _reason(error)) from error
+        finally:
+            opened.close()  # the pixels, too; leaving a `with` block would keep them
 
 
 def open_image(data: bytes, place: TextPlace, limits: ImageLimits = DEFAULT_LIMITS) -> ImageFile:
@@ -78,7 +82,7 @@ def _rgb(place: TextPlace, image: Image.Image) -> Image.Image:
     if image.mode in _GREY_16:
         return _from_16_bit(image)
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
-        seen = image.convert("RGBA")
+        seen = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, _WHITE)
         white.paste(seen, mask=seen.getchannel("A"))
         return white
@@ -89,8 +93,8 @@ def _rgb(place: TextPlace, image: Image.Image) -> Image.Image:
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
     """Greys of 16 bits in 8, rounded; one value may stand for what is transparent."""
-    wide = np.asarray(image).astype(np.uint32)
-    grey = ((wide * 255 + 32_767) // 65_535).astype(np.uint8)
+    wide = np.asarray(image)
+    grey = _GREY_8[wide]
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         grey[wide == transparent] = 255

@@ -25,7 +25,7 @@ class Claim:
 
 class InFlight:
     """Safe to call from several threads. `find` looks for an image among those that are kept; who
-    computes one must keep it before the claim ends."""
+    computes one must keep it before `finish`."""
 
     def __init__(self, find: Callable[[bytes], ImageEmbeddings | None]) -> None:
         self._find = find
@@ -51,9 +51,13 @@ class InFlight:
         try:
             yield claim
         finally:
-            with self._lock:
-                for digest in claim.own:
-                    del self._computing[digest]
-            for awaited in claim.own.values():
-                if not awaited.done():
-                    awaited.set_result(None)
+            for digest, awaited in claim.own.items():
+                self.finish(digest, awaited, None)
+
+    def finish(self, digest: bytes, awaited: Awaited, image: ImageEmbeddings | None) -> None:
+        """Give those that wait for a claimed image its embeddings, or None; only once."""
+        with self._lock:
+            if self._computing.get(digest) is not awaited:
+                return
+            del self._computing[digest]
+        awaited.set_result(image)

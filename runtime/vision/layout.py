@@ -25,6 +25,11 @@ class ImageEncoding(Encoding):
     start: int
 
     @property
+    def image_tokens(self) -> int:
+        """See Encoding."""
+        return self.image.tokens
+
+    @property
     def key(self) -> tuple[bytes, ...]:
         """See Encoding."""
         return *super().key, self.image.digest
@@ -47,7 +52,7 @@ def image_inputs(
     for number, row in enumerate([*rows, *[rows[0]] * (shape[0] - len(rows))]):
         if not isinstance(row, ImageEncoding):
             continue
-        tokens = row.image.tiles * vision.tokens
+        tokens = row.image_tokens
         if row.image.digest not in first_of:
             first_of[row.image.digest] = count
             images.append(row.image)

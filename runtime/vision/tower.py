@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
@@ -39,18 +39,17 @@ from runtime.scheduling.backlog import Ticket
 from runtime.scheduling.request import Scored
 from runtime.scheduling.scheduler import Scheduler
 from runtime.shapes import widest
-from runtime.text import Check
 from runtime.tokenizing import in_thread
 from runtime.vision.cache import EmbedsCache
 from runtime.vision.decoding import ImageFile, open_image
-from runtime.vision.in_flight import Claim, InFlight
+from runtime.vision.in_flight import Awaited, Claim, InFlight
 from runtime.vision.layout import EMBEDS_OUTPUT, PIXELS_INPUT
 from runtime.vision.limits import VisionLimits
 from runtime.vision.rule import Vision
 from runtime.vision.stats import ImageStats
 from runtime.vision.tiling import Pixels, cut, pixel_values
 
-# An image takes some 8 bytes a pixel while it is decoded, so that few may be at the same time.
+# An image takes some 10 bytes a pixel while it is decoded and cut, so few may be at the same time.
 _MOST_DECODERS = 4
 # Four pages of seven tiles.
 _GPU_CALL_TILES = 28
@@ -124,11 +123,15 @@ class Tower:
         call_tiles = limits.call_tiles or (_GPU_CALL_TILES if on_gpu else _CPU_CALL_TILES)
         self._call_tiles = min(call_tiles, widest(engine.shapes) or call_tiles)
         calls = BatchLimits(self._call_tiles, self._call_tiles, 0.0)
-        queue = QueueLimits(limits.held_tiles, limits.held_tiles)
+        # `_room` bounds what waits; no more than this can.
+        most = max(limits.held_tiles, limits.request_tiles)
+        queue = QueueLimits(most, most)
         compute = partial(_embed, engine, vision)
         self.scheduler = Scheduler(compute, calls, queue, lanes=engine.lanes, free=engine.close)
-        decoders = min(_MOST_DECODERS, usable_cores())
-        self._decoders = ThreadPoolExecutor(decoders, thread_name_prefix="images")
+        threads = min(_MOST_DECODERS, usable_cores())
+        # Apart, so that an image that the cache knows does not wait until others are decoded.
+        self._lookers = ThreadPoolExecutor(threads, thread_name_prefix="image-headers")
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="images")
         self._in_flight = InFlight(self.cache.find)
         self._held = 0
         self._lock = threading.Lock()
@@ -141,14 +144,14 @@ class Tower:
         many seconds are needed behind the tower for so many tiles.
 
         Their room is kept for the length of the block. Raises InvalidImage, ImageTooLarge and
-        TooManyTiles, Unavailable and EngineError; of what a header tells, before anything is
-        decoded.
+        TooManyTiles, Unavailable and EngineError; what headers and the measured speed tell, before
+        anything is decoded.
         """
         task = self._look(request)
         with self._room(task.tiles):
-            due = _due(request.deadline, after_s(task.tiles)) if task.pictures else None
             while task.pictures:
                 with self._in_flight.claim(task.pictures) as claim:
+                    due = self._due(task, claim, request.deadline, after_s)
                     self._compute(task, claim, due, request.caller)
                 for other in claim.others.values():
                     task.learn(_result(other, due))
@@ -162,52 +165,108 @@ class Tower:
         task drops the tiles that still wait."""
         try:
             async with asyncio.timeout(time_left_s(request.deadline)):
-                task = await in_thread(self._decoders, partial(self._look, request))
+                task = await in_thread(self._lookers, partial(self._look, request))
         except TimeoutError as error:
             raise DeadlineExceeded from error
         with self._room(task.tiles):
-            due = _due(request.deadline, after_s(task.tiles)) if task.pictures else None
-            try:
-                async with asyncio.timeout(time_left_s(due)):
-                    while task.pictures:
-                        with self._in_flight.claim(task.pictures) as claim:
+            while task.pictures:
+                with self._in_flight.claim(task.pictures) as claim:
+                    due = self._due(task, claim, request.deadline, after_s)
+                    try:
+                        async with asyncio.timeout(time_left_s(due)):
                             await self._compute_async(task, claim, due, request.caller)
+                    except TimeoutError as error:
+                        raise DeadlineExceeded from error
+                try:
+                    async with asyncio.timeout(time_left_s(due)):
                         for other in claim.others.values():
-                            # Cancelling this request must not cancel what others wait for.
-                            task.learn(await asyncio.shield(asyncio.wrap_future(other)))
-            except TimeoutError as error:
-                raise DeadlineExceeded from error
+                            task.learn(await _unshared(other))
+                except TimeoutError as error:
+                    raise DeadlineExceeded from error
             yield task.seen(request)
+
+    def _due(
+        self,
+        task: _Task,
+        claim: Claim,
+        deadline: float | None,
+        after_s: Callable[[int], float],
+    ) -> float | None:
+        """When the tower must be done. Raises TooLate and DeadlineExceeded."""
+        if deadline is None:
+            return None
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise DeadlineExceeded
+        tiles, text_s = task.tiles_of(claim.own), after_s(task.tiles)
+        tower_s = self.scheduler.predicted_s(tiles)
+        if tower_s + text_s > left_s:
+            raise TooLate(
+                f"the {tiles} tiles of these images would take {tower_s:.0f} s alone and the text "
+                f"model another {text_s:.0f} s, longer than the request's deadline; send fewer or "
+                "smaller images, or raise NIM_REQUEST_TIMEOUT_S"
+            )
+        return deadline - text_s
 
     def _compute(self, task: _Task, claim: Claim, due: float | None, caller: str) -> None:
         for image in claim.found:
             task.learn(image)
-        if not claim.own:
-            return
-        with self._admit(task, claim, due, caller) as ticket:
-            future = ticket.submit(self._decode(task, claim, ticket.check))
-        try:
-            self._keep(task, claim, _result(future, due))
-        except DeadlineExceeded:
-            future.cancel()
-            raise
+        with self._admit(task, claim, due, caller) as tickets, _cancelled_at_end() as futures:
+            for digest, ticket in tickets.items():
+                ticket.check()
+                tiles = self._decode(task.pictures[digest])
+                futures[digest] = self._submit(ticket, tiles, digest, claim.own[digest])
+            for digest, future in futures.items():
+                _result(future, due)
+                task.learn(claim.own[digest].result())
 
     async def _compute_async(
         self, task: _Task, claim: Claim, due: float | None, caller: str
     ) -> None:
         for image in claim.found:
             task.learn(image)
-        if not claim.own:
-            return
-        with self._admit(task, claim, due, caller) as ticket:
-            decode = partial(self._decode, task, claim, ticket.check)
-            tiles = await in_thread(self._decoders, decode)
-            future = ticket.submit(tiles)
-        self._keep(task, claim, await asyncio.wrap_future(future))
+        with self._admit(task, claim, due, caller) as tickets, _cancelled_at_end() as futures:
+            for digest, ticket in tickets.items():
+                ticket.check()
+                decode = partial(self._decode, task.pictures[digest])
+                tiles = await in_thread(self._decoders, decode)
+                futures[digest] = self._submit(ticket, tiles, digest, claim.own[digest])
+            for digest, future in futures.items():
+                await asyncio.wrap_future(future)
+                task.learn(await _unshared(claim.own[digest]))
 
-    def _admit(self, task: _Task, claim: Claim, due: float | None, caller: str) -> Ticket:
-        tiles = task.tiles_of(claim.own)
-        return self.scheduler.admit(tiles, tiles, due, caller)
+    @contextmanager
+    def _admit(
+        self, task: _Task, claim: Claim, due: float | None, caller: str
+    ) -> Iterator[dict[bytes, Ticket]]:
+        """A ticket for each claimed image: each is computed, and given to others who wait for it,
+        as soon as it is decoded. Who only waits for others must be in time as well."""
+        admit = partial(self.scheduler.admit, deadline=due, caller=caller)
+        with ExitStack() as stack:
+            if claim.others and not claim.own:
+                stack.enter_context(admit(0, 0))
+            yield {
+                digest: stack.enter_context(admit(tiles, tiles))
+                for digest in claim.own
+                for tiles in [task.counts[digest]]
+            }
+
+    def _submit(
+        self, ticket: Ticket, tiles: list[Tile], digest: bytes, awaited: Awaited
+    ) -> Future[Scored]:
+        future = ticket.submit(tiles)
+        future.add_done_callback(partial(self._keep, digest, awaited))
+        return future
+
+    def _keep(self, digest: bytes, awaited: Awaited, future: Future[Scored]) -> None:
+        """Give an image's embeddings to the cache and to everybody who waits for it."""
+        image = None
+        try:
+            if not future.cancelled() and future.exception() is None:
+                image = ImageEmbeddings(digest, future.result().outputs)
+                self.cache.put(image)
+        finally:
+            self._in_flight.finish(digest, awaited, image)
 
     def idle(self) -> bool:
         """Whether no request's images are looked at, wait, run or are kept for it."""
@@ -243,6 +302,7 @@ class Tower:
         """Answer every waiter with ModelClosed and give the engine's memory back, unless it hangs.
         May be called again, and from several threads."""
         self.scheduler.close()
+        self._lookers.shutdown(wait=False)
         self._decoders.shutdown(wait=False)
 
     def check_pixels(self, golden: ImageGolden, pillow: str | None) -> None:
@@ -277,24 +337,8 @@ class Tower:
             raise TooManyTiles(task.tiles, self._limits.request_tiles)
         return task
 
-    def _decode(self, task: _Task, claim: Claim, check: Check) -> list[Tile]:
-        tiles: list[Tile] = []
-        for digest in claim.own:
-            check()
-            tiles += map(Tile, cut(task.pictures[digest].decode(), self.vision.rule))
-        return tiles
-
-    def _keep(self, task: _Task, claim: Claim, scored: Scored) -> None:
-        """Give each claimed picture its embeddings, which have the order of `_decode`."""
-        first = 0
-        for digest, awaited in claim.own.items():
-            last = first + task.counts[digest]
-            # A copy: a part of the request's array would keep all of it in the cache.
-            image = ImageEmbeddings(digest, scored.outputs[first:last].copy())
-            task.learn(image)
-            self.cache.put(image)
-            awaited.set_result(image)
-            first = last
+    def _decode(self, picture: ImageFile) -> list[Tile]:
+        return [Tile(pixels) for pixels in cut(picture.decode(), self.vision.rule)]
 
     @contextmanager
     def _room(self, tiles: int) -> Iterator[None]:
@@ -338,13 +382,17 @@ def _result(future: Future[T], due: float | None) -> T:
         raise DeadlineExceeded from error
 
 
-def _due(deadline: float | None, after_s: float) -> float | None:
-    """When the tower must be done. Raises TooLate where there is no time for it."""
-    if deadline is None:
-        return None
-    if deadline - after_s <= time.monotonic() < deadline:
-        raise TooLate(
-            f"the text model alone would take {after_s:.0f} s for these images, longer than the "
-            "request's deadline; send fewer or smaller images, or raise NIM_REQUEST_TIMEOUT_S"
-        )
-    return deadline - after_s
+async def _unshared(future: Future[T]) -> T:
+    """What the future gives; cancelling this task does not cancel what others wait for."""
+    return await asyncio.shield(asyncio.wrap_future(future))
+
+
+@contextmanager
+def _cancelled_at_end() -> Iterator[dict[bytes, Future[Scored]]]:
+    """Futures of which those that are not done when the block ends are dropped."""
+    futures: dict[bytes, Future[Scored]] = {}
+    try:
+        yield futures
+    finally:
+        for future in futures.values():
+            future.cancel()

@@ -88,7 +88,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def witness_of(folder: Path) -> VisionReranker:
-    return VisionReranker(folder, folder, json.loads((folder / "config.json").read_bytes()))
+    return VisionReranker(folder, json.loads((folder / "config.json").read_bytes()))
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_pixels_are_the_witness_s_and_embeddings_too(bench: Bench, data: bytes) 
 
 def test_vectors_are_the_witness_s(tmp_path: Path) -> None:
     folder = write_vision(tmp_path, EMBEDDER)
-    witness = VisionEmbedder(folder, folder, EMBEDDER, {})
+    witness = VisionEmbedder(folder, EMBEDDER, {})
     model = load(NemotronVLEmbedder(Config(EMBEDDER)), EMBEDDER)
     sight = witness.see(THREE)
     tokens, wanted = witness.embed_image("some text", sight)

@@ -20,7 +20,9 @@ from tests.tiny_vision import (
     EMBEDDER,
     RERANKER,
     embedder_config,
+    png,
     reranker_config,
+    tokenizer,
     weights,
     write_vision,
 )
@@ -97,6 +99,34 @@ def test_keys_with_a_wrong_default_are_wanted(key: str, tmp_path: Path) -> None:
     config = {name: value for name, value in RERANKER.items() if name != key}
     with pytest.raises(CheckpointRefused, match=f"config.json has no '{key}', and the model's own"):
         drafted(write_vision(tmp_path, config))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompt_template", "v1"),
+        ("max_input_tiles", 1),
+        ("dynamic_image_size", False),
+        ("use_thumbnail", False),
+    ],
+)
+def test_a_key_of_the_processor_alone_is_read_alike_by_the_witness(
+    key: str, value: Any, tmp_path: Path
+) -> None:
+    config = {name: found for name, found in RERANKER.items() if name != key}
+    folder = processor(write_vision(tmp_path, config), **{key: value})
+    manifest, witness = drafted(folder).manifest, VisionReranker(folder, config)
+    tokens, _ = witness.score("q", "p")
+    asked = manifest.template.format(query="q", passage="p")
+    assert tokens.token_ids == tokenizer().encode(asked).ids
+    assert asked == "question:q \n \n passage:p"
+    assert len(witness.see(png(200, 100)).pixels) == manifest.vision.rule.count((200, 100))
+
+
+def test_pooling_in_the_processor_s_file_is_no_pooling(tmp_path: Path) -> None:
+    config = {name: found for name, found in RERANKER.items() if name != "pooling"}
+    with pytest.raises(CheckpointRefused, match=r"config\.json has no 'pooling'"):
+        drafted(processor(write_vision(tmp_path, config), pooling="avg"))
 
 
 def test_two_labels_are_the_default_and_refused(tmp_path: Path) -> None:
@@ -251,6 +281,6 @@ def test_other_vision_language_models_are_refused_by_name(tmp_path: Path) -> Non
 
 def test_a_limit_without_room_for_an_image_is_refused(tmp_path: Path) -> None:
     manifest = drafted(write_vision(tmp_path), max_tokens=10).manifest
-    witness = VisionReranker(tmp_path, tmp_path, RERANKER)
+    witness = VisionReranker(tmp_path, RERANKER)
     with pytest.raises(CheckpointRefused, match="no room for an image of one tile"):
         ask_images(manifest, witness)

@@ -11,13 +11,14 @@ import numpy as np
 import onnx
 import pytest
 
+from exporter.draft import ExportArgs
 from exporter.errors import (
     ManifestMismatch,
     ParityFailed,
     ReportRefused,
     RepositoryRefused,
 )
-from exporter.pipeline import quantize_artifact, verify
+from exporter.pipeline import export, quantize_artifact, verify
 from exporter.reference import ask_artifact
 from exporter.reference_file import read_reference, write_reference
 from exporter.report import read_report, require_passed
@@ -26,6 +27,7 @@ from exporter.triton.repository import write_repository
 from runtime.errors import ArtifactError, FileChanged, GoldenMismatch, ManifestError
 from runtime.manifest import read_manifest, write_manifest
 from runtime.opening import open_model
+from tests.exporter.targets import HALF
 from tests.tiny_vision import write_vision
 
 RUNGS = [
@@ -174,3 +176,19 @@ def test_int8_keeps_the_tower_and_calibrates_on_pages(
     assert rungs["image embeddings"]["max_abs_delta"] <= 2e-5
     assert 0 < rungs["image logits"]["max_abs_delta"] < 1
     assert (out / "vision.onnx").read_bytes() == (vision_artifact / "vision.onnx").read_bytes()
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "args",
+    [HALF, ExportArgs(target="cpu-bf16"), ExportArgs(target="cpu-fp32-openvino")],
+    ids=lambda args: args.target,
+)
+def test_other_precisions_and_engines_climb_every_rung_too(
+    args: ExportArgs, vision_checkpoint: Path, tmp_path: Path
+) -> None:
+    export(str(vision_checkpoint), tmp_path / "out", args)
+    report = read_report(tmp_path / "out")
+    assert list(report.rungs) == RUNGS
+    assert all(rung.passed for rung in report.rungs.values())
+    assert report.rungs["image embeddings"].max_abs_delta > 0

@@ -93,7 +93,7 @@ def test_texts_images_and_both_are_ranked_by_the_plans(
     ranker: Ranker, vision_checkpoint: Path
 ) -> None:
     config = json.loads((vision_checkpoint / "config.json").read_bytes())
-    witness = VisionReranker(vision_checkpoint, vision_checkpoint, config)
+    witness = VisionReranker(vision_checkpoint, config)
     wanted = []
     for passage in PASSAGES:
         if isinstance(passage, str):

@@ -1,4 +1,4 @@
-"""The published distribution: this one package, httpcore, httpx and msgspec."""
+"""The published distribution: this one package, httpcore with anyio, httpx and msgspec."""
 
 import ast
 import subprocess
@@ -33,13 +33,13 @@ def test_the_wheel_holds_this_package_and_nothing_else(wheel: Path) -> None:
     assert names == sources | {"rerank_client/py.typed"}
 
 
-def test_it_depends_on_three_libraries_alone(wheel: Path) -> None:
+def test_it_depends_on_four_libraries_alone(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (name,) = [name for name in archive.namelist() if name.endswith("METADATA")]
     metadata = Parser().parsestr(archive.read(name).decode())
     wanted = metadata.get_all("Requires-Dist") or []
     assert {line.split("<")[0].split(">")[0] for line in wanted} == {
-        *("httpcore[asyncio]", "httpx", "msgspec")
+        *("anyio", "httpcore[asyncio]", "httpx", "msgspec")
     }
     assert metadata["Requires-Python"] == ">=3.10"
 
@@ -51,7 +51,7 @@ def test_it_carries_the_repositorys_licence(wheel: Path) -> None:
 
 
 def test_it_names_no_other_library() -> None:
-    allowed = {"httpcore", "httpx", "msgspec", "rerank_client"} | sys.stdlib_module_names
+    allowed = {"anyio", "httpcore", "httpx", "msgspec", "rerank_client"} | sys.stdlib_module_names
     for path in ROOM.glob("*.py"):
         tree = ast.parse(path.read_text("utf-8"), feature_version=(3, 10))
         names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}

@@ -125,7 +125,7 @@ def test_a_wait_that_leaves_no_time_is_an_error_at_once(
 
 def test_an_answer_may_repeat_the_request() -> None:
     step = send(flow())
-    assert step.max_bytes == (128 << 10) + 2 * 1024 + 6 * len(step.body)
+    assert step.max_bytes == (128 << 10) + 2 * 1024 + 6 * ASKED.text_bytes
 
 
 def test_the_last_failure_is_the_one_that_is_told() -> None:

@@ -2,6 +2,9 @@
 
 import asyncio
 import gzip
+import socket
+import struct
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,8 +68,7 @@ def test_what_an_answer_may_take_is_said(server: ScriptedServer, asker: Asker) -
     server.script = [FLOODS["in chunks"]]
     with pytest.raises(RerankError) as raised:
         asker.rerank(QUERY, DOCUMENTS)
-    (request,) = server.requests
-    most = max_answer_bytes(len(request.body), len(DOCUMENTS))
+    most = max_answer_bytes(len("".join([QUERY, *DOCUMENTS])), len(DOCUMENTS))
     assert f"it takes more than {most} bytes, wanted at most that" in str(raised.value)
     assert (raised.value.status, raised.value.attempts) == (200, 1)
 
@@ -98,6 +100,34 @@ def test_of_a_refusal_little_is_read(
         asker.rerank(QUERY, DOCUMENTS)
     (wait,) = waits
     assert 2 <= wait <= 3
+
+
+def refuse_early(listening: socket.socket, most_bytes: int) -> None:
+    """Answer 413 to the head of a request, read some of its body, and reset the connection."""
+    connection, _ = listening.accept()
+    with connection:
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += connection.recv(1024)
+        connection.sendall(Say(413, b'{"message":"too large"}').bytes())
+        left = most_bytes
+        while left > 0 and (piece := connection.recv(65536)):
+            left -= len(piece)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def test_a_refusal_that_comes_before_the_request_is_complete_is_read(
+    make_asker: MakeAsker,
+) -> None:
+    """More is read than the buffers of both ends hold, so the client writes after the refusal."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=refuse_early, args=(listening, 16 << 20))
+        server.start()
+        asker = make_asker(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(RerankError, match="status 413: too large") as raised:
+            asker.rerank(QUERY, ["x" * (64 << 20)])
+        assert raised.value.attempts == 1
+        server.join()
 
 
 def test_cookies_are_not_collected(server: ScriptedServer, asker: Asker) -> None:

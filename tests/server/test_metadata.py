@@ -5,6 +5,9 @@ from importlib.metadata import version
 
 import httpx
 
+from tests.server.conftest import IMAGE_BYTES, IMAGE_PIXELS, IMAGE_TILES
+from tests.server.in_process import InProcess
+
 MODEL = "nvidia/llama-nemotron-rerank-1b-v2"
 EMBEDDER = "nvidia/llama-nemotron-embed-1b-v2"
 
@@ -41,6 +44,20 @@ def test_metadata(client: httpx.Client) -> None:
     assert model["maxBatchSize"] == 64
     assert model["maxTokens"] == 200
     assert model["mock"] is True
+    assert model["images"] is None
+
+
+def test_limits_of_images(vision_server: InProcess) -> None:
+    models = vision_server.get("/v1/metadata").json()["modelInfo"]
+    settings = vision_server.settings
+    assert [model["images"] for model in models] == 2 * [
+        {
+            "maxBytes": IMAGE_BYTES,
+            "maxPixels": IMAGE_PIXELS,
+            "maxTiles": IMAGE_TILES,
+            "maxRequestBytes": settings.body_limit_bytes,
+        }
+    ]
 
 
 def test_version(client: httpx.Client) -> None:

@@ -112,10 +112,20 @@ def test_of_several_frames_the_first_is_taken(kind: str) -> None:
     assert np.array_equal(found, np.asarray(frames[0]))
 
 
-def test_exif_does_not_turn_an_image() -> None:
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("JPEG", (6, 8, 3)), ("PNG", (6, 8, 3)), ("TIFF", (8, 6, 3))]
+)
+def test_exif_turns_no_image_but_a_tiff(kind: str, shape: tuple[int, ...]) -> None:
+    """Which Pillow turns itself, for upstream as well."""
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned by a quarter
-    assert decoded(encoded(plain(), "JPEG", exif=exif)).shape == (6, 8, 3)
+    assert decoded(encoded(plain(), kind, exif=exif)).shape == shape
+
+
+def test_16_bit_greys_are_rounded_and_their_transparent_value_is_white() -> None:
+    wide = np.array([[0, 128, 129, 1000, 65_535]], np.uint16)
+    found = decoded(encoded(Image.fromarray(wide), "PNG", transparency=1000))
+    assert found[0, :, 0].tolist() == [0, 0, 1, 255, 255]
 
 
 @pytest.mark.parametrize(

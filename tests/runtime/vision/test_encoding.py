@@ -1,6 +1,7 @@
 """Rows with images: their ids are those of the whole text, their places are no text's."""
 
 from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from runtime.requests import (
     TokenLimits,
     Truncate,
 )
-from runtime.text import Encodings, PairEncoder
+from runtime.text import Encodings, PairEncoder, unchecked
+from runtime.tokenizing import TokenizerPool
 from runtime.vision.encoding import VisionPairEncoder, VisionTextEncoder
 from runtime.vision.layout import ImageEncoding, image_inputs
 from tests.tiny_vision import AFTER, BEFORE, CONTEXT, TOKENS, tokenizer
@@ -197,3 +199,20 @@ def test_texts_alone_bring_no_tile() -> None:
     laid = image_inputs(rows, "left", (2, 40), VISION)
     assert laid["image_embeds"].shape == (0, TOKENS, 64)
     assert not laid["image_index"].any()
+
+
+def test_an_image_s_tokens_count_as_its_own_and_not_as_its_text_s() -> None:
+    words = ["text" * 25, "word" * 25]
+    plain = RankRequest("why", words)
+    seen = RankRequest("why", with_images(words, [image(3), image(1)]))
+    after_texts, after_images = (TokenizerPool(pairs(), 256) for _ in range(2))
+    with closing(after_texts), closing(after_images):
+        after_texts.encode(plain, unchecked)
+        after_images.encode(seen, unchecked)
+        # The two tokens around an image and the blank behind it are all that a text gains.
+        known = after_texts.estimate(plain)
+        assert known < after_images.estimate(plain) <= known + 2 * 4
+        # Estimates are cut to whole tokens.
+        assert abs(after_texts.estimate(seen) - known - 4 * TOKENS) <= 1
+        after_texts.encode(RankRequest("", with_images([""], [image(3)]), blanks=True), unchecked)
+        assert after_texts.estimate(plain) == known

@@ -56,7 +56,7 @@ def embedder(vision_embed_artifact: Path) -> Iterator[Embedder]:
 
 def loaded(kind: Any, folder: Path, *more: Any) -> Any:
     config = json.loads((folder / "config.json").read_bytes())
-    return kind(folder, folder, config, *more)
+    return kind(folder, config, *more)
 
 
 @pytest.fixture(scope="module")
