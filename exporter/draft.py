@@ -142,6 +142,8 @@ def draft(
         origins["logit"] = f"two labels of config.json: {DIFFERENCE}"
     if prompt is not None:
         origins["template"] = prompt.origin
+        if prompt.instruction is not None:
+            origins["instruction"] = prompt.origin if prompt.written else chosen.origin
     elif profile.kind == "embed":
         origins["prefixes"] = prefixed_by
     read_as = None if prompt is None else prompt.filled

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from exporter.inspecting import describe_artifact
 from exporter.pipeline import verify
 from runtime.manifest import read_manifest
 from runtime.opening import open_ranker
@@ -84,7 +85,11 @@ def test_the_artifact_is_verified_and_says_where_its_facts_were_read(
     verify(artifact, str(checkpoint), None)
     manifest = read_manifest(artifact)
     assert manifest.origins["logit"] == "LogitScore of modules.json"
-    assert manifest.origins["template"].startswith("the chat template (chat_template.jinja")
+    for fact in ("template", "instruction"):
+        assert manifest.origins[fact].startswith("the chat template (chat_template.jinja")
+    shown = "\n".join(describe_artifact(artifact))
+    assert "instruction      Given a web search query" in shown
+    assert "LogitScore of modules.json" in shown
     assert manifest.template is not None
     assert manifest.template.count("{instruction}") == 1
     assert manifest.instruction is not None
