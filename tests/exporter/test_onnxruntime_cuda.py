@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.errors import ExportError
@@ -199,8 +199,11 @@ def test_a_row_without_real_tokens_is_finite_and_disturbs_no_other(
 
 
 def test_nothing_is_copied_from_host_to_device(half_artifact: Path) -> None:
+    assert_nothing_is_copied(onnx.load(half_artifact / "model.onnx").graph)
+
+
+def assert_nothing_is_copied(graph: GraphProto) -> None:
     """Captured CUDA graphs allow no copies: what comes from Shape may only give sizes."""
-    graph = onnx.load(half_artifact / "model.onnx").graph
     constant = {i.name for i in graph.initializer}
     host: set[str] = set()
     for node in graph.node:
@@ -213,13 +216,15 @@ def test_nothing_is_copied_from_host_to_device(half_artifact: Path) -> None:
     assert host
 
 
-def test_a_causal_model_keeps_its_mask(tmp_path: Path) -> None:
+def test_a_causal_model_needs_no_mask(tmp_path: Path) -> None:
     checkpoint = write_llama(tmp_path / "c", is_causal=True, num_hidden_layers=1)
     directory = write_graph(checkpoint, tmp_path / "graph", torch.float32)
     adapt(directory)
     model = onnx.load(directory / "model.onnx")
-    assert all(n.input[3] for n in model.graph.node if n.op_type == "Attention")
-    assert not any(n.op_type == "GatherElements" for n in model.graph.node)
+    (node,) = (n for n in model.graph.node if n.op_type == "Attention")
+    assert len(node.input) == 3
+    assert [a.i for a in node.attribute if a.name == "is_causal"] == [1]
+    assert_nothing_is_copied(model.graph)
 
 
 def test_a_graph_of_another_opset_is_refused() -> None:
