@@ -90,7 +90,8 @@ class JudgeWitness(_Prompted):
                 raise NoWitness("its LogitScore module has no config.json")
             ids: list[int | None] = [found.true_token_id, found.false_token_id]
         else:
-            ids = [self._tokenizer.convert_tokens_to_ids(word) for word in words]
+            vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+            ids = [vocabulary.get(word) for word in words]
         self._ids = ids
 
     @torch.inference_mode()
