@@ -4,8 +4,9 @@ Its kernel of ONNX's Attention runs flash attention only where no mask is given 
 compute capability 8.0 on); with a mask it falls back to slower kernels, and to one that stores all
 scores when the row's length is no multiple of 4 (onnxruntime/core/providers/cuda/llm/attention.cc,
 release 1.31). Opset 24 has the number of keys of each row as an input instead of a mask: so rows
-are rotated until their padding is at the end. The kernel also expects heads in the layout of the
-linear layers, and would transpose others back.
+are rotated until their padding is at the end. A causal model does that itself, and its rows need no
+lengths. The kernel also expects heads in the layout of the linear layers, and would transpose
+others back.
 
 Nothing may need cuDNN, a gigabyte that is loaded when the first kernel asks for it: the least and
 the greatest of integers are found by sorting; sums over the tokens and patches become products.
@@ -125,21 +126,26 @@ class _Graph:
         self._shapes = {v.name: _shape(v) for v in (*graph.value_info, *graph.input)}
 
     def drop_mask(self, node: NodeProto) -> bool:
-        """Replace an Attention node's mask by row lengths; False if it must keep the mask."""
-        if node.op_type != "Attention" or len(node.input) != 4:
+        """Replace an Attention node's mask by row lengths; False if it must keep the mask.
+
+        A causal node has no mask, and padding behind its rows: it needs no lengths either."""
+        causal = _attribute(node, "is_causal", 0) == 1 and len(node.input) == 3
+        if node.op_type != "Attention" or not (causal or len(node.input) == 4):
             return False
         moved = [self._before_moving(name) for name in node.input[:3]]
         result = self._after_moving(node.output[0])
-        if result is None or None in moved or not self._ancestors(node.input[3]) <= _PLAIN_MASK:
+        masked = not causal and not self._ancestors(node.input[3]) <= _PLAIN_MASK
+        if result is None or None in moved or masked:
             return False
         heads = [self._shapes[name][1] for name in node.input[:2]]
         # Neither mask nor past keys and values; the last is nonpad_kv_seqlen.
-        node.input[:] = [*(name for name in moved if name), "", "", "", "rows_lengths"]
+        lengths = [] if causal else ["", "", "", "rows_lengths"]
+        node.input[:] = [*(name for name in moved if name), *lengths]
         node.output[0] = result.output[0]
         result.output[0] += ".moved"  # no longer read
         node.attribute.append(helper.make_attribute("q_num_heads", heads[0]))
         node.attribute.append(helper.make_attribute("kv_num_heads", heads[1]))
-        return True
+        return not causal
 
     def join_sum(self, node: NodeProto) -> None:
         """Fuse a norm with the sum that it reads into one node with both outputs."""

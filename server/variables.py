@@ -303,6 +303,14 @@ VARIABLES: tuple[Variable, ...] = (
         read=one_of({"503": 503, "429": 429}, "503 or 429"),
     ),
     _honoured(
+        "RERANK_PLAIN_SPECIAL_TOKENS",
+        "plain_special_tokens",
+        "true: special tokens in a query or passage stay text; otherwise they are read as the "
+        "model's own loader reads them, and a passage can steer a model that reads a prompt",
+        "false",
+        read=FLAG,
+    ),
+    _honoured(
         "RERANK_TOO_LONG_STATUS",
         "too_long_status",
         "status when a text is too long: 422 (NIM ≥ 1.9.1) or 400 (older; Elasticsearch)",

@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m checks.gpu", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--model", default="tiny", help="tiny or 1b (%(default)s)")
+    parser.add_argument(
+        "--model", default="tiny", help="tiny, 1b, qwen3-tiny or qwen3-0.6b (%(default)s)"
+    )
     parser.add_argument("--only", nargs="*", default=[], metavar="CHECK", help="some of them")
     return parser
 

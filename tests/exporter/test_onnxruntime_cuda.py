@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import ModelProto, TensorProto, numpy_helper, parser
+from onnx import GraphProto, ModelProto, TensorProto, numpy_helper, parser
 
 from exporter.checkpoint import load_model, read_checkpoint
 from exporter.errors import ExportError
@@ -19,6 +19,7 @@ from runtime.manifest import read_manifest
 from tests.conftest import Exported
 from tests.exporter.targets import HALF
 from tests.tiny_checkpoints import write_llama
+from tests.zoo.cases import CASES
 
 HALVES = {TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # What may compute in half precision, and nothing else: products and the operators between them.
@@ -155,6 +156,38 @@ def test_the_fast_operators_give_the_same_on_either_side_of_the_padding(
             np.testing.assert_allclose(third, second, atol=1e-6)
 
 
+@pytest.mark.heavy
+def test_a_causal_model_needs_neither_mask_nor_lengths(tmp_path: Path) -> None:
+    """Qwen3's own class: every attention is in the operator's causal form, whichever side is
+    padded."""
+    (case,) = (case for case in CASES if case.name == "qwen3-classifier-fp32")
+    directory = write_graph(case.build(tmp_path / "checkpoint"), tmp_path / "graph", torch.float32)
+    plain = onnxruntime.InferenceSession(directory / "model.onnx")
+    adapt(directory)
+    fast = onnx.load(directory / "model.onnx")
+    onnx.checker.check_model(fast)
+    found = [node for node in fast.graph.node if node.op_type == "Attention"]
+    names = [{a.name: onnx.helper.get_attribute_value(a) for a in node.attribute} for node in found]
+    assert [
+        (len(node.input), its["is_causal"]) for node, its in zip(found, names, strict=True)
+    ] == [
+        (3, 1),
+        (3, 1),
+    ]
+    assert [(its["q_num_heads"], its["kv_num_heads"]) for its in names] == [(4, 2)] * 2
+    assert operators(fast)["Transpose"] == 0
+    session = onnxruntime.InferenceSession(directory / "model.onnx")
+    ids = np.random.default_rng(0).integers(5, 80, (3, 9))
+    right = (np.arange(9) < np.asarray([[9], [5], [1]])).astype(np.int64)
+    (wanted,) = plain.run(None, inputs(plain, ids, right))
+    (behind,) = session.run(None, inputs(session, ids, right))
+    order = (np.arange(9) + np.asarray([[9], [5], [1]])) % 9
+    turned = (np.take_along_axis(one, order, 1) for one in (ids, right))
+    (ahead,) = session.run(None, inputs(session, *turned))
+    np.testing.assert_allclose(behind, wanted, atol=1e-5)
+    np.testing.assert_allclose(ahead, behind, atol=1e-6)
+
+
 def test_a_row_without_real_tokens_is_finite_and_disturbs_no_other(
     rank_artifact: Path, tmp_path: Path
 ) -> None:
@@ -170,8 +203,11 @@ def test_a_row_without_real_tokens_is_finite_and_disturbs_no_other(
 
 
 def test_nothing_is_copied_from_host_to_device(half_artifact: Path) -> None:
+    assert_nothing_is_copied(onnx.load(half_artifact / "model.onnx").graph)
+
+
+def assert_nothing_is_copied(graph: GraphProto) -> None:
     """Captured CUDA graphs allow no copies: what comes from Shape may only give sizes."""
-    graph = onnx.load(half_artifact / "model.onnx").graph
     constant = {i.name for i in graph.initializer}
     host: set[str] = set()
     for node in graph.node:
@@ -254,13 +290,15 @@ def run(model: ModelProto, given: dict[str, np.ndarray]) -> list[np.ndarray]:
     return list(session.run(None, given))
 
 
-def test_a_causal_model_keeps_its_mask(tmp_path: Path) -> None:
+def test_a_causal_model_needs_no_mask(tmp_path: Path) -> None:
     checkpoint = write_llama(tmp_path / "c", is_causal=True, num_hidden_layers=1)
     directory = write_graph(checkpoint, tmp_path / "graph", torch.float32)
     adapt(directory)
     model = onnx.load(directory / "model.onnx")
-    assert all(n.input[3] for n in model.graph.node if n.op_type == "Attention")
-    assert not any(n.op_type == "GatherElements" for n in model.graph.node)
+    (node,) = (n for n in model.graph.node if n.op_type == "Attention")
+    assert len(node.input) == 3
+    assert [a.i for a in node.attribute if a.name == "is_causal"] == [1]
+    assert_nothing_is_copied(model.graph)
 
 
 def test_a_graph_of_another_opset_is_refused() -> None:
