@@ -80,7 +80,7 @@ def _check(settings: PrepConfig) -> None:
     barred = barred_negatives(material)
     for split in ("train", "val"):
         for one in getattr(material, split):
-            own = {*one.positives, *one.negatives}
+            own = {*one.answers, *one.negatives}
             taken = len(barred[split]) + len(own - barred[split])
             need = wanted_negatives(one, wanted, settings.mining) - len(one.negatives)
             if len(material.corpus) - taken < need:

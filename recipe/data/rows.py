@@ -30,6 +30,19 @@ def normal(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
+def digest(text: str) -> str:
+    """16 hex digits that are the same for texts that count as the same."""
+    return _digest(normal(text))
+
+
+def twins(texts: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """For each passage that counts as the same as others: their ids, and its own."""
+    same: dict[str, list[str]] = {}
+    for name, text in texts.items():
+        same.setdefault(digest(text), []).append(name)
+    return {name: tuple(names) for names in same.values() if len(names) > 1 for name in names}
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
 

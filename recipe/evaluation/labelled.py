@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from recipe.data.reading import Reading, parts, read
-from recipe.data.rows import Broken, Row
+from recipe.data.rows import Broken, Row, twins
 from recipe.errors import BadInput
 from recipe.evaluation.collection import FILES, Collection, read_collection
 from recipe.preparation.split import Material, join, with_ids
@@ -24,7 +24,7 @@ def open_collection(given: Path) -> Collection:
     broken = Broken(0, key=None)
     source = read(str(given), Reading(), broken, lambda _: None)
     broken.settle(given, lambda _: None)
-    asked = [one for one in join(_measured(source.rows)) if one.positives]
+    asked = [one for one in join(_measured(source.rows), twins(source.texts)) if one.positives]
     if not asked:
         raise BadInput(f"found no question with a passage that answers it in {given}")
     named = with_ids(Material(source.texts, [], [], asked)).test

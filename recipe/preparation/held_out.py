@@ -5,7 +5,7 @@ answer them are never negatives there: training them down would spoil, or flatte
 Texts are the same when they differ in case, width or white space only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,22 +14,34 @@ from recipe.preparation.split import Material, Question
 from recipe.progress import Log
 
 # Each split with those that are held out from it.
-HELD_OUT_FROM = {"train": ("val", "test"), "val": ("test",), "test": ()}
+HELD_OUT_FROM = {
+    "train": ("val", "test", "elsewhere"),
+    "val": ("test", "elsewhere"),
+    "test": (),
+}
 
 
 def hold_out(material: Material, log: Log) -> Material:
     """`material` without held-out questions, or given negatives that answer one; says how many."""
     for split in ("val", "train"):
-        held = {
-            normal(one.text) for other in HELD_OUT_FROM[split] for one in getattr(material, other)
-        }
-        questions: list[Question] = getattr(material, split)
-        kept = [one for one in questions if normal(one.text) not in held]
-        if twice := [one for one in questions if normal(one.text) in held]:
+        others = HELD_OUT_FROM[split]
+        held = {normal(one.text) for other in others for one in getattr(material, other)}
+        kept: list[Question] = []
+        twice: dict[str, Question] = {}
+        for one in getattr(material, split):
+            if (key := normal(one.text)) in held:
+                twice[key] = one
+            else:
+                kept.append(one)
+        if twice:
+            first = next(iter(twice.values()))
             log(
                 f"left out {len(twice)} question(s) of {split} that are held out for evaluation "
-                f"(first: {twice[0].text!r})"
+                f"(first: {first.text!r})"
             )
+        # What answers the question left out answers the one that is measured.
+        known: dict[str, Any] = {other: _with(getattr(material, other), twice) for other in others}
+        material = replace(material, **known)
         barred = barred_negatives(material)[split]
         left: dict[str, Any] = {split: _without(kept, barred, split, log)}
         material = replace(material, **left)
@@ -39,12 +51,22 @@ def hold_out(material: Material, log: Log) -> Material:
 
 def barred_negatives(material: Material) -> dict[str, frozenset[str]]:
     """For each split, the passages that must not be negatives in it."""
-    texts = {name: normal(text) for name, text in material.corpus.items()}
-    found = {}
-    for split, others in HELD_OUT_FROM.items():
-        answers = {texts[name] for other in others for name in _answers(getattr(material, other))}
-        found[split] = frozenset(name for name, text in texts.items() if text in answers)
-    return found
+    return {
+        split: frozenset(
+            name for other in others for one in getattr(material, other) for name in one.answers
+        )
+        for split, others in HELD_OUT_FROM.items()
+    }
+
+
+def _with(questions: Sequence[Question], twice: Mapping[str, Question]) -> list[Question]:
+    """The questions, each knowing what answers the equal one in `twice`."""
+    made = []
+    for one in questions:
+        same = twice.get(normal(one.text))
+        more = same.answers.difference(one.positives) if same else frozenset()
+        made.append(replace(one, alike=one.alike | more) if more else one)
+    return made
 
 
 def _without(
@@ -62,13 +84,10 @@ def _without(
 
 
 def _say_shared(material: Material, log: Log) -> None:
-    shared = _answers(material.train) & (_answers(material.test) | _answers(material.val))
+    held = {name for one in (*material.test, *material.val) for name in one.answers}
+    shared = {name for one in material.train for name in one.positives if name in held}
     if shared:
         log(
             f"warning: {len(shared)} passage(s) answer both a question of training and a held-out "
             "one; the measurement is milder for it"
         )
-
-
-def _answers(questions: Sequence[Question]) -> set[str]:
-    return {name for one in questions for name in one.positives}

@@ -1,6 +1,6 @@
 """Hard negatives: passages that an embedder scores highly, but that are not answers.
 
-For each question, the candidates are the passages that are not its positives, not barred from its
+For each question, the candidates are the passages that do not answer it, are not barred from its
 split, and whose score is at most `margin` × the lowest score of its positives; the highest are
 taken. (The margin is the rule of Automodel's miner: a passage with a higher score may be an
 unlabelled answer.) Negatives that the data gave come first.
@@ -88,7 +88,8 @@ class Miner:
         own = [self._places[name] for name in question.positives]
         given = [self._places[name] for name in question.negatives]
         allowed = scores <= self._margin * scores[own].min()
-        for places in (own, given, self._barred[split]):
+        alike = [self._places[name] for name in question.alike]
+        for places in (own, alike, given, self._barred[split]):
             allowed[places] = False
         candidates = np.flatnonzero(allowed)
         count = wanted_negatives(question, self._count, self._mining) - len(given)

@@ -1,12 +1,12 @@
 """Rows → one corpus, and questions in splits."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recipe.config import PrepConfig
-from recipe.data.rows import SPLITS, Row, Source, normal, question_id
+from recipe.data.rows import SPLITS, Row, Source, normal, question_id, twins
 from recipe.errors import BadInput
 from recipe.progress import Log
 
@@ -15,7 +15,9 @@ from recipe.progress import Log
 class Question:
     """A question, the ids of the passages that answer it, best first, and given negatives.
 
-    `grades` are those of the positives; `metadata` goes into the evaluation set.
+    `grades` are those of the positives; `metadata` goes into the evaluation set. `alike` are
+    passages that answer it too and are not trained on: those beyond max_pos_docs, and those that
+    count as the same as an answer.
     """
 
     id: str
@@ -24,16 +26,26 @@ class Question:
     negatives: tuple[str, ...] = ()
     grades: tuple[int, ...] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    alike: frozenset[str] = frozenset()
+
+    @property
+    def answers(self) -> frozenset[str]:
+        """All passages that must not be negatives where this question is held out, or its own."""
+        return self.alike.union(self.positives)
 
 
 @dataclass(frozen=True)
 class Material:
-    """`corpus` maps passage ids to texts, in the order of the data; all splits share it."""
+    """`corpus` maps passage ids to texts, in the order of the data; all splits share it.
+
+    `elsewhere` are questions of another evaluation set, with the passages here that answer them.
+    """
 
     corpus: dict[str, str]
     train: list[Question]
     val: list[Question]
     test: list[Question]
+    elsewhere: list[Question] = field(default_factory=list)
 
 
 def convert(source: Source, settings: PrepConfig, log: Log) -> Material:
@@ -53,7 +65,10 @@ def convert(source: Source, settings: PrepConfig, log: Log) -> Material:
     for row, split in zip(rows, splits, strict=True):
         if row.positives or row.negatives:
             divided[split].append(row)
-    joined = {split: join(held, settings.max_pos_docs) for split, held in divided.items()}
+    same = twins(source.texts)
+    # What is measured keeps all its answers: another one would count as wrong.
+    most = {"train": settings.max_pos_docs, "val": settings.max_pos_docs, "test": None}
+    joined = {split: join(held, same, most[split]) for split, held in divided.items()}
     made = {split: [one for one in found if one.positives] for split, found in joined.items()}
     asked, answered = (sum(map(len, one.values())) for one in (joined, made))
     if repeated := sum(map(len, divided.values())) - asked:
@@ -69,7 +84,8 @@ def with_ids(material: Material) -> Material:
 
     One without an id in the data gets q0, q1, … in the order of the material.
     """
-    number, seen, splits = 0, set[str](), {}
+    number, seen = 0, set[str]()
+    splits: dict[str, Any] = {}
     for split in SPLITS:
         named = []
         for one in getattr(material, split):
@@ -79,43 +95,54 @@ def with_ids(material: Material) -> Material:
             named.append(replace(one, id=name))
             number += 1
         splits[split] = named
-    return Material(material.corpus, **splits)
+    return replace(material, **splits)
 
 
-def join(rows: Iterable[Row], most: int | None = None) -> list[Question]:
-    """The questions of `rows`, each once, with at most `most` positives."""
-    same: dict[str, list[Row]] = {}
+def join(
+    rows: Iterable[Row], same: Mapping[str, tuple[str, ...]], most: int | None = None
+) -> list[Question]:
+    """The questions of `rows`, each once, with at most `most` positives; `same` are the twins."""
+    asked: dict[str, list[Row]] = {}
     for row in rows:
-        same.setdefault(normal(row.question), []).append(row)
-    return [_joined(found, most) for found in same.values()]
+        asked.setdefault(normal(row.question), []).append(row)
+    return [_joined(found, same, most) for found in asked.values()]
 
 
-def _joined(rows: Sequence[Row], most: int | None) -> Question:
+def _joined(rows: Sequence[Row], same: Mapping[str, tuple[str, ...]], most: int | None) -> Question:
     grades: dict[str, int] = {}
     for row in rows:
         for name, grade in zip(row.positives, row.grades or [1] * len(row.positives), strict=True):
-            if name in grades or most is None or len(grades) < most:
-                grades[name] = max(grade, grades.get(name, 0))
-    positives = {name for row in rows for name in row.positives}
+            grades[name] = max(grade, grades.get(name, 0))
+    best_first = sorted(grades, key=lambda name: -grades[name])
+    positives = tuple(best_first[:most])
+    alike = {other for name in grades for other in same.get(name, (name,))}
     negatives = dict.fromkeys(name for row in rows for name in row.negatives)
     return Question(
         id=next((row.id for row in rows if row.id), ""),
         text=rows[0].question,
-        positives=tuple(grades),
-        negatives=tuple(name for name in negatives if name not in positives),
-        grades=tuple(grades.values()),
+        positives=positives,
+        negatives=tuple(name for name in negatives if name not in alike),
+        grades=tuple(grades[name] for name in positives),
         metadata=dict(rows[0].metadata),
+        alike=frozenset(alike.difference(positives)),
     )
 
 
 def _splits(every: Sequence[Row], rows: Sequence[Row], settings: PrepConfig, log: Log) -> list[str]:
     """The split of each of `rows`; depends on the data and the seed only."""
+    if settings.all_train:
+        if held := [row for row in rows if row.split in ("val", "test")]:
+            log(
+                f"warning: {len(held)} row(s) that the data name {held[0].split} are trained on: "
+                "all of train_input_file is for training; data=… keeps splits"
+            )
+        return ["train"] * len(rows)
     named = {row.split for row in rows if row.split}
     if named == {"test"} and all(row.split for row in rows):
         log("the data name test questions only: they are divided by the ratios")
         named = set()
     wanted = {"test": settings.test_ratio, "val": settings.val_ratio}
-    cut = {} if settings.all_train else {s: r for s, r in wanted.items() if r and s not in named}
+    cut = {split: ratio for split, ratio in wanted.items() if ratio and split not in named}
     groups = _groups(every)
     free = sorted(
         {
