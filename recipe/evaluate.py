@@ -5,7 +5,6 @@ from contextlib import closing
 from pathlib import Path
 
 from recipe.config import EvalConfig
-from recipe.data.rows import normal
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.candidates import (
@@ -16,6 +15,7 @@ from recipe.evaluation.candidates import (
 )
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.labelled import open_collection
+from recipe.evaluation.overlap import measured_with
 from recipe.evaluation.results import RESULTS_FILE, read_results
 from recipe.evaluation.scorers import (
     ArtifactScorer,
@@ -35,8 +35,8 @@ from recipe.first_stage import Embedding, FirstStage, embedder_commit
 from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
-from recipe.training.groups import read_training
 from recipe.training.job import read_facts
+from recipe.training.trained_on import TRAINED_ON_FILE, read_trained_on
 from runtime.manifest import MANIFEST_FILE, read_manifest
 
 
@@ -147,17 +147,26 @@ def _run(settings: EvalConfig, log: Log) -> None:
 
 
 def _warn_of_trained(checkpoint: str, collection: Collection, log: Log) -> None:
-    """Say how many of the questions the checkpoint was trained on, where its data are at hand."""
-    facts = read_facts(Path(checkpoint))
-    if facts is None or not facts.train_data or not Path(facts.train_data).exists():
-        return
-    trained = {normal(row.question) for row in read_training(Path(facts.train_data)).rows}
-    both = [text for text in collection.queries.values() if normal(text) in trained]
-    if both:
+    """Say what of the evaluation the checkpoint was trained on."""
+    found = read_trained_on(Path(checkpoint))
+    if found is None:
         log(
-            f"warning: the checkpoint was trained on {len(both)} of {len(collection.queries)} "
-            f"questions of the evaluation (first: {both[0]!r}): its figures say little; "
-            "`rerank prep data=…` leaves them out of training"
+            f"cannot tell whether {checkpoint} was trained on questions of the evaluation: it has "
+            f"no {TRAINED_ON_FILE}, which the stage finetune writes"
+        )
+        return
+    both = measured_with(found, collection)
+    advice = "`rerank prep` with data=… or hold_out_path=… leaves them out of training"
+    if both.questions:
+        log(
+            f"warning: the checkpoint was trained on {len(both.questions)} of "
+            f"{len(collection.queries)} questions of the evaluation (first: "
+            f"{both.questions[0]!r}): its figures say little; {advice}"
+        )
+    if both.answers:
+        log(
+            f"warning: {len(both.answers)} passage(s) that answer a question of the evaluation "
+            f"were negatives of training: its figures are the worse for it; {advice}"
         )
 
 

@@ -49,7 +49,7 @@ def _check_values(settings: FinetuneConfig) -> None:
 def _check(settings: FinetuneConfig) -> None:
     validation = None if settings.val_data_path is None else Path(settings.val_data_path)
     if validation is not None:
-        read_groups(validation, settings.train_n_passages)
+        read_groups(validation, settings.train_n_passages, split="val")
     read_groups(Path(settings.train_data_path), settings.train_n_passages, validation)
 
 

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from recipe.config import STAGE_NAMES, Recipe
-from recipe.data.rows import normal
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.labelled import open_collection
+from recipe.evaluation.overlap import measured_with
 from recipe.fixed import refuse_other_values
 from recipe.stage import Input, Stage, require_inputs
-from recipe.training.groups import read_training
+from recipe.training.groups import read_groups
+from recipe.training.trained_on import trained_on
 
+_ADVICE = "`rerank prep` with data=… and hold_out_path=… holds them out"
+_SHOWN = 100
 # Stages whose prompt must be the same.
 _PROMPTED = ("finetune", "eval", "export")
 
@@ -61,6 +64,17 @@ def contradictions(recipe: Recipe, names: Sequence[str]) -> Iterator[str]:
             f"{finetune.train_n_passages}, wanted at least {needed} negatives: raise one or lower "
             "the other"
         )
+    measured = Path(recipe.eval.eval_data_path)
+    if (
+        {"prep", "finetune", "eval"} <= {*names}
+        and made
+        and not measured.resolve().is_relative_to(prep.home.resolve())
+        and (prep.hold_out_path is None or Path(prep.hold_out_path).resolve() != measured.resolve())
+    ):
+        yield (
+            f"found eval_data_path = {measured}, which prep does not make ({prep.home}) and would "
+            f"not keep out of training; set prep.hold_out_path={measured}"
+        )
     prompts = {name: getattr(recipe, name).prompt_template for name in names if name in _PROMPTED}
     if len(set(prompts.values())) > 1:
         said = ", ".join(f"{name}.prompt_template = {text!r}" for name, text in prompts.items())
@@ -76,17 +90,29 @@ def _made_later(wanted: Input, recipe: Recipe, makers: Sequence[str]) -> bool:
 
 
 def _refuse_trained_on(recipe: Recipe, names: Sequence[str]) -> None:
-    """Refuse to train on questions that the same run measures with, from files that are there."""
+    """Refuse to train on what the same run measures with, from files that are there.
+
+    What prep makes in this run knows its evaluation set (`contradictions`).
+    """
     train, measured = Path(recipe.finetune.train_data_path), Path(recipe.eval.eval_data_path)
-    ours = "prep" in names  # which leaves them out
+    ours = "prep" in names and train.resolve().is_relative_to(recipe.prep.home.resolve())
     if ours or not {"finetune", "eval"} <= {*names} or not (train.exists() and measured.exists()):
         return
-    asked = {normal(text): text for text in open_collection(measured).queries.values()}
-    trained = {normal(row.question) for row in read_training(train).rows}
-    both = [text for key, text in asked.items() if key in trained]
-    if both:
+    collection = open_collection(measured)
+    validation = recipe.finetune.val_data_path
+    groups = read_groups(
+        train, recipe.finetune.train_n_passages, None if validation is None else Path(validation)
+    )
+    found = measured_with(trained_on(groups), collection)
+    if found.questions:
         raise BadInput(
-            f"{len(both)} of {len(asked)} questions of eval_data_path = {measured} stand in "
-            f"train_data_path = {train} (first: {both[0]!r}): figures would say nothing; run "
-            "`rerank prep data=…`, which holds them out"
+            f"{len(found.questions)} of {len(collection.queries)} questions of eval_data_path = "
+            f"{measured} stand in train_data_path = {train} (first: {found.questions[0]!r}): "
+            f"figures would say nothing; {_ADVICE}"
+        )
+    if found.answers:
+        raise BadInput(
+            f"{len(found.answers)} passage(s) that answer a question of eval_data_path = "
+            f"{measured} are negatives in train_data_path = {train} (first: "
+            f"{found.answers[0][:_SHOWN]!r}): training would spoil what is measured; {_ADVICE}"
         )

@@ -11,8 +11,9 @@ from recipe.data.reading import Reading, read
 from recipe.data.reading import parts as parts_of
 from recipe.data.rows import Broken
 from recipe.errors import BadConfig, BadInput, StageFailed
+from recipe.evaluation.labelled import open_collection
 from recipe.first_stage import Embedding, FirstStage, artifact_directory, embedder_commit
-from recipe.hub import HF, dataset_commit, pin_models, pinned_dataset
+from recipe.hub import HF, dataset_commit, pin_models, pinned_dataset, refuse_hub
 from recipe.preparation.files import (
     CORPUS_FOLDER,
     EVAL_FOLDER,
@@ -21,7 +22,7 @@ from recipe.preparation.files import (
     write_mined,
     write_split,
 )
-from recipe.preparation.held_out import barred_negatives, hold_out
+from recipe.preparation.held_out import barred_negatives, hold_out, measured_elsewhere
 from recipe.preparation.mining import Mined, Miner, as_given, parts, wanted_negatives
 from recipe.preparation.split import Material, Question, convert, with_ids
 from recipe.progress import Log
@@ -41,6 +42,11 @@ def _inputs(settings: PrepConfig) -> list[Input]:
         own = settings.data or settings.train_input_file
         what, made_by = ("labelled questions", None) if own else ("generated questions", "sdg")
         inputs = [Input(path, what, made_by) for path in parts_of(settings.source)]
+    if settings.hold_out_path is not None:
+        inputs += [
+            Input(path, "evaluation data to hold out", None)
+            for path in parts_of(settings.hold_out_path)
+        ]
     # Anything else is a name on the hub.
     if settings.mining != "none" and _is_local(settings.base_model):
         inputs.append(Input(Path(settings.base_model), "embedder", None))
@@ -63,6 +69,7 @@ def _check_values(settings: PrepConfig) -> None:
     total = settings.train_ratio + settings.val_ratio + settings.test_ratio
     if abs(total - 1) > _SUM_TOLERANCE:
         raise BadConfig(f"found train_ratio + val_ratio + test_ratio = {total:g}, wanted 1")
+    refuse_hub("hold_out_path", settings.hold_out_path)
     if not settings.source:
         raise BadConfig("found no data, wanted one of data, sdg_input_path and train_input_file")
     if settings.data and settings.train_input_file:
@@ -141,7 +148,12 @@ def _material(settings: PrepConfig, log: Log) -> Material:
         log(note)
     broken.settle(settings.source, log)
     log(f"{settings.source}: {source.form}, {len(source.rows)} rows")
-    return with_ids(hold_out(convert(source, settings, log), log))
+    material = convert(source, settings, log)
+    if settings.hold_out_path is not None:
+        found = open_collection(Path(settings.hold_out_path))
+        measured = [(text, found.answer_texts(name)) for name, text in found.queries.items()]
+        material = measured_elsewhere(material, measured)
+    return with_ids(hold_out(material, log))
 
 
 def _mined(settings: PrepConfig, material: Material, log: Log) -> dict[str, list[Mined]]:

@@ -39,6 +39,10 @@ class Collection:
     digest: str
     images: dict[str, RowImage] = field(default_factory=dict)
 
+    def answer_texts(self, query: str) -> list[str]:
+        """The texts of the passages that answer the query of this id."""
+        return [self.texts[name] for name, grade in self.grades[query].items() if grade > 0]
+
     def document(self, name: str) -> Document:
         """The passage of this id, whose image is not read yet."""
         image = self.images.get(name)

@@ -5,11 +5,11 @@ answer them are never negatives there: training them down would spoil, or flatte
 Texts are the same when they differ in case, width or white space only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from recipe.data.rows import normal
+from recipe.data.rows import digest, normal
 from recipe.preparation.split import Material, Question
 from recipe.progress import Log
 
@@ -49,6 +49,25 @@ def hold_out(material: Material, log: Log) -> Material:
     return material
 
 
+def measured_elsewhere(
+    material: Material, measured: Iterable[tuple[str, Sequence[str]]]
+) -> Material:
+    """`material` that knows the questions of other evaluation data, and the texts that answer them.
+
+    `measured` are questions, each with its texts.
+    """
+    same: dict[str, list[str]] = {}
+    for name, text in material.corpus.items():
+        same.setdefault(digest(text), []).append(name)
+    elsewhere = [
+        Question(
+            "", asked, (), alike=frozenset(n for one in texts for n in same.get(digest(one), ()))
+        )
+        for asked, texts in measured
+    ]
+    return replace(material, elsewhere=elsewhere)
+
+
 def barred_negatives(material: Material) -> dict[str, frozenset[str]]:
     """For each split, the passages that must not be negatives in it."""
     return {
@@ -84,7 +103,9 @@ def _without(
 
 
 def _say_shared(material: Material, log: Log) -> None:
-    held = {name for one in (*material.test, *material.val) for name in one.answers}
+    held = {
+        name for one in (*material.test, *material.val, *material.elsewhere) for name in one.answers
+    }
     shared = {name for one in material.train for name in one.positives if name in held}
     if shared:
         log(

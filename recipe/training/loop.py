@@ -29,6 +29,7 @@ from recipe.training.checkpoint import (
 )
 from recipe.training.groups import Group, read_groups
 from recipe.training.job import CONSOLIDATED, FACTS_FILE, Facts, accumulated_passes
+from recipe.training.trained_on import TRAINED_ON_FILE, TrainedOn, trained_on
 from recipe.training.trainer import FullBatches, LossTrainer, Reporter, arguments, last_complete
 from runtime.outputs import atomic_directory, locked_work_folder
 
@@ -43,7 +44,7 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     validation = None if settings.val_data_path is None else Path(settings.val_data_path)
     passages, say = settings.train_n_passages, log if _first_process() else _nothing
     groups = read_groups(Path(settings.train_data_path), passages, validation, say)
-    held_out = None if validation is None else read_groups(validation, passages)
+    held_out = None if validation is None else read_groups(validation, passages, split="val")
     steps = max(1, len(groups) // settings.global_batch_size) * settings.num_epochs
     base = read_whole(settings.base_model)
     batcher = PairBatcher(base, settings.prompt_template, settings.rerank_max_length)
@@ -94,7 +95,7 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         seed=settings.seed,
         train_data=settings.train_data_path,
     )
-    return _publish(trainer, base, directory, settings.num_epochs, facts)
+    return _publish(trainer, base, directory, settings.num_epochs, facts, trained_on(groups))
 
 
 def _first_process() -> bool:
@@ -179,7 +180,12 @@ def _metrics(predicted: EvalPrediction) -> Mapping[str, float]:
 
 
 def _publish(
-    trainer: LossTrainer, base: Checkpoint, directory: Path, epochs: int, facts: Facts
+    trainer: LossTrainer,
+    base: Checkpoint,
+    directory: Path,
+    epochs: int,
+    facts: Facts,
+    learned: TrainedOn,
 ) -> Path:
     """Write the checkpoint, rename it into place when complete, and point LATEST to it."""
     name = f"epoch_{epochs}_step_{facts.steps}"
@@ -189,6 +195,7 @@ def _publish(
         with atomic_directory(directory / name, "finetune", lambda _: None) as new:
             save_consolidated(model, weights, base, new / CONSOLIDATED)
             write_json(new / CONSOLIDATED / FACTS_FILE, facts)
+            write_json(new / CONSOLIDATED / TRAINED_ON_FILE, learned)
         with locked_work_folder(directory / name, "finetune") as folder:
             link = folder / "link"
             link.unlink(missing_ok=True)

@@ -175,8 +175,8 @@ OTHERWISE = {"sdg": {"dataset_name"}}
 OURS = {
     "sdg": "generator endpoint api_key_env embed_endpoint embed_input_type request_timeout_s "
     "max_attempts max_documents seed",
-    "prep": "data columns encoding max_broken_rows mining mining_target embedder_dir workers "
-    "ray_address",
+    "prep": "data hold_out_path columns encoding max_broken_rows mining mining_target embedder_dir "
+    "workers ray_address",
     "finetune": "val_data_path processes fsdp seed",
     "eval": "nim_api_key_env onnx_model_path trt_model_path retrieval_target embedder_dir seed",
     "export": "target model_profile eval_dir seed",

@@ -42,6 +42,7 @@ def test_defaults_are_a_plan_with_nothing_there(rerank: Rerank) -> None:
         ("run -d --from finetune eval.prompt_template={query}{passage}", "wanted the same in"),
         ("run -d --from sdg prep.sdg_input_path=/nope", "found no generated questions"),
         ("run -d --from prep finetune.train_data_path=x.json", "found no training data at x.json"),
+        ("run -d --from prep eval.eval_data_path=mine", "would not keep out of training; set prep"),
         # Not only of dry runs, and of stages after the first.
         ("run --from prep prep.hard_negatives_to_mine=3", "wanted at least 4 negatives"),
         ("run --from sdg optimizer_backend=fused_adam", "training uses PyTorch's AdamW"),
@@ -78,6 +79,13 @@ def test_a_run_does_not_train_on_what_it_measures(rerank: Rerank, tmp_path: Path
     done = rerank(*line, "eval_data_path=leak", "eval.k_values=[1]")
     assert done.returncode == 1
     assert "4 of 6 questions of eval_data_path = leak stand in train_data_path" in done.stderr
+    # Other questions, whose answers are trained down.
+    corpus, queries = (tmp_path / "leak" / name for name in ("corpus.jsonl", "queries.jsonl"))
+    queries.write_text(queries.read_text().replace("what about", "who spoke of"))
+    corpus.write_text(corpus.read_text().replace("The ", "THE  "))
+    done = rerank(*line, "eval_data_path=leak", "eval.k_values=[1]")
+    assert done.returncode == 1
+    assert "4 passage(s) that answer a question of eval_data_path = leak are neg" in done.stderr
 
 
 def test_without_a_command_there_is_help(rerank: Rerank) -> None:

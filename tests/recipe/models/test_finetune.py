@@ -20,7 +20,9 @@ from transformers import (
 from exporter.checkpoint import load_model, read_checkpoint
 from recipe.cli import main
 from recipe.training.checkpoint import load_for_transformers, save_consolidated
+from recipe.training.groups import read_groups
 from recipe.training.loop import _group_loss, _on_one_device
+from recipe.training.trained_on import read_trained_on, trained_on
 from recipe.training.trainer import Reporter
 from tests.recipe.conftest import PATIENCE_S
 from tests.recipe.killing import environment, interrupt_after
@@ -62,6 +64,13 @@ def test_training_lowers_the_loss_and_tells_its_course(finished: Path) -> None:
     steps = losses(finished)
     assert sum(steps[-3:]) < sum(steps[:3])
     assert any("eval_mrr" in entry for entry in history(finished))
+
+
+def test_the_checkpoint_says_what_it_was_trained_on(finished: Path) -> None:
+    groups = read_groups(
+        finished / "prep/train_mined.json", 3, finished / "prep/val_mined.json", lambda _: None
+    )
+    assert read_trained_on(finished / CONSOLIDATED) == trained_on(groups)
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine(finished: Path) -> None:
