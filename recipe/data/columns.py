@@ -33,9 +33,9 @@ _ID = ("question_id", "query_id", "query-id", "qid", "_id", "id")
 _SPLIT = ("split",)
 _NUMBERED = re.compile(r"(positive|negative|pos|neg|hard_negative)s?[_-]?\d+", re.ASCII)
 _SPLITS = {
-    "train": "train",
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout", "heldout"), "test"),
 }
 _RELEVANT = 0.5
 
@@ -54,9 +54,26 @@ def headless(width: int) -> Sequence[str] | None:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a name of a file, folder or column stands for; None for no known one."""
-    words = re.split(r"[^a-z]+", name.lower())
-    return next((_SPLITS[word] for word in words if word in _SPLITS), None)
+    """The split that a name of a file, folder or column stands for, by any word of it.
+
+    None for no known one, and for several (train_test_split).
+    """
+    words = re.split(r"[^a-z]+", re.sub(r"(hold|held)[^a-z]out", r"\1out", name.lower()))
+    found = {_SPLITS.get(word) or _SPLITS.get(word.removesuffix("set")) for word in words} - {None}
+    return found.pop() if len(found) == 1 else None
+
+
+def _split_in(value: Any) -> str | None:
+    """The split that a cell names; None for an empty one. Raises BadRow."""
+    if value is None or value != value or not str(value).strip():  # NaN is not itself
+        return None
+    found = split_of(str(value))
+    if found is None:
+        raise BadRow(
+            f"found the split {value!r}, wanted train, val (dev) or test, or nothing: a row for "
+            "measuring must not be trained on"
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -95,7 +112,7 @@ class Chosen:
         if not graded and not negatives:
             raise BadRow(f"found no passage in {', '.join((*self.positive, *self.negative))}")
         given = None if self.id is None else record.get(self.id)
-        own = None if self.split is None else split_of(str(record.get(self.split)))
+        own = None if self.split is None else _split_in(record.get(self.split))
         return Row(
             question,
             tuple(graded),

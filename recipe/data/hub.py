@@ -1,13 +1,14 @@
 """Data sets of the Hugging Face hub: files only, at a pinned revision; no script of them is run."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from recipe.data.columns import split_of
 from recipe.data.files import SUFFIXES, suffix
 from recipe.errors import BadInput
 from recipe.hub import HF, dataset_parts, fetch_dataset
@@ -21,13 +22,15 @@ _PATTERNS = [f"**{one}{packed}" for one in SUFFIXES for packed in ("", ".gz")]
 class HubFiles:
     """Files to read, below `root`; `corpus` are those of a subset with the passages.
 
-    `named`: a subset, so that they are not all there is.
+    `named`: a subset, so that they are not all there is. `splits` are those that the card gives to
+    files.
     """
 
     files: Sequence[Path]
     root: Path
     corpus: Sequence[Path] = ()
     named: bool = False
+    splits: Mapping[Path, str] = field(default_factory=dict)
 
 
 def hub_files(given: str, log: Log) -> HubFiles | None:
@@ -43,7 +46,13 @@ def hub_files(given: str, log: Log) -> HubFiles | None:
         root, subset = Path(given).parent, Path(given).name
     subsets = _subsets(root)
     if subset in subsets:
-        return HubFiles(subsets[subset], root, subsets.get(f"{subset}_corpus", ()), named=True)
+        return HubFiles(
+            list(subsets[subset]),
+            root,
+            list(subsets.get(f"{subset}_corpus", ())),
+            named=True,
+            splits={file: split for file, split in subsets[subset].items() if split},
+        )
     if not given.startswith(HF):
         return None
     if not subset:
@@ -69,8 +78,8 @@ def _data_files(folder: Path, root: Path) -> list[Path]:
     ]
 
 
-def _subsets(root: Path) -> dict[str, list[Path]]:
-    """The subsets that the card names (its `configs`), each with its files."""
+def _subsets(root: Path) -> dict[str, dict[Path, str | None]]:
+    """The subsets that the card names (its `configs`): the files of each, and their splits."""
     card = root / _CARD
     text = card.read_text(encoding="utf-8-sig", errors="replace") if card.is_file() else ""
     if not text.startswith("---"):
@@ -85,20 +94,28 @@ def _subsets(root: Path) -> dict[str, list[Path]]:
         if isinstance(one, dict) and "config_name" in one:
             patterns = _patterns(one.get("data_files"))
             files = _data_files(root, root)
-            found[str(one["config_name"])] = [
-                file
+            found[str(one["config_name"])] = {
+                file: split
                 for file in files
-                if any(fnmatchcase(file.relative_to(root).as_posix(), p) for p in patterns)
-            ]
+                for pattern, split in reversed(patterns)  # the first one counts
+                if fnmatchcase(file.relative_to(root).as_posix(), pattern)
+            }
     return found
 
 
-def _patterns(data_files: Any) -> list[str]:
-    """The patterns of a card's `data_files`: a text, a list of them, or splits with `path`."""
+def _patterns(data_files: Any, split: str | None = None) -> list[tuple[str, str | None]]:
+    """The patterns of a card's `data_files` with their splits.
+
+    These are a text, a list of them, splits as keys, or a list of `split` and `path`.
+    """
     if isinstance(data_files, str):
-        return [data_files]
-    if isinstance(data_files, dict):
-        data_files = data_files.get("path", list(data_files.values()))
+        return [(data_files, split)]
     if isinstance(data_files, list):
-        return [pattern for one in data_files for pattern in _patterns(one)]
-    return [data_files] if isinstance(data_files, str) else []
+        return [pattern for one in data_files for pattern in _patterns(one, split)]
+    if not isinstance(data_files, dict):
+        return []
+    if "path" in data_files:
+        return _patterns(data_files["path"], split_of(str(data_files.get("split", ""))))
+    return [
+        found for key, one in data_files.items() for found in _patterns(one, split_of(str(key)))
+    ]

@@ -1,6 +1,5 @@
 """One way in: what a path holds is seen from its files, and read by the reader of that form."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from recipe.errors import BadConfig, BadInput
 from recipe.generation.record import RESULT_FILE
 from recipe.progress import Log
 
+_MAX_LISTED = 5
 WANTED = (
     "wanted a BEIR folder, a JSONL, CSV, TSV or parquet file of questions and passages (or a "
     "folder of such), a file of NeMo Automodel, records of the stage sdg or of NVIDIA's stage 0, "
@@ -114,8 +114,15 @@ def _read_files(found: HubFiles, how: Reading, broken: Broken) -> Source:
         return _with_corpus(found, how, broken)
     kinds = sorted({suffix(file).removeprefix(".").upper() for file in files})
     source = Source(f"{' and '.join(kinds)} rows of questions and passages")
-    for file in files:
-        _read_rows(file, _split(file, root), how, broken, source)
+    splits = {file: _split(file, found) for file in files}
+    unnamed = [file.name for file, split in splits.items() if split is None]
+    if 0 < len(unnamed) < len(files):
+        source.notes.append(
+            f"of {len(files)} files, the names of {len(unnamed)} say no split (train, val or test):"
+            f" {', '.join(unnamed[:_MAX_LISTED])}"
+        )
+    for file, split in splits.items():
+        _read_rows(file, split, how, broken, source)
     return source
 
 
@@ -147,14 +154,15 @@ def _with_corpus(found: HubFiles, how: Reading, broken: Broken) -> Source:
     for file in found.files:
         for place, record in records(file, how.text, broken):
             try:
-                source.rows.append(row_of(record, corpora, source, _split(file, found.root)))
+                source.rows.append(row_of(record, corpora, source, _split(file, found)))
             except BadRow as error:
                 broken.add(f"{file.name}, {place}", error)
     return source
 
 
-def _split(file: Path, root: Path) -> str | None:
-    """The split that the file's name says, or the nearest folder below `root`."""
-    names: Sequence[str] = file.relative_to(root).parts
-    own = [Path(name).name.split(".")[0] for name in reversed(names)]
-    return next((split for name in own if (split := split_of(name))), None)
+def _split(file: Path, found: HubFiles) -> str | None:
+    """The split that the card says, the file's name, or the nearest folder below the root."""
+    names = reversed(file.relative_to(found.root).parts)
+    return found.splits.get(file) or next(
+        (split for one in names if (split := split_of(one))), None
+    )

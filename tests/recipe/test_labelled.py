@@ -67,6 +67,56 @@ def test_splits_are_those_of_the_data(tmp_path: Path) -> None:
         assert [splits[question(n)] for n in N] == wanted
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("data.train.jsonl", "train"),
+        ("scifact-test.jsonl", "test"),
+        ("heldout.jsonl", "test"),
+        ("held_out.v2.jsonl", "test"),
+        ("holdout.jsonl", "test"),
+        ("testing.jsonl", "test"),
+        ("my.testset.jsonl", "test"),
+        ("evalset.jsonl", "test"),
+        ("training/part-0.jsonl", "train"),
+        ("train_test_split/dev.jsonl", "val"),
+        ("train_test.jsonl", None),  # says both
+        ("latest.jsonl", None),
+    ],
+)
+def test_a_split_is_any_word_of_a_name(tmp_path: Path, name: str, split: str | None) -> None:
+    lines(tmp_path / name, [{"query": "a?", "positive": "b"}])
+    lines(tmp_path / "other-train.jsonl", [{"query": "c?", "positive": "d"}])
+    source = read_all(str(tmp_path))
+    assert {row.question: row.split for row in source.rows} == {"a?": split, "c?": "train"}
+    said = [f"of 2 files, the names of 1 say no split (train, val or test): {name}"]
+    assert source.notes == ([] if split else said)
+
+
+def test_a_split_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    rows = [{"query": f"{n}?", "positive": "b", "split": n} for n in ("train[:80%]", "", None)]
+    file = lines(tmp_path / "x.jsonl", [*rows, {"query": "d?", "positive": "b", "split": "gold"}])
+    with pytest.raises(BadInput, match="line 4: found the split 'gold', wanted train, val"):
+        read_all(str(file))
+    assert [row.split for row in read_all(str(file), most=1).rows] == ["train", None, None]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "\n  - split: test\n    path: part2.jsonl\n  - split: train\n    path: part*",
+        "\n    test: part2.jsonl\n    train: [part1.jsonl]",
+    ],
+)
+def test_a_card_says_the_splits_of_its_files(tmp_path: Path, said: str) -> None:
+    for n in (1, 2):
+        lines(tmp_path / f"part{n}.jsonl", [{"query": f"{n}?", "positive": "b"}])
+    card = f"---\nconfigs:\n- config_name: mine\n  data_files:{said}\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    rows = read_all(str(tmp_path / "mine")).rows
+    assert {row.question: row.split for row in rows} == {"1?": "train", "2?": "test"}
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8-sig", "utf-16", "utf-32"])
 def test_encodings(tmp_path: Path, encoding: str) -> None:
     rows = "question,answer\n" + "".join(f'{question(n)},"about {n}"\n' for n in N)
