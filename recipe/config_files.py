@@ -54,10 +54,10 @@ def load(
             idle += [k for k in value if k not in given]
             _check_keys(given, _struct_of(key), key, source)
             values[key].update(given)
-        elif any(cannot_matter(stage, key, value) for stage in chosen):
-            idle.append(key)
         else:
-            for stage in _stages_with_key(key, chosen, source):
+            stages = _taking(key, value, chosen, source)
+            idle += [] if stages else [key]
+            for stage in stages:
                 values[stage][key] = value
     if idle:
         log(f"{source}: without effect here: {', '.join(dict.fromkeys(idle))}")
@@ -125,11 +125,12 @@ def _apply_override(
     named = parts[0] in STAGE_NAMES and len(parts) > 1
     stages = [parts[0]] if named else list(chosen)
     parts = parts[1:] if named else parts
-    if any(cannot_matter(stage, parts[0], _plain(text)) for stage in stages):
+    if named:
+        stages = [one for one in stages if not cannot_matter(one, parts[0], _plain(text))]
+    else:
+        stages = _taking(parts[0], _plain(text), chosen, "the command line")
+    if not stages:
         log(f"the command line: without effect here: {name}")
-        return
-    if not named:
-        stages = _stages_with_key(parts[0], chosen, "the command line")
     for stage in stages:
         struct, place = _struct_of(stage), values[stage]
         for depth, part in enumerate(parts):
@@ -162,6 +163,17 @@ def _value(text: str, kind: Any, override: str) -> Any:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise BadConfig(f"found {override!r}, whose value is not YAML: {error}") from error
+
+
+def _taking(key: str, value: object, chosen: Sequence[str], source: str) -> list[str]:
+    """The chosen stages in which `key` says something; none where it is one of NVIDIA's idle ones.
+
+    Raises BadConfig for a key that no stage knows.
+    """
+    live = [stage for stage in chosen if not cannot_matter(stage, key, value)]
+    if len(live) == len(chosen):
+        return _stages_with_key(key, chosen, source)
+    return [stage for stage in live if key in _struct_of(stage).__struct_fields__]
 
 
 def _stages_with_key(key: str, chosen: Sequence[str], source: str) -> list[str]:

@@ -1,7 +1,8 @@
 """Configuration files, with what OmegaConf's have: `defaults`, `${key}`, `${oc.env:NAME,default}`.
 
-`defaults` names files beside the file (`.yaml` may be omitted), whose keys it overrides. A value
-that is one `${…}` keeps the type of what it names.
+`defaults` names files beside the file (`.yaml` may be omitted). Later ones override earlier ones,
+and the file's own keys all of them, unless `_self_` says their place. `\\${` is no reference. A
+value that is one `${…}` keeps the type of what it names.
 """
 
 import os
@@ -18,6 +19,8 @@ from recipe.errors import BadConfig
 _SELF = "_self_"
 # The innermost reference of a text.
 _REFERENCE = re.compile(r"\$\{([^${}]*)\}")
+# Stands for a $ that begins no reference; YAML and TOML cannot hold it.
+_DOLLAR = "\0"
 _ENVIRONMENT = "oc.env:"
 _MOST_STEPS = 100
 
@@ -37,17 +40,19 @@ def _merged(path: Path, known: str, before: tuple[Path, ...]) -> dict[str, Any]:
         chain = " → ".join(str(one) for one in (*before, place))
         raise BadConfig(f"the defaults of configuration files go round: {chain}")
     content = _content(path, known)
-    names = content.pop("defaults", [])
+    names = content.pop("defaults", None) or []
     names = [names] if isinstance(names, str) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise BadConfig(f"{path}: found defaults = {names!r}, wanted names of files beside it")
     whole: dict[str, Any] = {}
-    for name in names:
-        if name != _SELF:
-            file = path.parent / name
-            file = file if file.suffix else file.with_suffix(".yaml")
-            whole = _over(whole, _merged(file, known, (*before, place)))
-    return _over(whole, content)
+    for name in names if _SELF in names else [*names, _SELF]:
+        if name == _SELF:
+            whole = _over(whole, content)
+            continue
+        file = path.parent / name
+        file = file if file.suffix else file.with_suffix(".yaml")
+        whole = _over(whole, _merged(file, known, (*before, place)))
+    return whole
 
 
 def _content(path: Path, known: str) -> dict[str, Any]:
@@ -81,19 +86,24 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def _resolved(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """`content` without references."""
 
-    def resolve(value: Any) -> Any:
+    def resolve(value: Any, depth: int = 0) -> Any:
+        if depth > _MOST_STEPS:
+            raise BadConfig(f"{path}: a table holds itself, by a reference or an alias")
         if isinstance(value, dict):
-            return {key: resolve(one) for key, one in value.items()}
+            return {key: resolve(one, depth + 1) for key, one in value.items()}
         if isinstance(value, list):
-            return [resolve(one) for one in value]
+            return [resolve(one, depth + 1) for one in value]
         steps = 0
-        while isinstance(value, str) and (found := _REFERENCE.search(value)):
+        while isinstance(value, str):
+            value = value.replace("\\${", f"{_DOLLAR}{{")
+            if not (found := _REFERENCE.search(value)):
+                return value.replace(_DOLLAR, "$")
             steps += 1
             if steps > _MOST_STEPS:
                 raise BadConfig(f"{path}: the references of {found[0]} go round")
             one = _named(found[1], content, path)
             value = one if found[0] == value else value.replace(found[0], str(one))
-        return resolve(value) if isinstance(value, dict | list) else value
+        return resolve(value, depth + 1) if isinstance(value, dict | list) else value
 
     found: dict[str, Any] = resolve(content)
     return found
@@ -109,7 +119,19 @@ def _named(reference: str, content: Mapping[str, Any], path: Path) -> Any:
                 f"{path}: ${{{reference}}} names the environment variable {name.strip()}, which is "
                 f"not set; set it, or give a default: ${{{reference},.}}"
             )
-        return yaml.safe_load(default) if found is None else found
+        if found is not None:
+            return found.replace("$", _DOLLAR)
+        try:
+            return yaml.safe_load(default)
+        except yaml.YAMLError as error:
+            raise BadConfig(
+                f"{path}: the default of ${{{reference}}} is not YAML: {error}"
+            ) from error
+    if reference.startswith("."):
+        raise BadConfig(
+            f"{path}: found ${{{reference}}}, wanted the whole name from the top of the file: "
+            "relative references are not known here"
+        )
     if ":" in reference:
         raise BadConfig(
             f"{path}: found ${{{reference}}}, wanted ${{KEY}} or ${{oc.env:NAME,default}}: no "

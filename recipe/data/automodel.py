@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from recipe.data.columns import split_of
-from recipe.data.files import SUFFIXES, Text, open_text, records, suffix
+from recipe.data.files import SUFFIXES, Text, is_lines, open_text, records, suffix
 from recipe.data.rows import BadRow, Broken, Row, Source, question_id, usable
 from recipe.durable import UNREADABLE, read_json
 from recipe.errors import BadInput
@@ -43,7 +43,7 @@ class _Metadata(msgspec.Struct, frozen=True):
 
 def is_automodel(file: Path) -> bool:
     """Whether a .json has Automodel's `corpus` and `data`."""
-    return suffix(file) == ".json" and _decoded(file, _Head) is not None
+    return suffix(file) == ".json" and not is_lines(file) and _decoded(file, _Head) is not None
 
 
 def corpus_folders(file: Path) -> list[Path]:
@@ -138,9 +138,9 @@ def _passage(one: Any, corpus: Mapping[str, str], source: Source) -> str:
 def _chosen(name: object, corpora: Corpora) -> Mapping[str, str]:
     if len(corpora) == 1:
         return next(iter(corpora.values()))
-    if name not in corpora:
+    if not isinstance(name, str) or name not in corpora:
         raise BadRow(f"has corpus_id {name!r}, wanted one of {', '.join(sorted(corpora))}")
-    return corpora[str(name)]
+    return corpora[name]
 
 
 def _corpus_id(folder: Path) -> str:

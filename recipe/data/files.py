@@ -9,7 +9,8 @@ import csv
 import gzip
 import io
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,14 @@ def records(file: Path, text: Text, broken: Broken) -> Found:
         return _parquet(file)
     if kind in (".csv", ".tsv"):
         return _table(file, text, broken)
-    if kind == ".json" and not _is_lines(file, text):
+    if kind == ".json" and not is_lines(file, text.encoding):
         return _json(file, text, broken)
     return _lines(file, text, broken)
 
 
-def first_record(file: Path, text: Text) -> dict[str, Any]:
-    """The first row that can be read; empty when there is none. Raises BadInput."""
-    return next((record for _, record in records(file, text, Broken(None))), {})
+def first_records(file: Path, text: Text, most: int) -> Iterator[dict[str, Any]]:
+    """The first rows that can be read. Raises BadInput."""
+    return (record for _, record in islice(records(file, text, Broken(None)), most))
 
 
 def open_text(file: Path, encoding: str | None, newline: str) -> io.TextIOWrapper:
@@ -87,9 +88,9 @@ def open_text(file: Path, encoding: str | None, newline: str) -> io.TextIOWrappe
     return io.TextIOWrapper(raw, encoding or marked, "surrogateescape", newline)
 
 
-def text_lines(file: Path, encoding: str | None) -> Iterator[tuple[int, str]]:
+def text_lines(file: Path, encoding: str | None, newline: str = "\n") -> Iterator[tuple[int, str]]:
     """(number, line) without line breaks and blank lines; numbers count from 1. Raises BadInput."""
-    with open_text(file, encoding, "\n") as lines:
+    with open_text(file, encoding, newline) as lines:
         for number in count(1):
             try:
                 line = lines.readline(_LONGEST + 1)
@@ -123,15 +124,15 @@ def _lines(file: Path, text: Text, broken: Broken) -> Found:
         yield from _dicts(file, place, found, broken)
 
 
-def _is_lines(file: Path, text: Text) -> bool:
-    """Whether a .json holds a record a line, as some programs write it."""
-    lines = text_lines(file, text.encoding)
-    first, second = next(lines, None), next(lines, None)
-    if first is None or second is None:
-        return False
+def is_lines(file: Path, encoding: str | None = None) -> bool:
+    """Whether a .json holds a record a line, as some programs write it; reads two lines of it."""
     try:
-        return isinstance(msgspec.json.decode(first[1].encode()), dict)
-    except (UnicodeEncodeError, *UNREADABLE):
+        with open_text(file, encoding, "\n") as held:
+            lines = iter(partial(held.readline, _LONGEST + 1), "")
+            found = list(islice((line for line in lines if line.strip()), 2))
+        whole = len(found) == 2 and len(found[0]) <= _LONGEST
+        return whole and isinstance(msgspec.json.decode(found[0].encode()), dict)
+    except (OSError, EOFError, UnicodeError, *UNREADABLE):
         return False
 
 
@@ -178,7 +179,9 @@ def _table(file: Path, text: Text, broken: Broken) -> Found:
         rows = csv.reader(lines, style, delimiter=delimiter)
         try:
             for row in rows:
-                if (headed and rows.line_num == 1) or not any(row):
+                if not any(cell.strip() for cell in row):
+                    continue
+                if headed:
                     headed = False
                     continue
                 place = f"line {rows.line_num}"
@@ -195,7 +198,8 @@ def _table(file: Path, text: Text, broken: Broken) -> Found:
 
 def _header(file: Path, text: Text) -> tuple[list[str], bool, str]:
     """The columns' names, whether the file begins with them, and what stands between cells."""
-    first = next(text_lines(file, text.encoding), (1, ""))[1]
+    # A lone carriage return ends a row too ("": as the module csv wants it).
+    first = next(text_lines(file, text.encoding, ""), (1, ""))[1]
     delimiters = "\t" if suffix(file) == ".tsv" else ",;\t|"
     tried = []
     for delimiter in delimiters:

@@ -14,7 +14,7 @@ from recipe.errors import BadInput
 from recipe.hub import HF, dataset_parts, fetch_dataset
 from recipe.progress import Log
 
-_CARD = "README.md"
+CARD = "README.md"
 _PATTERNS = [f"**{one}{packed}" for one in SUFFIXES for packed in ("", ".gz")]
 
 
@@ -41,7 +41,7 @@ def hub_files(given: str, log: Log) -> HubFiles | None:
     """
     if given.startswith(HF):
         _, _, subset = dataset_parts(given)
-        root = fetch_dataset(given, [_CARD, *_PATTERNS], log)
+        root = fetch_dataset(given, [CARD, *_PATTERNS], log)
     else:
         root, subset = Path(given).parent, Path(given).name
     subsets = _subsets(root)
@@ -80,7 +80,7 @@ def _data_files(folder: Path, root: Path) -> list[Path]:
 
 def _subsets(root: Path) -> dict[str, dict[Path, str | None]]:
     """The subsets that the card names (its `configs`): the files of each, and their splits."""
-    card = root / _CARD
+    card = root / CARD
     text = card.read_text(encoding="utf-8-sig", errors="replace") if card.is_file() else ""
     if not text.startswith("---"):
         return {}

@@ -13,15 +13,20 @@ from recipe.data.automodel import (
 )
 from recipe.data.beir import is_beir, read_beir
 from recipe.data.columns import Chosen, choose, headless, known_names, split_of
-from recipe.data.files import SUFFIXES, Text, first_record, records, suffix
-from recipe.data.hub import HubFiles, hub_files
+from recipe.data.files import SUFFIXES, Text, first_records, records, suffix
+from recipe.data.hub import CARD, HubFiles, hub_files
 from recipe.data.rows import BadRow, Broken, Source
 from recipe.data.sdg import PAIRS, generated_files, manifest_in, manifest_target, read_generated
 from recipe.errors import BadConfig, BadInput
 from recipe.generation.record import RESULT_FILE
+from recipe.hub import HF
 from recipe.progress import Log
 
 _MAX_LISTED = 5
+# Records of a file by which its form is seen.
+_LOOKED_AT = 20
+# Files that say something about a data set, and hold no rows (those of the library datasets).
+_ABOUT = (RESULT_FILE, "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 WANTED = (
     "wanted a BEIR folder, a JSONL, CSV, TSV or parquet file of questions and passages (or a "
     "folder of such), a file of NeMo Automodel, records of the stage sdg or of NVIDIA's stage 0, "
@@ -69,26 +74,21 @@ def read(given: str, how: Reading, broken: Broken, log: Log) -> Source:
 def parts(given: str) -> list[Path]:
     """The local paths that decide what `read` finds: those whose change is another input."""
     path = Path(given)
+    found = None if given.startswith(HF) else hub_files(given, lambda _: None)
+    if found is not None:  # a subset that the card beside the files names
+        return [found.root / CARD, *found.files, *found.corpus]
     manifest = manifest_in(path)
     if manifest is not None:
         return [manifest, manifest_target(manifest)]
-    if path.is_file() and is_automodel(path):
-        return [path, *corpus_folders(path)]
-    return [path]
+    files = _files_of(path) if path.is_dir() and not is_beir(path) else [path]
+    trained = [file for file in files if file.is_file() and is_automodel(file)]
+    return [path, *(folder for file in trained for folder in corpus_folders(file))]
 
 
 def _read_folder(folder: Path, how: Reading, broken: Broken) -> Source:
     if is_beir(folder):
         return read_beir(folder, broken)
-    old = generated_files(folder)
-    files = old or [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and suffix(file) in SUFFIXES
-        and file.name not in (RESULT_FILE,)
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+    files = _files_of(folder)
     trained = [file for file in files if is_automodel(file)]
     if len(trained) == 1:
         return read_automodel(trained[0], how.text, broken)
@@ -100,6 +100,17 @@ def _read_folder(folder: Path, how: Reading, broken: Broken) -> Source:
     return _read_files(HubFiles(files, folder), how, broken)
 
 
+def _files_of(folder: Path) -> list[Path]:
+    return generated_files(folder) or [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and suffix(file) in SUFFIXES
+        and file.name not in _ABOUT
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+
+
 def _read_files(found: HubFiles, how: Reading, broken: Broken) -> Source:
     """Rows of files of one form; a split is in the name of a file or of its folder."""
     files, root = found.files, found.root
@@ -107,8 +118,7 @@ def _read_files(found: HubFiles, how: Reading, broken: Broken) -> Source:
         raise BadInput(f"found no data in {root}; {WANTED}")
     if is_beir(root) and not found.named:
         return read_beir(root, broken)
-    first = first_record(files[0], how.text)
-    if PAIRS in first:
+    if any(PAIRS in one for file in files for one in first_records(file, how.text, _LOOKED_AT)):
         return read_generated(list(files), how.text, broken)
     if found.corpus:
         return _with_corpus(found, how, broken)

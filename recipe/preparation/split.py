@@ -90,7 +90,8 @@ def with_ids(material: Material) -> Material:
         named = []
         for one in getattr(material, split):
             name = one.id or f"q{number}"
-            name = question_id(one.text) if name in seen else name
+            # An id with a tab or a line break would break the table of judgements.
+            name = question_id(one.text) if name in seen or not name.isprintable() else name
             seen.add(name)
             named.append(replace(one, id=name))
             number += 1

@@ -167,3 +167,7 @@ def test_ids_that_the_data_give_twice_are_not_given_twice() -> None:
     ids = [one.id for one in (*found.train, *found.test)]
     assert len(set(ids)) == 6
     assert ids[0] == "1"
+    # A table of judgements cannot hold these.
+    source.rows = [Row(row.question, row.positives, id="1\t2\n") for row in source.rows]
+    found = with_ids(convert(source, PrepConfig(), lambda _: None))
+    assert all(one.id.startswith("q_") for one in found.train)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from recipe.config import Columns
-from recipe.data.reading import Reading, read
+from recipe.data import files
+from recipe.data.reading import Reading, parts, read
 from recipe.data.rows import Broken, Source
 from recipe.errors import BadConfig, BadInput
 from tests.recipe import labelled_forms as forms
@@ -207,6 +208,62 @@ def test_a_file_that_cannot_be_used_is_named(
     (tmp_path / name).write_text(content)
     with pytest.raises(BadInput, match=why):
         read_all(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("x.csv", "\n  \nquery,positive\na?,b\n\nc?,d\n"),  # blank lines first
+        ("x.csv", "query,positive\ra?,b\rc?,d\r"),  # as old programs of the Mac write
+        ("x.json", '{"query": "a?", "positive": "b"}\n\n{"query": "c?", "positive": "d"}'),
+        ("x.json", '[{"query": "a?", "positive": "b"}, {"query": "c?", "positive": "d"}]'),
+    ],
+)
+def test_what_programs_write_is_read(
+    tmp_path: Path, name: str, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    found = {"a?": ({"b"}, set()), "c?": ({"d"}, set())}
+    assert found_in(read_all(str(tmp_path / name))) == found
+    if content.startswith("["):  # a list in one line is no row, and may be long
+        monkeypatch.setattr(files, "_LONGEST", 10)
+        assert found_in(read_all(str(tmp_path / name))) == found
+
+
+def test_files_about_a_data_set_hold_no_rows(tmp_path: Path) -> None:
+    for name in ("dataset_infos.json", "state.json", "dataset_info.json"):
+        (tmp_path / name).write_text('{"_data_files": []}')
+    lines(tmp_path / "train.jsonl", [{"query": "a?", "positive": "b"}])
+    assert found_in(read_all(str(tmp_path))) == {"a?": ({"b"}, set())}
+
+
+def test_records_of_stage_0_are_known_by_any_of_the_first_ones(tmp_path: Path) -> None:
+    unasked = {"file_name": "x", "chunks": []}
+    file = lines(tmp_path / "x.jsonl", [unasked, forms.sdg_record(1)])
+    assert list(found_in(read_all(str(file), most=1))) == [question(1)]
+
+
+def test_what_another_input_is(tmp_path: Path) -> None:
+    """Resuming compares every file that is read: a corpus elsewhere, and what a card names."""
+    forms.corpus(tmp_path / "c", "c", {"1": "b"})
+    folder = tmp_path / "f"
+    folder.mkdir()
+    file = folder / "x.json"
+    row = {"question": "a?", "pos_doc": ["1"], "corpus_id": "c"}
+    file.write_text(json.dumps({"corpus": {"path": "../c"}, "data": [row]}))
+    assert parts(str(folder)) == [folder, folder / "../c"]
+    assert parts(str(file)) == [file, folder / "../c"]
+    card = "---\nconfigs:\n- config_name: mine\n  data_files: y.jsonl\n---\n"
+    (tmp_path / "README.md").write_text(card)
+    rows = lines(tmp_path / "y.jsonl", [{"query": "a?", "positive": "b"}])
+    assert parts(str(tmp_path / "mine")) == [tmp_path / "README.md", rows]
+    # The id of a corpus that is none is a row's fault.
+    two = [{"path": "../c"}, {"path": "../d"}]
+    forms.corpus(tmp_path / "d", "d", {"1": "e"})
+    bad = {**row, "corpus_id": ["c"]}
+    file.write_text(json.dumps({"corpus": two, "data": [row, bad]}))
+    with pytest.raises(BadInput, match=r"element 2: has corpus_id \['c'\], wanted one of c, d"):
+        read_all(str(file))
 
 
 def test_a_path_with_nothing_says_what_would_be_read(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import yaml
 from recipe.config import STAGE_NAMES, Recipe
 from recipe.config_files import load
 from recipe.errors import BadConfig
+from recipe.yaml_file import read_file
 
 FILES = Path(__file__).parent / "nvidia"
 # The keys of their files that say nothing here; the rest must arrive.
@@ -95,6 +96,49 @@ def test_what_cannot_be_resolved_or_matters_is_refused(
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(BadConfig, match=message):
         load(str(tmp_path / "mine.yaml"), ["prep"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {b: '${a}'}", "a table holds itself"),
+        ("a: &x {k: *x}", "a table holds itself"),
+        ("a: '${oc.env:NONE_SET,[}'", "the default of .* is not YAML"),
+        ("a: {x: 1, y: '${.x}'}", "wanted the whole name from the top of the file"),
+    ],
+)
+def test_references_that_lead_nowhere_are_a_sentence(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(BadConfig, match=message):
+        read_file(tmp_path / "mine.yaml", "")
+
+
+def test_defaults_and_text_are_omegaconfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINE", "${k} costs $5")
+    (tmp_path / "base.yaml").write_text("k: 1\nm: 2\n")
+    for names, k in (("[_self_, base]", 1), ("[base, _self_]", 9), ("[base]", 9), ("null", 9)):
+        file = tmp_path / "mine.yaml"
+        file.write_text(f"defaults: {names}\nk: 9\na: '\\${{k}} ${{k}}'\nb: '${{oc.env:MINE}}!'\n")
+        found = read_file(file, "")
+        assert found["k"] == k
+        assert found["a"] == f"${{k}} {k}"
+        assert found["b"] == "${k} costs $5!"
+
+
+def test_a_key_that_is_idle_in_one_stage_counts_in_another(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("attn_implementation: eager\n")
+    lines: list[str] = []
+    for name, given in (
+        (str(tmp_path / "mine.yaml"), []),
+        ("default", ["attn_implementation=eager"]),
+    ):
+        found = load(name, ["prep", "finetune"], given, lines.append)
+        assert found.finetune.attn_implementation == "eager"
+        assert not lines
+    load("default", ["prep"], ["attn_implementation=eager"], lines.append)
+    assert lines == ["the command line: without effect here: attn_implementation"]
 
 
 def test_lists_with_commas_and_idle_keys_on_the_command_line() -> None:
