@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         *splits,
         *_examples(source),
     ]
-    sys.stdout.write("\n".join([*lines, ""]))
+    sys.stdout.write("".join(f"{_printable(line)}\n" for line in lines))
     return 0 if fits and broken.count <= recipe.prep.max_broken_rows else 1
 
 
@@ -122,6 +122,13 @@ def _spread(numbers: Sequence[int]) -> str:
     ranked = sorted(numbers)
     high = ranked[min(len(ranked) - 1, int(_HIGH * len(ranked)))]
     return f"{ranked[0]} to {ranked[-1]}, median {median(ranked):g}, 95 % up to {high}"
+
+
+def _printable(line: str) -> str:
+    """`line` without characters that a terminal would obey."""
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in line
+    )
 
 
 def _short(text: str) -> str:

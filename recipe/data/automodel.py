@@ -29,7 +29,7 @@ class _Corpus(msgspec.Struct, frozen=True):
 
 class _File(msgspec.Struct, frozen=True):
     corpus: _Corpus | list[_Corpus]
-    data: list[dict[str, Any]]
+    data: list[Any]
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -67,6 +67,8 @@ def read_automodel(file: Path, text: Text, broken: Broken) -> Source:
         corpora[name] = read_corpus(corpus_files(folder), text, broken, source)
     for number, record in enumerate(found.data, start=1):
         try:
+            if not isinstance(record, dict):
+                raise BadRow(f"found {type(record).__name__}, wanted an object")
             source.rows.append(row_of(record, corpora, source, split_of(file.stem)))
         except BadRow as error:
             broken.add(f"{file.name}, element {number}", error)
@@ -109,7 +111,7 @@ def read_corpus(
     files: Sequence[Path], text: Text, broken: Broken, source: Source
 ) -> dict[str, str]:
     """Passage ids of `source` by the ids in the corpus. Raises BadInput."""
-    ids = {}
+    ids: dict[str, str] = {}
     for file in files:
         for place, record in records(file, text, broken):
             if "id" not in record or "text" not in record:
@@ -122,7 +124,12 @@ def read_corpus(
             except BadRow as error:
                 broken.add(f"{file.name}, {place}", error)
                 continue
-            ids[str(record["id"])] = source.passage(f"{title} {body}" if title else body)
+            name = source.passage(f"{title} {body}" if title else body)
+            if ids.setdefault(str(record["id"]), name) != name:
+                broken.add(
+                    f"{file.name}, {place}",
+                    f"gives the id {record['id']!r} to another text than an earlier row",
+                )
     return ids
 
 

@@ -6,8 +6,10 @@ question, pos_doc, neg_doc), Tevatron and DPR (positive_passages, positive_ctxs)
 (query, passages; triples without a header) and of tables of questions and answers.
 """
 
+import ast
 import math
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +40,9 @@ _SPLITS = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation", "holdout", "heldout"), "test"),
 }
 _RELEVANT = 0.5
+_SHOWN = 60
+# How a list of texts begins where Python prints it.
+_PRINTED = re.compile(r"\[\s*['\"]")
 
 SPELLINGS = frozenset((*_QUERY, *_POSITIVE, *_NEGATIVE, *_LABEL))
 
@@ -188,19 +193,33 @@ def _texts(value: Any, name: str) -> list[str]:
     if value is None or value == "":
         return []
     if isinstance(value, str) and value.startswith("["):
-        value = _list_in_text(value)
+        value = _list_in_text(value, list[str])
     if isinstance(value, dict) and isinstance(value.get("passage_text"), list):
         value = value["passage_text"]  # MS MARCO
     many = value if isinstance(value, list) else [value]
     return [usable(_text(one), name) for one in many]
 
 
-def _list_in_text(value: str) -> Any:
-    """The list that a table holds as text; the text itself when it is none."""
+def _list_in_text(value: str, kind: Any) -> Any:
+    """The list that a table holds as text; the text itself when it is none. Raises BadRow."""
     try:
-        return msgspec.json.decode(value, type=list[str])
+        return msgspec.json.decode(value, type=kind)
     except msgspec.DecodeError:
+        pass
+    if not _PRINTED.match(value):
         return value
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of backslashes in the text
+            printed = ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+    if isinstance(printed, list) and printed and all(isinstance(one, str) for one in printed):
+        # Not read: numpy prints lists without commas, of which Python would make one text.
+        raise BadRow(
+            f"found a list as Python prints it, {value[:_SHOWN]!r}, wanted JSON; write it with "
+            "json.dumps, or keep the rows as JSON lines or parquet"
+        )
+    return value
 
 
 def _text(one: Any) -> Any:
@@ -224,7 +243,7 @@ def _grades(record: dict[str, Any], name: str, label: str | None, count: int) ->
     else:
         labels = record.get(label)
     if isinstance(labels, str) and labels.startswith("["):
-        labels = _list_in_text(labels)
+        labels = _list_in_text(labels, list[float | str])
     many = labels if isinstance(labels, list) else [labels]
     if len(many) != count:
         raise BadRow(f"found {len(many)} label(s) for {count} passage(s)")

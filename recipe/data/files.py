@@ -83,9 +83,13 @@ def open_text(file: Path, encoding: str | None, newline: str) -> io.TextIOWrappe
             f"found encoding = {encoding!r}, wanted one that Python knows, such as cp1252, utf-16 "
             "or latin-1"
         ) from error
-    marked = next((name for known, name in _MARKS if mark.startswith(known)), "utf-8")
+    marked = next((name for known, name in _MARKS if mark.startswith(known)), None)
+    if encoding is not None and marked is not None:
+        # A mark of the named encoding is no text, whichever way the encoding is spelled.
+        family = marked.removesuffix("-sig")
+        encoding = marked if codecs.lookup(encoding).name.startswith(family) else encoding
     raw = opener(file, "rb")
-    return io.TextIOWrapper(raw, encoding or marked, "surrogateescape", newline)
+    return io.TextIOWrapper(raw, encoding or marked or "utf-8", "surrogateescape", newline)
 
 
 def text_lines(file: Path, encoding: str | None, newline: str = "\n") -> Iterator[tuple[int, str]]:
@@ -162,6 +166,10 @@ def _dicts(file: Path, place: str, found: Any, broken: Broken) -> Found:
             broken.add(f"{file.name}, {place}", f"found {type(one).__name__}, wanted an object")
 
 
+# What the module csv says of a quote without an end.
+_CUT = "unexpected end of data"
+
+
 class _Quoted(csv.excel):
     strict = True
 
@@ -177,23 +185,37 @@ def _table(file: Path, text: Text, broken: Broken) -> Found:
         # Tables without a header (MS MARCO's) are written without quoting.
         style = _Quoted if headed else _Raw
         rows = csv.reader(lines, style, delimiter=delimiter)
+        for begin, row in _cells(file, rows, broken):
+            if not any(cell.strip() for cell in row):
+                continue
+            if headed:
+                headed = False
+                continue
+            if len(row) != len(header):
+                broken.add(
+                    f"{file.name}, {begin}",
+                    f"found {len(row)} cells, wanted {len(header)} ({', '.join(header)})",
+                )
+            else:
+                yield begin, dict(zip(header, row, strict=True))
+
+
+def _cells(file: Path, rows: Any, broken: Broken) -> Iterator[tuple[str, list[str]]]:
+    """(place, cells) of each row; lines that cannot be parsed go to `broken`. Raises BadInput."""
+    while True:
+        before = rows.line_num
         try:
-            for row in rows:
-                if not any(cell.strip() for cell in row):
-                    continue
-                if headed:
-                    headed = False
-                    continue
-                place = f"line {rows.line_num}"
-                if len(row) != len(header):
-                    broken.add(
-                        f"{file.name}, {place}",
-                        f"found {len(row)} cells, wanted {len(header)} ({', '.join(header)})",
-                    )
-                else:
-                    yield place, dict(zip(header, row, strict=True))
+            row = next(rows)
+        except StopIteration:
+            return
         except (csv.Error, UnicodeError, OSError, EOFError) as error:
-            raise BadInput(f"{file}, line {rows.line_num}: cannot be read ({error})") from error
+            # At the end: an opening quote took all the lines after it.
+            if not isinstance(error, csv.Error) or _CUT in str(error):
+                raise BadInput(f"{file}, line {before + 1}: cannot be read ({error})") from error
+            for number in range(before + 1, rows.line_num + 1):
+                broken.add(f"{file.name}, line {number}", error)
+        else:
+            yield f"line {rows.line_num}", row
 
 
 def _header(file: Path, text: Text) -> tuple[list[str], bool, str]:

@@ -133,6 +133,15 @@ def _read_files(found: HubFiles, how: Reading, broken: Broken) -> Source:
         )
     for file, split in splits.items():
         _read_rows(file, split, how, broken, source)
+    if not source.rows and not broken.count:
+        raise BadInput(
+            f"found no rows in {', '.join(file.name for file in files)}: nothing to read"
+        )
+    if source.texts and all(text.isdigit() for text in source.texts.values()):
+        source.notes.append(
+            "warning: all passages are numbers: ids need the texts beside them (BEIR's or "
+            "Automodel's form)"
+        )
     return source
 
 
@@ -140,6 +149,7 @@ def _read_rows(file: Path, split: str | None, how: Reading, broken: Broken, sour
     origin = {"file_name": [file.name]}
     # Rows of one file may have different keys: each set of them is looked at once.
     known: dict[tuple[str, ...], Chosen] = {}
+    before = len(source.rows) + broken.count
     for place, record in records(file, how.text, broken):
         keys = tuple(record)
         try:
@@ -152,6 +162,11 @@ def _read_rows(file: Path, split: str | None, how: Reading, broken: Broken, sour
             if not known:  # not one row that fits: another kind of file
                 raise
             broken.add(f"{file.name}, {place}", error)
+    if len(source.rows) + broken.count == before:
+        source.notes.append(f"{file.name}: holds no rows")
+    graded = dict.fromkeys(one.label for one in known.values() if one.label is not None)
+    if graded:
+        source.notes.append(f"{file.name}: read as grades of passages: {', '.join(graded)}")
     unread = dict.fromkeys(name for chosen in known.values() for name in chosen.rest)
     if unread:
         source.notes.append(f"{file.name}: not read: {', '.join(unread)}")

@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import re
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,8 @@ CORPUS, QUERIES, TEST = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv"
 FILES = (CORPUS, QUERIES, TEST)
 _HASH_DIGITS = 16
 _COLUMNS = 3
-_WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
+_UTF_16 = (BOM_UTF16_LE, BOM_UTF16_BE)
+_WHOLE_NUMBER = re.compile(r"-?\d+(\.0+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,16 @@ class Collection:
         return self.texts[name] if image is None else ImageText(self.texts[name], image)
 
 
-class _Document(msgspec.Struct):
-    id: str = msgspec.field(name="_id")
+class _Named(msgspec.Struct):
+    given: str | int = msgspec.field(name="_id")
+
+    @property
+    def id(self) -> str:
+        """The id, which may be written as a number."""
+        return str(self.given)
+
+
+class _Document(_Named):
     text: str = ""
     title: str = ""
     image: str | None = None
@@ -61,8 +70,7 @@ class _Document(msgspec.Struct):
         return f"{self.title} {self.text}".strip()
 
 
-class _Query(msgspec.Struct):
-    id: str = msgspec.field(name="_id")
+class _Query(_Named, kw_only=True):
     text: str
 
 
@@ -144,6 +152,8 @@ def _rows(file: Path, kind: type[_Row], broken: Broken) -> Iterator[tuple[int, i
             begin, offset = offset, offset + len(line)
             if number == 1 and line.startswith(BOM_UTF8):
                 begin, line = begin + len(BOM_UTF8), line.removeprefix(BOM_UTF8)
+            if number == 1 and line.startswith(_UTF_16):
+                raise BadInput(f"{file} is UTF-16, wanted UTF-8; convert the file")
             if not line.strip():
                 continue
             try:
@@ -199,8 +209,9 @@ def _add_grade(
     for what, name, known in (("query", query, queries), ("passage", document, texts)):
         if name not in known:
             raise BadRow(f"judges the {what} {name!r}, which is not in the other files")
-    before = grades.setdefault(query, {}).setdefault(document, int(grade))
-    if before != int(grade):
+    number = int(float(grade))
+    before = grades.setdefault(query, {}).setdefault(document, number)
+    if before != number:
         raise BadRow(
             f"gives {grade} to the passage {document!r} for the query {query!r}, and an earlier "
             f"line {before}; wanted one judgement of a pair"

@@ -43,9 +43,17 @@ def test_judgements_need_no_line_of_titles(folder: Path) -> None:
             "corpus.jsonl, line 1: the text is not text",
         ),
         ("corpus.jsonl", b'{"_id": "d1", "text": "\xe4"}\n', "corpus.jsonl, line 1"),
+        ("corpus.jsonl", '{"_id": "d1"}'.encode("utf-16"), "is UTF-16, wanted UTF-8"),
     ],
 )
 def test_what_is_wrong_is_named(folder: Path, name: str, content: bytes, message: str) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(BadInput, match=message):
         read_collection(folder)
+
+
+def test_ids_and_grades_may_be_written_as_numbers(folder: Path) -> None:
+    (folder / "corpus.jsonl").write_text('{"_id": 1, "text": "a"}\n{"_id": 2, "text": "b"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": 7, "text": "a?"}\n')
+    (folder / QRELS).write_text("7\t1\t1.0\n7\t2\t0.00\n")
+    assert read_collection(folder).grades == {"7": {"1": 1, "2": 0}}

@@ -111,6 +111,8 @@ def test_data_inspect_says_what_prep_would_do(rerank: Rerank, tmp_path: Path) ->
         "  other: no",
     ):
         assert said in done.stdout
+    (tmp_path / "esc.jsonl").write_text(text.replace("yes", "\\u001b[31myes"))
+    assert "  answer: \\x1b[31myes 0" in rerank("data", "inspect", "esc.jsonl").stdout
     (tmp_path / "x.jsonl").write_text(text + "{\n")
     broken = rerank("data", "inspect", "x.jsonl")
     assert broken.returncode == 1

@@ -132,6 +132,9 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
     assert list(found_in(read_all(str(file), **named))) == [question(n) for n in N]
     with pytest.raises(BadConfig, match="wanted one that Python knows"):
         read_all(str(file), encoding="klingon")
+    if not named:  # a mark is no text, also where the encoding is named
+        spelled = {"utf-8-sig": "UTF8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}[encoding]
+        assert list(found_in(read_all(str(file), encoding=spelled))) == [question(n) for n in N]
 
 
 def test_columns_can_be_named(tmp_path: Path) -> None:
@@ -175,6 +178,7 @@ def test_rows_of_one_file_may_have_different_keys(tmp_path: Path) -> None:
         ('{"query": "a?", "positive": {"id": 4}}', "line 2: .*ids need the corpus beside them"),
         ('{"query": "a?", "positive": "b\\u0000"}', "line 2: positive is not text"),
         ('{"query": "a?", "positive": "\\ud800"}', "line 2: "),
+        ('{"query": "a?", "positive": "[\'b\', \'c\']"}', "line 2: found a list as Python prints"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named_and_left_out_when_asked(
@@ -192,7 +196,10 @@ def test_a_row_that_cannot_be_used_is_named_and_left_out_when_asked(
     ("name", "content", "why"),
     [
         ("x.csv", "query,positive\na?,b\nc?\n", "line 3: found 1 cells, wanted 2"),
-        ("x.csv", 'query,positive\na?,"b\n', "line 2: cannot be read"),
+        ("x.csv", 'query,positive\na?,"b\nc?,d\n', "line 2: cannot be read"),
+        ("x.csv", "", "found no rows in x.csv"),
+        ("x.csv", "query,positive\n", "found no rows in x.csv"),
+        ("x.jsonl", "\n", "found no rows in x.jsonl"),
         ("x.json", '{"a": ', "cannot be read as JSON"),
         ("x.parquet", "no parquet", "cannot be read as parquet"),
         ("x.jsonl.gz", "not packed", "cannot be read"),
@@ -228,6 +235,46 @@ def test_what_programs_write_is_read(
     if content.startswith("["):  # a list in one line is no row, and may be long
         monkeypatch.setattr(files, "_LONGEST", 10)
         assert found_in(read_all(str(tmp_path / name))) == found
+
+
+def test_a_line_of_a_table_that_cannot_be_parsed_is_one_row(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text('query,positive\na?,"b" c\nd?,"e\nf"g\nh?,i\n')
+    with pytest.raises(BadInput, match=r"3 broken row.*line 2: .*line 3: .*line 4: .*max_broken_r"):
+        read_all(str(file))
+    assert found_in(read_all(str(file), most=3)) == {"h?": ({"i"}, set())}
+
+
+def test_a_cell_may_hold_lists_of_texts_and_labels(tmp_path: Path) -> None:
+    file = tmp_path / "x.csv"
+    file.write_text('query,docs,score\na?,"[""b"", ""c""]","[1, 0]"\n')
+    source = read_all(str(file))
+    assert found_in(source) == {"a?": ({"b"}, {"c"})}
+    assert source.notes == ["x.csv: read as grades of passages: score"]
+
+
+def test_passages_that_are_ids_are_said(tmp_path: Path) -> None:
+    (tmp_path / "x.tsv").write_text("1\t2\t3\n4\t5\t6\n")
+    assert "all passages are numbers" in read_all(str(tmp_path / "x.tsv")).notes[0]
+
+
+def test_a_file_of_several_that_is_empty_is_said(tmp_path: Path) -> None:
+    lines(tmp_path / "train.jsonl", [{"query": "a?", "positive": "b"}])
+    (tmp_path / "test.jsonl").write_text("")
+    assert read_all(str(tmp_path)).notes == ["test.jsonl: holds no rows"]
+
+
+def test_records_and_corpora_of_automodel_are_checked_one_by_one(tmp_path: Path) -> None:
+    columns = {"id": ["1", "1", "2", "2"], "text": ["b", "b", "c", "d"]}
+    forms.table(tmp_path / "c" / "train.parquet", columns)
+    row = {"question": "a?", "pos_doc": ["1"]}
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({"corpus": {"path": "c"}, "data": [row, "a?"]}))
+    with pytest.raises(
+        BadInput, match=r"row 4: gives the id '2' to another text .*element 2: found str, wanted"
+    ):
+        read_all(str(file))
+    assert list(found_in(read_all(str(file), most=2))) == ["a?"]
 
 
 def test_files_about_a_data_set_hold_no_rows(tmp_path: Path) -> None:
