@@ -120,14 +120,15 @@ test-contract: .venvs/contract/.installed  ### schemathesis against /openapi.jso
 test-page: .venvs/page/.installed $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json $(VISION_EMBED_DIR)/manifest.json  ### the page in headless Chromium
 	@$(BIN)/python -m checks.page
 
-test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### faults against a server: FAULTS="--url http://…"
-	@$(BIN)/python -m checks.faults --rank $(RANK_DIR) --embed $(EMBED_DIR) $(FAULTS)
+test-faults: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json  ### faults against a server: FAULTS="--url http://…"
+	@$(BIN)/python -m checks.faults --rank $(RANK_DIR) --embed $(EMBED_DIR) --vision $(VISION_DIR) $(FAULTS)
 
 hostile: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### health and memory under hostile bodies, on every surface: HOSTILE="--only /rerank"
 	@$(BIN)/python -m checks.hostile --rank $(RANK_DIR) --embed $(EMBED_DIR) $(HOSTILE)
 
-soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### mixed load for MINUTES (10), every answer checked
+soak: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json  ### mixed load for MINUTES (10), then of images for as long, every answer checked
 	@$(BIN)/python -m checks.soak --rank $(RANK_DIR) --embed $(EMBED_DIR) --minutes $(MINUTES)
+	$(BIN)/python -m checks.soak_images --vision $(VISION_DIR) --minutes $(MINUTES)
 
 overload: $(RANK_DIR)/manifest.json  ### four times the sustainable load: waits and refusals
 	@$(BIN)/python -m checks.overload --rank $(RANK_DIR)

@@ -33,9 +33,11 @@ _BODY = {"query": {"text": "q"}, "passages": [{"text": "a"}, {"text": "b"}]}
 def main() -> int:
     """0 when every step passed; the first failure raises."""
     need_tools(TOOLS)
-    for overlay in ("base", "embedding", "gpu"):
+    for overlay in ("base", "embedding", "gpu", "vision"):
         _manifests(overlay, _built(DEPLOY / "kubernetes" / overlay))
         _composed(overlay)
+    for overlay in ("embedding", "gpu"):
+        _composed(overlay, "../images")
     print(_run("promtool", "check", "rules", str(RULES)).strip())
     print(_run("promtool", "test", "rules", str(RULES.with_name("alerts_test.yaml"))).strip())
     _chart()
@@ -78,15 +80,16 @@ def _manifests(overlay: str, built: list[Any]) -> None:
     print(f"kubectl kustomize {overlay}: {len(built)} resources, {name}, image {image}")
 
 
-def _composed(overlay: str) -> None:
-    """As in a cluster's own kustomization: an image to pull, both components."""
+def _composed(overlay: str, *more: str) -> None:
+    """As in a cluster's own kustomization: an image to pull, both components for everybody, and
+    `more`."""
     image = "registry.example.com/open-rerank"
     with tempfile.TemporaryDirectory() as folder:
         # kustomize takes relative paths only.
         shutil.copytree(DEPLOY / "kubernetes", folder, dirs_exist_ok=True)
         own = {
             "resources": [f"../{overlay}"],
-            "components": ["../monitor", "../autoscaler"],
+            "components": ["../monitor", "../autoscaler", *more],
             "images": [{"name": "open-rerank", "newName": image}],
         }
         cluster = Path(folder, "cluster")
@@ -97,6 +100,11 @@ def _composed(overlay: str) -> None:
     (server,) = deployment["spec"]["template"]["spec"]["containers"]
     assert server["image"].startswith(f"{image}:"), server["image"]
     assert "replicas" not in deployment["spec"]
+    variables = [entry["name"] for entry in server["env"]]
+    assert len(set(variables)) == len(variables), variables
+    limited = bool(more) or overlay == "vision"
+    assert ("RERANK_IMAGE_MAX_TILES" in variables) == limited, variables
+    assert (server["resources"]["requests"]["memory"] == "12Gi") == limited, server["resources"]
     scaler = kinds["HorizontalPodAutoscaler"]
     names = {scaler["metadata"]["name"], scaler["spec"]["scaleTargetRef"]["name"]}
     assert names == {deployment["metadata"]["name"]}, names
@@ -121,8 +129,12 @@ def _chart() -> None:
         assert f"nimOperator.rerankqa.{key}: found" in refused, refused
     gpu = _rendered(chart, "--set", r"nimOperator.rerankqa.resources.limits.nvidia\.com/gpu=1")
     assert gpu["Deployment"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0, gpu
-    over = str(DEPLOY / "helm" / "nv-ingest.yaml")
-    assert set(_rendered(chart, "--values", over)) == set(kinds)
+    for name in ("nv-ingest", "nemo-retriever"):
+        over = str(DEPLOY / "helm" / f"{name}.yaml")
+        assert set(_rendered(chart, "--values", over)) == set(kinds)
+    images = ("nimOperator.rerankqa.enabled=false", "nimOperator.vlm_embed.enabled=true")
+    sees = _rendered(chart, *(word for value in images for word in ("--set", value)))
+    assert sees["Service"]["metadata"]["name"] == "llama-nemotron-embed-vl-1b-v2", sees
     print(f"helm template: {', '.join(kinds)}")
 
 

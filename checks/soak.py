@@ -64,7 +64,7 @@ class Sample:
 
 @dataclass
 class Seen:
-    """Results, and what is wrong with them."""
+    """Results, and what is wrong with them; `kinds` are the models that are served."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -72,6 +72,7 @@ class Seen:
     vectors: int = 0
     reloads: int = 0
     samples: list[Sample] = field(default_factory=list)
+    kinds: tuple[str, ...] = ("rank", "embed")
 
     def check_scores(self, wanted: list[float], found: list[float], where: str) -> None:
         """Compare with the scores of the pairs alone."""
@@ -112,10 +113,10 @@ def main() -> int:
     with Server(given) as server:
         seen = asyncio.run(_soak(server.ready(), corpus, vectors, chosen.minutes * 60))
         ended = server.stop()
-        faults = [*_faults(seen), *([] if ended == 0 else [f"exit status {ended}"])]
+        faults = [*faults_of(seen), *([] if ended == 0 else [f"exit status {ended}"])]
         if "Traceback" in server.log:
             faults.append(f"a stack trace in the log: {server.log[-1000:]}")
-    _report(seen, faults)
+    report(seen, faults)
     return 1 if faults else 0
 
 
@@ -129,7 +130,9 @@ async def _soak(server: Server, corpus: Corpus, vectors: dict[str, Floats], seco
             for number in range(_CALLERS)
         ]
         await asyncio.gather(
-            *callers, _reload(server, client, seen, end), _sample(server, seen, end)
+            *callers,
+            reload_every_minute(server, client, seen, end),
+            sample_every_moment(server, seen, end),
         )
         await grpc.close()
     return seen
@@ -216,14 +219,16 @@ class Caller:
         return "vanished too late"
 
 
-async def _reload(server: Server, client: httpx.AsyncClient, seen: Seen, end: float) -> None:
+async def reload_every_minute(
+    server: Server, client: httpx.AsyncClient, seen: Seen, end: float
+) -> None:
     """Reload every minute, and wait until each model was replaced."""
     while (left := end - time.monotonic()) > 0:
         await asyncio.sleep(min(left, _RELOAD_S))
         server.signal(signal.SIGHUP)
         patience_ends = time.monotonic() + _RELOAD_PATIENCE_S
-        wanted = dict.fromkeys(("rank", "embed"), seen.reloads + 1)
-        while (done := await _reloads(client)) != wanted:
+        wanted = dict.fromkeys(seen.kinds, seen.reloads + 1)
+        while (done := await _reloads(client, seen.kinds)) != wanted:
             if time.monotonic() > patience_ends:
                 seen.wrong.append(f"reload {seen.reloads + 1} is not done, but {done or 'none'}")
                 return
@@ -231,18 +236,21 @@ async def _reload(server: Server, client: httpx.AsyncClient, seen: Seen, end: fl
         seen.reloads += 1
 
 
-async def _reloads(client: httpx.AsyncClient) -> dict[str, int]:
+async def _reloads(client: httpx.AsyncClient, kinds: tuple[str, ...]) -> dict[str, int]:
     """The number of reloads that replaced a model, by the model's kind."""
     text = (await client.get("/v1/metrics")).text
     return {
         sample.labels["kind"]: int(sample.value)
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if family.name == _RELOADS and sample.labels.get("result") == "done"
+        if family.name == _RELOADS
+        and sample.labels.get("result") == "done"
+        and sample.labels["kind"] in kinds
     }
 
 
-async def _sample(server: Server, seen: Seen, end: float) -> None:
+async def sample_every_moment(server: Server, seen: Seen, end: float) -> None:
+    """Add the server's memory, threads and files until `end`."""
     began = time.monotonic()
     while time.monotonic() < end:
         await asyncio.sleep(_SAMPLE_S)
@@ -250,14 +258,16 @@ async def _sample(server: Server, seen: Seen, end: float) -> None:
         seen.samples.append(Sample(time.monotonic() - began, *used))
 
 
-def _faults(seen: Seen) -> list[str]:
+def faults_of(seen: Seen) -> list[str]:
+    """What is wrong, in words."""
     allowed = {"good 200", "good 503", "good 504", "good 200 (grpc)", "good 503 (grpc)"}
     allowed |= {"vanished", "vanished too late"} | {f"bad {code}" for code in range(400, 500)}
     found = [
         f"{n} times {outcome!r}" for outcome, n in seen.statuses.items() if outcome not in allowed
     ]
     found += sorted(set(seen.wrong))[:10]
-    if not (seen.scores and seen.vectors and seen.reloads):
+    vectors = seen.vectors or "embed" not in seen.kinds
+    if not (seen.scores and vectors and seen.reloads):
         found.append("nothing was checked: no score, no vector or no reload")
     slope, noise = _growth(seen)
     if _judges_memory(seen) and slope - 2 * noise > _LEAK_BYTES_A_MINUTE:
@@ -292,7 +302,8 @@ def _growth(seen: Seen) -> tuple[float, float]:
     return float(slope), float(np.sqrt(covariance[0, 0]))
 
 
-def _report(seen: Seen, faults: list[str]) -> None:
+def report(seen: Seen, faults: list[str]) -> None:
+    """Print the figures, the faults and the verdict."""
     slope, noise = _growth(seen)
     settled = _settled(seen)
     print(

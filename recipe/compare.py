@@ -17,6 +17,7 @@ from recipe.errors import BadConfig, Drifted, OutputRefused
 from recipe.evaluation.results import write_results
 from recipe.evaluation.scorers import is_url, open_scorer
 from recipe.evaluation.session import SCORES_FOLDER, Session, sole_session
+from recipe.evaluation.vision import require_sight
 from recipe.progress import Log, stage_log
 
 ABOUT = "measure two artifacts, checkpoints or URLs over eval's candidates"
@@ -66,6 +67,8 @@ def compare(a: str, b: str, session: Session, settings: EvalConfig, log: Log) ->
     if directory.exists() and not (directory / SCORES_FOLDER).is_dir():
         raise OutputRefused(f"{directory} was not made by this command; move it away")
     setting, columns = session.setting, {}
+    checked = [source for source in (a, b) if not is_url(source)]
+    require_sight(session.collection, checked, setting.max_length)
     beside = Session(directory, setting, session.collection, session.candidates)
     for name, source in (("A", a), ("B", b)):
         with closing(

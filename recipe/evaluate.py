@@ -13,7 +13,7 @@ from recipe.evaluation.candidates import (
     read_candidates,
     write_candidates,
 )
-from recipe.evaluation.collection import read_collection
+from recipe.evaluation.collection import Collection, read_collection
 from recipe.evaluation.results import RESULTS_FILE, read_results
 from recipe.evaluation.scorers import (
     ArtifactScorer,
@@ -28,6 +28,7 @@ from recipe.evaluation.session import (
     Setting,
     require_no_drift,
 )
+from recipe.evaluation.vision import require_found, require_sight, sight_of
 from recipe.first_stage import Embedding, FirstStage, embedder_commit
 from recipe.hub import model_commit, pin_models
 from recipe.progress import Log
@@ -74,6 +75,20 @@ def _check(settings: EvalConfig) -> None:
             f"the corpus holds {len(collection.texts)} passages, fewer than the deepest of "
             f"k_values ({max(settings.k_values)}); lower k_values and top_k, or add documents"
         )
+    _check_images(settings, collection)
+
+
+def _check_images(settings: EvalConfig, collection: Collection) -> None:
+    """Of an endpoint, only its answer says whether it takes images."""
+    if not collection.images:
+        return
+    measured = [source for name, source in _wanted(settings) if name != "nim"]
+    require_sight(collection, measured, settings.max_length)
+    require_found(collection, settings.retrieval_model)
+    if sight_of(settings.retrieval_model) is not None:
+        require_sight(collection, [settings.retrieval_model], settings.max_length)
+    for image in collection.images.values():
+        image.decode()
 
 
 def refuse_other_template(checkpoint: str | None, template: str | None) -> None:
@@ -172,6 +187,8 @@ def _session(settings: EvalConfig, directory: Path, log: Log) -> Session:
     """
     collection = read_collection(Path(settings.eval_data_path))
     embed = Embedding(_first_stage(settings), log)
+    if collection.images and not embed.sees:
+        log("the embedder takes no images: passages are found by their texts alone")
     key: dict[str, str | int] = {
         "eval_beir": collection.digest,
         "retriever": embed.version,

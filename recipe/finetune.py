@@ -48,12 +48,18 @@ def _check(settings: FinetuneConfig) -> None:
 def _check_base(settings: FinetuneConfig) -> None:
     import torch  # late: `rerank info` need not wait for it
 
-    from exporter.architectures import CROSS_ENCODERS
+    from exporter.architectures import CROSS_ENCODERS, VISION
     from recipe.training.checkpoint import TEMPLATED, read_whole
 
     if settings.fsdp and not torch.cuda.is_available():
         raise BadConfig("found fsdp = true, which shards over GPUs, and no GPU; set fsdp=false")
     checkpoint = read_whole(settings.base_model)
+    if checkpoint.architecture in VISION:
+        raise BadInput(
+            f"found {checkpoint.architecture} in {settings.base_model}, which takes images and "
+            "cannot be trained here; name it as base_model of eval and model_path of export, or "
+            "train a text model"
+        )
     if checkpoint.architecture not in CROSS_ENCODERS:
         raise BadInput(
             f"found the embedder {checkpoint.architecture} in {settings.base_model}, wanted a "

@@ -1,4 +1,4 @@
-"""The dense first stage: texts become vectors by this project's own runtime.
+"""The dense first stage: texts and images become vectors by this project's own runtime.
 
 Vectors are kept on disk in blocks, named by a hash of everything that decides them. An interrupted
 run continues after its last block, and runs with other settings share equal blocks.
@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from recipe.corpus_images import Document, passages, text_of
 from recipe.durable import read_json, write_atomic, write_json
 from recipe.errors import BadConfig
 from recipe.hub import is_commit, model_commit, unpinned
@@ -28,7 +29,9 @@ from runtime.requests import EmbedRequest
 
 # Texts in one file of vectors.
 BLOCK_TEXTS = 256
-Block = tuple[Sequence[str], InputType]
+# In one where some have images, which are in memory together.
+_BLOCK_IMAGES = 8
+Block = tuple[Sequence[Document], InputType]
 
 
 class FirstStage(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +119,8 @@ def _commit_file(directory: Path) -> Path:
 
 
 class Embedding:
-    """Embeds texts block by block, in this process or on Ray; `version` is the artifact's."""
+    """Embeds texts block by block, in this process or on Ray; `version` is the artifact's. One that
+    `sees` embeds images as well; others read only the texts beside them."""
 
     def __init__(
         self, wanted: FirstStage, log: Log, workers: int = 1, ray_address: str | None = None
@@ -126,16 +130,18 @@ class Embedding:
         self._wanted, self._directory, self._log = wanted, directory, log
         self._workers, self._ray_address = workers, ray_address
         self._cache = Path(wanted.folder) / "vectors"
-        self.version = (
-            read_manifest(directory).version
-            if (directory / MANIFEST_FILE).is_file()
-            else hash_of(directory)
-        )
+        manifest = read_manifest(directory) if (directory / MANIFEST_FILE).is_file() else None
+        self.version = hash_of(directory) if manifest is None else manifest.version
+        self.sees = manifest is not None and manifest.vision is not None
 
-    def __call__(self, texts: Sequence[str], input_type: InputType) -> Floats:
+    def __call__(self, texts: Sequence[Document], input_type: InputType) -> Floats:
         """float32 [texts, dimensions]; raises InputRejected for blank texts, or EngineError."""
-        starts = range(0, len(texts), BLOCK_TEXTS)
-        blocks: list[Block] = [(texts[i : i + BLOCK_TEXTS], input_type) for i in starts]
+        if not self.sees:
+            texts = [text_of(one) for one in texts]
+        texts_only = all(isinstance(one, str) for one in texts)
+        size = BLOCK_TEXTS if texts_only else _BLOCK_IMAGES
+        starts = range(0, len(texts), size)
+        blocks: list[Block] = [(texts[i : i + size], input_type) for i in starts]
         files = [self._file(*block) for block in blocks]
         kept = [_cached(file) for file in files]
         missing = [place for place, vectors in enumerate(kept) if vectors is None]
@@ -156,9 +162,10 @@ class Embedding:
             progress.step(len(blocks[place][0]))
         return np.concatenate([vectors for vectors in kept if vectors is not None])
 
-    def _file(self, texts: Sequence[str], input_type: InputType) -> Path:
+    def _file(self, texts: Sequence[Document], input_type: InputType) -> Path:
         facts = [self.version, input_type, *map(str, _prefix_and_length(self._wanted, input_type))]
-        name = hashlib.sha256(msgspec.json.encode([facts, list(texts)])).hexdigest()
+        shown = [one if isinstance(one, str) else [one.text, one.image.digest] for one in texts]
+        name = hashlib.sha256(msgspec.json.encode([facts, shown])).hexdigest()
         return self._cache / f"{name[:32]}.npy"
 
 
@@ -186,10 +193,10 @@ class BlockEmbedder:
             rows = self._wanted.batch_rows
             self._models[length] = open_embedder(self._directory, max_tokens=length, max_rows=rows)
         model = self._models[length]
-        # An embedder with its own prefixes adds them itself (see `_check`).
+        # An embedder with its own prefixes, such as any that sees, adds them itself (see `_check`).
         if prefix and not model.info.asymmetric:
-            texts = [f"{prefix} {text}" for text in texts]
-        return model.embed(EmbedRequest(texts, input_type, truncate="END")).vectors
+            texts = [f"{prefix} {text_of(text)}" for text in texts]
+        return model.embed(EmbedRequest(passages(texts), input_type, truncate="END")).vectors
 
     def close(self) -> None:
         """Stop the engine."""

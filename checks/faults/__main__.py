@@ -19,6 +19,7 @@ from checks.faults import (
     bodies,
     exposure,
     hostile,
+    images,
     lifecycle,
     load,
     protocols,
@@ -40,6 +41,7 @@ FAULTS: tuple[Fault, ...] = (
     *exposure.FAULTS,
     *protocols.FAULTS,
     *hostile.FAULTS,
+    *images.FAULTS,
 )
 _OWN_BODY_LIMIT_BYTES = 16 << 20
 # Longer rows take more than a moment on a small machine.
@@ -52,7 +54,7 @@ def main() -> int:
     counted: Counter[str] = Counter()
     with ExitStack() as stack:
         target = _target(chosen, stack)
-        stack.callback(target.http.close)
+        stack.callback(target.close)
         if not target.still_answers():
             print(f"{target.url} returns no ranking", file=sys.stderr)
             return 2
@@ -115,6 +117,7 @@ def _target(chosen: argparse.Namespace, stack: ExitStack) -> Target:
         grpc=own.grpc_address,
         metrics=f"{own.metrics_url}/metrics",
         rank_dir=chosen.rank,
+        vision_dir=chosen.vision.resolve() if chosen.vision else None,
         model={"NIM_CUSTOM_MODEL": str(chosen.rank.resolve())},
         own=own,
     )
@@ -134,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-passages", type=int, default=512, help="passages of a request")
     parser.add_argument("--rank", type=Path, default=Path("artifacts/rank"), help="our own: model")
     parser.add_argument("--embed", type=Path, help="our own: embedder beside it")
+    parser.add_argument("--vision", type=Path, help="our own: a reranker that takes images")
     parser.add_argument("--only", default="", help="prefix of the faults to run: group and name")
     return parser
 

@@ -23,6 +23,8 @@ from checks.serving import Server
 PATIENCE_S = 60.0
 # A refusal must be immediate; a whole request may take as long as a slow model needs.
 REFUSAL_S = 5.0
+# Of the server with a model that takes images.
+OWN_IMAGE_BYTES = 4 << 20
 QUERY = "What is machine learning?"
 PASSAGES = ("Machine learning is a subset of AI", "The weather is nice today")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -39,7 +41,8 @@ def ranking(*passages: str, query: str = QUERY, **more: object) -> dict[str, Any
 class Target:
     """`own` is set when the suite has started the server and may inspect its process; `model` are
     the settings of its model, with which the suite starts more, and `rank_dir` its artifact.
-    `grpc` and `metrics` are addresses or None. Without `timed` lateness is no fault."""
+    `grpc` and `metrics` are addresses or None. Without `timed` lateness is no fault. With the
+    artifact `vision_dir`, which takes images, another server is started for them."""
 
     url: str
     key: str | None = None
@@ -51,7 +54,9 @@ class Target:
     model: Mapping[str, str] | None = None
     own: Server | None = None
     timed: bool = True
+    vision_dir: Path | None = None
     http: httpx.Client = field(init=False)
+    _sees: "Target | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         bearer = {"authorization": f"Bearer {self.key}"} if self.key else {}
@@ -92,6 +97,30 @@ class Target:
         own = self.settings()
         served = {"NIM_CUSTOM_MODEL": str(model)} if model else own
         return Server({**served, **given}, *arguments, **options)
+
+    def seeing(self, image: str) -> "Target":
+        """A target whose model takes images: this one if it ranks `image`, or a server of our own,
+        which is started once. Raises NotApplicable."""
+        if self._sees is not None:
+            return self._sees
+        passages = [{"text": PASSAGES[0], "image": image}]
+        body = {"query": {"text": QUERY}, "passages": passages}
+        if self.post("/v1/ranking", body).status_code == 200:
+            self._sees = self
+        elif self.own is None or self.vision_dir is None:
+            raise NotApplicable("its model takes no images")
+        else:
+            given = {"NIM_MAX_IMAGE_BYTES": str(OWN_IMAGE_BYTES)}
+            server = self.start(given, model=self.vision_dir)
+            self._sees = Target(server.ready().url, own=server, timed=self.timed)
+        return self._sees
+
+    def close(self) -> None:
+        """Close connections, and end the server that takes images."""
+        if self._sees not in (None, self):
+            self._sees.close()
+            self._sees.inspected().close()
+        self.http.close()
 
     def post(self, path: str, body: object, **options: Any) -> httpx.Response:
         """POST JSON."""

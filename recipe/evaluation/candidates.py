@@ -10,12 +10,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from recipe.corpus_images import Document
 from recipe.durable import read_json, write_atomic
 from recipe.evaluation.collection import Collection
 from runtime.postprocess import Floats, InputType, unit
 
-# Texts → their vectors float32 [n, d].
-Embed = Callable[[Sequence[str], InputType], Floats]
+# Texts, and passages with images → their vectors float32 [n, d].
+Embed = Callable[[Sequence[Document], InputType], Floats]
 CANDIDATES_FILE = "candidates.json"
 
 
@@ -39,7 +40,7 @@ def find_candidates(
     best: list[list[tuple[float, int]]] = [[] for _ in queries]
     for start in range(0, len(names), chunk):
         part = names[start : start + chunk]
-        vectors = unit(embed([collection.texts[name] for name in part], "passage"))
+        vectors = unit(embed([collection.document(name) for name in part], "passage"))
         cosines = asked @ vectors.T
         nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :top_k]
         for row, columns in enumerate(nearest):

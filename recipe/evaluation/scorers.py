@@ -3,20 +3,26 @@
 All three build a pair in the same way: one template, one token limit, the passage's end cut off.
 """
 
+import base64
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import httpx
+import msgspec
 
 from recipe.config import EvalConfig
+from recipe.corpus_images import media_type
 from recipe.errors import BadConfig, BadInput
-from rerank_client import RerankClient, RerankError, nim
+from recipe.evaluation.vision import VisionCheckpointScorer
+from rerank_client import RerankClient, RerankError, Surface, nim
+from rerank_client.question import Question
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE
 from runtime.opening import open_ranker
-from runtime.requests import RankRequest
+from runtime.requests import Passage, RankRequest
 
 _HASH_DIGITS = 16
 _UNAUTHORIZED = (401, 403)
@@ -30,8 +36,8 @@ class Scorer(Protocol):
     source: str
     identity: str
 
-    def score(self, query: str, passages: Sequence[str]) -> list[float]:
-        """A logit for each passage, in their order."""
+    def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:
+        """A logit for each passage, in their order; images are the bytes of their files."""
 
     def close(self) -> None:
         """Release memory and connections."""
@@ -78,35 +84,55 @@ class CheckpointScorer:
     """Scores with a checkpoint, by PyTorch through transformers, in float32."""
 
     def __init__(self, source: str, template: str | None, max_tokens: int, batch_size: int) -> None:
-        import torch  # late: an endpoint can be measured without it
-
-        from recipe.training.checkpoint import PairBatcher, load_for_transformers, read_whole
+        from recipe.training.checkpoint import read_whole  # late: torch
 
         checkpoint = read_whole(source)
         self.source = source
         self.identity = fingerprint(checkpoint.directory)
+        self._model: _TextModel | VisionCheckpointScorer
+        if checkpoint.vision is None:
+            self._model = _TextModel(checkpoint, template, max_tokens, batch_size)
+        else:
+            self._model = VisionCheckpointScorer(checkpoint, template, max_tokens)
+
+    def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:
+        """See Scorer."""
+        return self._model.score(query, passages)
+
+    def close(self) -> None:
+        """See Scorer."""
+        del self._model
+
+
+class _TextModel:
+    """A checkpoint's model that takes texts."""
+
+    def __init__(
+        self, checkpoint: Any, template: str | None, max_tokens: int, batch_size: int
+    ) -> None:
+        import torch  # late: an endpoint can be measured without it
+
+        from recipe.training.checkpoint import PairBatcher, load_for_transformers
+
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._batcher = PairBatcher(checkpoint, template, max_tokens)
         self._model = load_for_transformers(checkpoint).eval().to(self._device)
         self._batch_size = batch_size
 
-    def score(self, query: str, passages: Sequence[str]) -> list[float]:
-        """See Scorer. Passages of similar length share a forward pass, to save padding."""
-        scores = [0.0] * len(passages)
-        order = sorted(range(len(passages)), key=lambda index: len(passages[index]))
+    def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:
+        """A logit for each. Those of similar length share a forward pass, to save padding."""
+        texts = [passage if isinstance(passage, str) else passage.text for passage in passages]
+        scores = [0.0] * len(texts)
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         with self._torch.inference_mode():
             for some in _parts(order, self._batch_size):
-                batch = self._batcher([(query, passages[index]) for index in some])
+                batch = self._batcher([(query, texts[index]) for index in some])
                 moved = {name: tensor.to(self._device) for name, tensor in batch.items()}
                 logits = self._model(**moved).logits.float().flatten().tolist()
                 for index, logit in zip(some, logits, strict=True):
                     scores[index] = logit
         return scores
-
-    def close(self) -> None:
-        """See Scorer."""
-        del self._model
 
 
 class ArtifactScorer:
@@ -137,8 +163,8 @@ class ArtifactScorer:
             )
         self._ranker.warm_up()
 
-    def score(self, query: str, passages: Sequence[str]) -> list[float]:
-        """See Scorer."""
+    def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:
+        """See Scorer. Raises InputRejected for an image of a model that takes none."""
         return [
             float(x) for x in self._ranker.rank(RankRequest(query, passages, truncate="END")).logits
         ]
@@ -165,7 +191,7 @@ class EndpointScorer:
     ) -> None:
         """Raises BadConfig for an address or key that cannot be sent in a request."""
         self._batch_size = batch_size
-        surface = nim(model, truncate="END")
+        surface = _ranking(model)
         try:
             self._client = RerankClient(url, api_key=api_key, timeout_s=timeout_s, surface=surface)
         except RerankError as error:
@@ -173,12 +199,12 @@ class EndpointScorer:
         # Reports name the source: keep a password in the URL out of them.
         self.source = str(httpx.URL(url).copy_with(userinfo=b""))
 
-    def score(self, query: str, passages: Sequence[str]) -> list[float]:
+    def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:
         """See Scorer. Raises BadInput when the endpoint returns no ranking."""
         scores: list[float] = []
         for some in _parts(passages, self._batch_size):
             try:
-                scores += self._client.rerank(query, some).scores
+                scores += self._client.rerank(query, map(_as_json, some)).scores
             except RerankError as error:
                 if error.status in _UNAUTHORIZED:
                     raise BadInput(
@@ -196,10 +222,33 @@ class EndpointScorer:
         self._client.close()
 
 
+def _ranking(model: str | None) -> Surface:
+    """The ranking NIM's, whose documents are passages in JSON: a passage may have an image."""
+    plain = nim(model, truncate="END")
+
+    def encode(asked: Question) -> bytes:
+        fields = msgspec.json.decode(plain.encode(replace(asked, documents=[])))
+        fields["passages"] = [msgspec.Raw(passage.encode()) for passage in asked.documents]
+        return msgspec.json.encode(fields)
+
+    return replace(plain, encode=encode)
+
+
+def _as_json(passage: str | Passage) -> str:
+    """A passage of the NIM. One that is an image alone has no text, as its reference says."""
+    if isinstance(passage, str):
+        return msgspec.json.encode({"text": passage}).decode()
+    found = {"text": passage.text} if passage.text else {}
+    if isinstance(passage.image, bytes):
+        encoded = base64.b64encode(passage.image).decode()
+        found["image"] = f"data:{media_type(passage.image)};base64,{encoded}"
+    return msgspec.json.encode(found).decode()
+
+
 def fingerprint(directory: Path) -> str:
     """A short hash of the files that decide a checkpoint's scores: config, weights, tokenizer."""
     digest = hashlib.sha256()
-    names = {"config.json", "tokenizer.json", "vocab.txt"}
+    names = {"config.json", "processor_config.json", "tokenizer.json", "vocab.txt"}
     found = [p for p in directory.iterdir() if p.suffix == ".safetensors" or p.name in names]
     for path in sorted(found):
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())

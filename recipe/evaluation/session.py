@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from recipe.corpus_images import Document, ImageText, passages
 from recipe.durable import Journal, read_json
 from recipe.errors import BadInput, Drifted
 from recipe.evaluation.candidates import CANDIDATES_FILE, Candidates, read_candidates
-from recipe.evaluation.collection import Collection, digest_of, read_collection
+from recipe.evaluation.collection import Collection, read_collection
 from recipe.evaluation.drift import (
     Drift,
     Measured,
@@ -40,6 +41,8 @@ from runtime.outputs import locked_directory
 
 SETTING_FILE, SCORES_FOLDER = "setting.json", "scores"
 _HASH_DIGITS = 16
+# In one request: fewer tiles than a server takes by default, and a body that it takes as base64.
+_IMAGES_AT_ONCE, _IMAGE_BYTES_AT_ONCE = 8, 32 << 20
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,8 +137,10 @@ class Session:
             if not kept:
                 output.write(head)
             for query in (one for one in found if one not in done):
-                passages = [self.collection.texts[document] for document, _ in found[query]]
-                logits = scorer.score(self.collection.queries[query], passages)
+                documents = [self.collection.document(name) for name, _ in found[query]]
+                logits: list[float] = []
+                for some in _groups(documents):
+                    logits += scorer.score(self.collection.queries[query], passages(some))
                 output.write(_Row(query, logits))
                 progress.step()
         metrics = measure(self.collection.grades, self.scores(name), self.setting.k_values)
@@ -225,7 +230,7 @@ def open_session(directory: Path) -> Session:
     collection = read_collection(folder)
     if collection.digest != setting.key["eval_beir"]:
         raise BadInput(
-            f"{folder} has changed since it was measured: found {digest_of(folder)}, wanted "
+            f"{folder} has changed since it was measured: found {collection.digest}, wanted "
             f"{setting.key['eval_beir']}; figures of two sets are not comparable: run the stage "
             "eval again with --force"
         )
@@ -270,6 +275,20 @@ def require_no_drift(drift: Drift, report: Path) -> None:
             f"{verdict(drift)} Past the tolerance: {moved}; all figures and the worst queries are "
             f"in {report}"
         )
+
+
+def _groups(documents: list[Document]) -> Iterator[list[Document]]:
+    """Neighbours, so that few images are in memory at a time; texts alone are one group."""
+    group: list[Document] = []
+    images = size = 0
+    for document in documents:
+        if isinstance(document, ImageText):
+            images, size = images + 1, size + document.image.file_bytes
+            if images > _IMAGES_AT_ONCE or (images > 1 and size > _IMAGE_BYTES_AT_ONCE):
+                yield group
+                group, images, size = [], 1, document.image.file_bytes
+        group.append(document)
+    yield group
 
 
 def _digest(key: dict[str, str | int]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from checks.soak import Sample, Seen, _faults, _verdict
+from checks.soak import Sample, Seen, _verdict, faults_of
 
 
 def sound() -> Seen:
@@ -54,7 +54,7 @@ def test_nothing_wrong() -> None:
     seen = sound()
     wanted = list(np.eye(4, dtype=np.float32))
     seen.check_vectors(wanted, [vector.tolist() for vector in wanted])
-    assert _faults(seen) == []
+    assert faults_of(seen) == []
     assert _verdict(seen, []) == "nothing wrong"
     assert seen.vectors == 14
 
@@ -64,9 +64,9 @@ def test_memory_is_judged_over_several_reloads(minutes: int, faults: int) -> Non
     seen = sound()
     leak(seen)
     seen.samples = seen.samples[: minutes * 30]
-    assert len(_faults(seen)) == faults
+    assert len(faults_of(seen)) == faults
     wanted = "failed" if faults else "nothing wrong; memory not judged (too short)"
-    assert _verdict(seen, _faults(seen)) == wanted
+    assert _verdict(seen, faults_of(seen)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,9 @@ def test_memory_is_judged_over_several_reloads(minutes: int, faults: int) -> Non
 def test_what_is_wrong_is_found(spoil: Callable[[Seen], None]) -> None:
     seen = sound()
     spoil(seen)
-    assert len(_faults(seen)) == 1
+    assert len(faults_of(seen)) == 1
+
+
+def test_a_server_without_an_embedder_has_no_vectors() -> None:
+    seen = replace(sound(), vectors=0, kinds=("rank",))
+    assert faults_of(seen) == []

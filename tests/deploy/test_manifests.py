@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.settings import read_settings
+from server.settings import Settings, read_settings
 from server.variables import VARIABLES
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
@@ -22,6 +22,13 @@ PRE_STOP_S, CLOSING_S = 5, 10
 # Seconds to build a plan, as in Dockerfile.gpu's health check.
 PLAN_S = 1800
 
+BOUNDS = ("requests", "limits")
+IMAGE_LIMITS = {
+    "NIM_MAX_IMAGE_BYTES",
+    "RERANK_IMAGE_MAX_PIXELS",
+    "RERANK_IMAGE_MAX_TILES",
+    "RERANK_IMAGE_CACHE_BYTES",
+}
 
 # One model of nimOperator in nv-ingest's helm/values.yaml, release 26.3.
 NV_INGEST: dict[str, Any] = {
@@ -76,7 +83,9 @@ def patched(overlay: str) -> dict[str, list[Any]]:
 
 def test_every_resource_is_listed() -> None:
     for folder in KUBERNETES.iterdir():
-        listed = yaml.safe_load((folder / "kustomization.yaml").read_text("utf-8"))["resources"]
+        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text("utf-8"))
+        listed = kustomization["resources"]
+        assert all((folder / name).is_dir() for name in kustomization.get("components", []))
         files = {p.name for p in folder.glob("*.yaml")} - {"kustomization.yaml"}
         assert {name for name in listed if name.endswith(".yaml")} == files
         assert all((folder / name).exists() for name in listed)
@@ -143,6 +152,51 @@ def test_replicas_on_gpus_have_a_model_a_cache_and_time_to_build_a_plan(tmp_path
     assert failures * server["startupProbe"]["periodSeconds"] == PLAN_S
 
 
+def test_a_model_that_takes_images_has_memory_for_what_its_limits_allow(tmp_path: Path) -> None:
+    steps, container = patched("images"), "/spec/template/spec/containers/0"
+    env = {entry["name"]: entry["value"] for entry in limits_of(steps)}
+    settings = read_settings({**env, "RERANK_MODEL_DIR": str(tmp_path)})
+    assert settings == read_settings({"RERANK_MODEL_DIR": str(tmp_path)})  # the defaults, written
+    least, most = (bytes_of(steps[f"{container}/resources/{bound}/memory"][0]) for bound in BOUNDS)
+    assert least >= needed_bytes(settings) > least - (1 << 30)
+    assert most == 2 * least  # a model that is loaded beside the served one
+    vision = patched("vision")
+    (mount,) = vision[f"{container}/volumeMounts/-"]
+    (volume,) = vision["/spec/template/spec/volumes/-"]
+    assert mount["mountPath"] == "/opt/model"
+    assert volume["name"] == mount["name"]
+    assert volume["persistentVolumeClaim"]["readOnly"]
+
+
+def limits_of(component: dict[str, list[Any]]) -> list[Any]:
+    """The variables of images that the component sets."""
+    found = component["/spec/template/spec/containers/0/env/-"]
+    assert {entry["name"] for entry in found} == IMAGE_LIMITS
+    return found
+
+
+def bytes_of(quantity: str) -> int:
+    """Of a quantity in Gi."""
+    return int(quantity.removesuffix("Gi")) << 30
+
+
+def needed_bytes(settings: Settings) -> int:
+    """The most memory of the 1.7B model in float32 at these limits, as docs/operations.md adds it
+    up: weights; tiles of all requests, as pixels and as embeddings; cache; images that are decoded;
+    bodies; the text model's calls and the interpreter."""
+    tile = 512 * 512 * 3 + 256 * 2048 * 4
+    return sum(
+        (
+            1_663_018_224 * 4,
+            2 * settings.image_tiles * tile,
+            settings.image_cache_bytes,
+            4 * 10 * settings.image_pixels,
+            8 * settings.body_limit_bytes,
+            1 << 30,
+        )
+    )
+
+
 def test_the_autoscaler_asks_for_what_the_adapter_gives() -> None:
     scaler = manifest("HorizontalPodAutoscaler")["spec"]
     asked = {metric["pods"]["metric"]["name"] for metric in scaler["metrics"]}
@@ -172,10 +226,10 @@ def merged(under: Any, over: Any) -> Any:
     return {**under, **{key: merged(under.get(key), value) for key, value in over.items()}}
 
 
-@pytest.mark.parametrize("model", ["rerankqa", "embedqa"])
+@pytest.mark.parametrize("model", ["rerankqa", "embedqa", "vlm_embed"])
 def test_the_charts_values_are_nv_ingests(model: str) -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))["nimOperator"][model]
-    assert set(values) - set(NV_INGEST) == {"nodeSelector", "tolerations"}
+    assert set(values) - set(NV_INGEST) == {"name", "nodeSelector", "tolerations"}
     assert not set(NV_INGEST) - set(values)
     assert set(values["image"]) == set(NV_INGEST["image"])
     assert set(values["storage"]["pvc"]) == {"create", "name"}
@@ -200,6 +254,23 @@ def test_nv_ingests_values_are_refused_until_what_differs_is_replaced(model: str
     assert '{{- if hasPrefix "nvcr.io/" $model.image.repository }}\n{{- fail ' in text
     assert "{{- if $model.storage.pvc.create }}\n{{- fail " in text
     assert "PersistentVolumeClaim" not in text
+
+
+@pytest.mark.parametrize("model", ["rerankqa", "vlm_embed"])
+def test_the_chart_gives_models_that_take_images_their_names_memory_and_limits(model: str) -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))["nimOperator"][model]
+    differs = yaml.safe_load((CHART.parent / "nemo-retriever.yaml").read_text("utf-8"))
+    both = merged(merged(values, NV_INGEST), differs["nimOperator"][model])
+    assert re.fullmatch("llama-nemotron-(rerank|embed)-vl-1b-v2", both["name"])
+    assert both["image"]["repository"] == "open-rerank"
+    assert not both["storage"]["pvc"]["create"]
+    assert both["storage"]["pvc"]["name"]
+    component = patched("images")
+    for bound in BOUNDS:
+        path = f"/spec/template/spec/containers/0/resources/{bound}/memory"
+        assert [both["resources"][bound]["memory"]] == component[path]
+    env = {entry["name"]: entry["value"] for entry in both["env"]}
+    assert {entry["name"]: entry["value"] for entry in limits_of(component)}.items() <= env.items()
 
 
 def test_the_chart_uses_values_that_exist_and_nothing_else() -> None:
@@ -231,8 +302,12 @@ def test_the_chart_uses_values_that_exist_and_nothing_else() -> None:
     [
         ("nv-ingest-reranker", {"reranker": (8015, 8016, 8017)}),
         ("nv-ingest-embedding", {"embedding": (8012, 8013, 8014)}),
+        ("nv-ingest-vl-reranker", {"reranker": (8015, 8016, 8017)}),
+        ("nv-ingest-vl-embedding", {"embedding": (8012, 8013, 8014)}),
         ("rag-blueprint-reranker", {"nemotron-ranking-ms": (1976,)}),
         ("rag-blueprint-embedding", {"nemotron-embedding-ms": (9080,)}),
+        ("rag-blueprint-vl-reranker", {"nemotron-ranking-vl-ms": (1979,)}),
+        ("rag-blueprint-vl-embedding", {"nemotron-vlm-embedding-ms": (9081,)}),
     ],
 )
 def test_compose_files_replace_image_ports_and_environment(
@@ -248,6 +323,12 @@ def test_compose_files_replace_image_ports_and_environment(
         assert re.fullmatch(r"\$\{\w+_IMAGE:-open-rerank\}:\$\{\w+_TAG:-cpu\}", service["image"])
         assert service["deploy"] is None
         assert all(known(variable) for variable in service["environment"])
+        if "-vl-" in file:
+            wanted_env = {entry["name"]: entry["value"] for entry in limits_of(patched("images"))}
+            assert wanted_env.items() <= service["environment"].items()
+            assert service["mem_limit"] == "24g"
+        else:
+            assert not IMAGE_LIMITS & set(service["environment"])
         assert service["volumes"][0].endswith(":/opt/model:ro")
         # Compose reads the whole file: variables of one service must not be required by others.
         assert len(re.findall(r"\$\{\w+:\?", text)) == 1

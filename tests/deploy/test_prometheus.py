@@ -1,5 +1,6 @@
 """Alerts and dashboard use metrics and labels that the server has."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.metrics import GPU_METRICS
 from tests.server.in_process import in_process
+from tests.tiny_vision import png
 
 DEPLOY = Path(__file__).resolve().parent.parent.parent / "deploy"
 # Added by Prometheus itself.
@@ -49,10 +51,11 @@ def panels() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[list[Metric]]:
-    """The metrics of a server that has answered a request."""
-    with in_process({"ENABLE_MOCK_INFERENCE": "1"}) as server:
-        server.rank({"query": {"text": "q"}, "passages": [{"text": "p"}]})
+def page(vision_artifact: Path) -> Iterator[list[Metric]]:
+    """The metrics of a server that has answered a request with an image."""
+    passages = [{"text": "p", "image": base64.b64encode(png(90, 90)).decode()}]
+    with in_process({"RERANK_MODEL_DIR": str(vision_artifact)}) as server:
+        server.rank({"query": {"text": "q"}, "passages": passages}).raise_for_status()
         yield list(text_string_to_metric_families(server.get("/v1/metrics").text))
 
 
