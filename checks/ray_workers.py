@@ -17,7 +17,8 @@ import msgspec
 from exporter.library_texts import paragraphs
 from recipe import prep, sdg
 from recipe.cli import main as rerank
-from recipe.config import STAGE_NAMES, load
+from recipe.config import STAGE_NAMES
+from recipe.config_files import load
 from recipe.stage import perform
 from runtime.telemetry import disable_telemetry
 

@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from recipe.cluster import load_profile, task_file
-from recipe.config import STAGE_NAMES, load
+from recipe.config import STAGE_NAMES
+from recipe.config_files import load
 from runtime.telemetry import disable_telemetry
 
 SKY_PYTHON = Path(".venvs/skypilot/bin/python")

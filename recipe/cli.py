@@ -13,23 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExportError
-from recipe.cluster import launch, launch_command, load_profile, task_file
-from recipe.config import DEFAULT, STAGE_NAMES, Recipe, as_yaml, config_names, load
-from recipe.errors import BadConfig, RecipeError
+from recipe.cluster import launch, launch_command, load_profile, refuse_local_only, task_file
+from recipe.config import STAGE_NAMES, Recipe
+from recipe.config_files import DEFAULT, as_yaml, config_names, load
+from recipe.errors import RecipeError
+from recipe.foresight import check_run
 from recipe.progress import print_line, stage_log
-from recipe.stage import Stage, perform, refuse_read, require_inputs, state
+from recipe.stage import Stage, perform, refuse_read, state
 from recipe.table import COMMANDS, STAGES
 from runtime.errors import ServingError
 from runtime.telemetry import disable_telemetry
 from runtime.version import version
 
 _LAST = "eval"
+_WRONG_USAGE = 2
 _SETTINGS_HELP = (
     "Settings may be anywhere on the line, as KEY=VALUE or STAGE.KEY=VALUE; `rerank STAGE -d` "
     "shows every key with its value."
 )
 # Commands that take settings as KEY=VALUE, beside the stages.
-_CONFIGURED = ("info", "run", "compare")
+_CONFIGURED = ("info", "run", "compare", "data")
 # A key has no slash or colon: a URL or path that contains = is not a setting.
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=.*", re.DOTALL)
 
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args([one for one in given if one not in overrides])
     args.overrides = overrides
     try:
-        return int(args.handler(args))
+        return int(args.handler(args) or 0)
     except (RecipeError, ExportError, ServingError, OSError) as error:
         print_line(str(error))
         return 1
@@ -66,7 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         f"{_SETTINGS_HELP}",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {version()}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    # Without a command: the help.
+    parser.set_defaults(handler=lambda _: parser.print_help())
+    commands = parser.add_subparsers(metavar="COMMAND")
     info = commands.add_parser("info", help="list the stages, their inputs and their state")
     _add_config(info)
     info.epilog = _SETTINGS_HELP
@@ -142,25 +147,27 @@ def _run(args: argparse.Namespace) -> int:
     names = [stage.name for stage in STAGES]
     first, last = names.index(args.first), names.index(args.last)
     if first > last:
-        raise BadConfig(
+        print_line(
             f"found --from {args.first} --to {args.last}, wanted the order {', '.join(names)}"
         )
+        return _WRONG_USAGE
     return _run_stages(STAGES[first : last + 1], args)
 
 
 def _run_stages(stages: Sequence[Stage[Any]], args: argparse.Namespace) -> int:
     names = [stage.name for stage in stages]
-    recipe = load(args.config, names, args.overrides)
+    recipe = load(args.config, names, args.overrides, print_line)
     if args.attached or args.detached:
         return _launch(names, recipe, args)
     if args.dry_run:
         print(_preview(stages, recipe))
+        check_run(stages, recipe, dry=True)
         return 0
     config = [Path(args.config)] if args.config not in config_names() else []
-    for number, stage in enumerate(stages):
-        # Check the inputs of all stages first: the first stage may take hours.
-        require_inputs(stage, getattr(recipe, stage.name), names[:number])
+    for stage in stages:
         refuse_read(stage, getattr(recipe, stage.name), config)
+    # Before the first stage, which may take hours.
+    check_run(stages, recipe, dry=False)
     for stage in stages:
         log = stage_log(stage.name)
         if perform(stage, getattr(recipe, stage.name), force=args.force, log=log):
@@ -171,6 +178,7 @@ def _run_stages(stages: Sequence[Stage[Any]], args: argparse.Namespace) -> int:
 def _launch(stages: Sequence[str], recipe: Recipe, args: argparse.Namespace) -> int:
     """Submit the stages to the cluster of the profile, or print the exact job."""
     name, detached = args.attached or args.detached, args.detached is not None
+    refuse_local_only(stages)
     profile = load_profile(name, Path.cwd())
     task = task_file(profile, stages, recipe, force=args.force)
     if args.dry_run:
@@ -183,16 +191,17 @@ def _launch(stages: Sequence[str], recipe: Recipe, args: argparse.Namespace) -> 
 
 def _preview(stages: Sequence[Stage[Any]], recipe: Recipe) -> str:
     """The resolved settings as YAML, with the plan as comments."""
-    parts = []
+    parts = [f"# plan: {' -> '.join(stage.name for stage in stages)}"]
     for stage in stages:
         settings = getattr(recipe, stage.name)
+        parts.append(f"# rerank/{stage.name}")
         parts.append(as_yaml(recipe, [stage.name]).rstrip("\n"))
         made_before = {one.name for one in stages[: stages.index(stage)]}
         for wanted in stage.inputs(settings):
             there = _presence(wanted.path, wanted.made_by, made_before)
             parts.append(f"# {stage.name} reads {wanted.path} ({there})")
         parts += [f"# {stage.name} would {line}" for line in stage.plan(settings)]
-        parts.append(f"# {stage.name} is {state(settings)} in {settings.home}")
+        parts.append(f"# {stage.name} is {state(stage, settings)} in {settings.home}")
     return "\n".join(parts)
 
 
@@ -205,11 +214,11 @@ def _presence(path: Path, made_by: str | None, made_before: set[str]) -> str:
 
 
 def _info(args: argparse.Namespace) -> int:
-    recipe = load(args.config, STAGE_NAMES, args.overrides)
+    recipe = load(args.config, STAGE_NAMES, args.overrides, print_line)
     print(f"configurations: {', '.join(config_names())}")
     for number, stage in enumerate(STAGES):
         settings = getattr(recipe, stage.name)
-        print(f"\n{number} {stage.name}: {stage.about} ({state(settings)})")
+        print(f"\n{number} {stage.name}: {stage.about} ({state(stage, settings)})")
         for wanted in stage.inputs(settings):
             made = f", from {wanted.made_by}" if wanted.made_by else ""
             print(f"    reads  {wanted.path} ({wanted.what}{made})")

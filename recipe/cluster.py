@@ -38,7 +38,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from recipe.config import Positive, Recipe, as_yaml
+from recipe.config import Positive, Recipe
+from recipe.config_files import as_yaml
 from recipe.errors import BadConfig, LaunchFailed
 from runtime.telemetry import SWITCHES
 
@@ -128,15 +129,20 @@ def load_profile(name: str, start: Path) -> Profile:
         raise BadConfig(f"{file}: {name}: {error}") from error
 
 
+def refuse_local_only(stages: Sequence[str]) -> None:
+    """Raise BadConfig for stages that run on this machine only."""
+    if _LOCAL_ONLY in stages:
+        raise BadConfig(
+            f"the stage {_LOCAL_ONLY} does not support remote execution: it starts a server on "
+            "this machine; omit --run and --batch, or end with --to export"
+        )
+
+
 def task_file(profile: Profile, stages: Sequence[str], recipe: Recipe, *, force: bool) -> str:
     """The job as SkyPilot's YAML.
 
-    Raises BadConfig for stages that only run here, and for several nodes where one is enough.
+    Raises BadConfig for several nodes where one is enough.
     """
-    if _LOCAL_ONLY in stages:
-        raise BadConfig(
-            f"the stage {_LOCAL_ONLY} starts a server on this machine; omit --run and --batch"
-        )
     if profile.nodes > 1:
         _refuse_idle_nodes(profile, stages, recipe)
     first, last = stages[0], stages[-1]

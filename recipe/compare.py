@@ -12,7 +12,8 @@ from pathlib import Path
 
 import httpx
 
-from recipe.config import EvalConfig, load
+from recipe.config import EvalConfig
+from recipe.config_files import load
 from recipe.errors import BadConfig, Drifted, OutputRefused
 from recipe.evaluation.results import write_results
 from recipe.evaluation.scorers import is_url, open_scorer

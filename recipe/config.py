@@ -3,28 +3,14 @@
 Keys, values and paths are those of `src/nemotron/recipes/rerank` in NVIDIA-NeMo/Nemotron and of its
 reference page for the rerank recipe. Keys of our own are last in each struct. Paths are relative to
 the working directory.
-
-A configuration file (TOML, or YAML by its suffix) has one table for each stage. A key outside any
-table applies to every chosen stage that has it, and so does a bare `key=value` on the command line;
-`stage.key=value` names the stage. Precedence: defaults, file, command line.
 """
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from textwrap import indent
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Literal
 
 import msgspec
-import yaml
 
-from recipe.errors import BadConfig
-
-DEFAULT = "default"
-_SHIPPED = Path(__file__).parent / "configs"
-_ROOT = "./output/rerank"
+ROOT = "./output/rerank"
 
 PROMPT_TEMPLATE = "question:{query} \n \n passage:{passage}"
 
@@ -82,7 +68,7 @@ class SdgConfig(_StageSettings, frozen=True, kw_only=True):
         "/sample_corpus/nv_pp_random"
     )
     file_extensions: list[str] = msgspec.field(default_factory=lambda: [".txt", ".md", ".text", ""])
-    output_dir: str = f"{_ROOT}/stage0_sdg"
+    output_dir: str = f"{ROOT}/stage0_sdg"
     min_text_length: Count = 50
     sentences_per_chunk: Positive = 5
     num_sections: Positive = 1
@@ -108,7 +94,6 @@ class SdgConfig(_StageSettings, frozen=True, kw_only=True):
     embed_provider: str = "nvidia"
     max_parallel_requests_for_gen: Positive = 4
     buffer_size: Positive = 200
-    resume: Literal["never", "always", "if_possible"] = "if_possible"
     dataset_name: str | None = None
     preview: bool = False
 
@@ -128,16 +113,33 @@ class SdgConfig(_StageSettings, frozen=True, kw_only=True):
         return super().home / "preview" if self.preview else super().home
 
 
+class Columns(_Settings, frozen=True, kw_only=True):
+    """Names of the columns of rows that spell them otherwise; null: a usual spelling."""
+
+    query: str | None = None
+    positive: str | None = None
+    negative: str | None = None
+    label: str | None = None
+    id: str | None = None
+    split: str | None = None
+
+
 class PrepConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 1: training groups with mined negatives, and an evaluation set in BEIR's layout.
 
-    `base_model` is the embedder used for mining: an artifact, a checkpoint directory or a hub id
-    (the last two are exported first). `workers` above 1 mines on Ray.
+    `data` are your own labelled questions, in any form that `rerank data inspect` knows; null:
+    those of `sdg_input_path`. `train_input_file` is likewise, but all of it is for training.
+    `columns` and `encoding` say how they are read; up to `max_broken_rows` rows are left out.
+    Given negatives are kept: `mining` "missing" mines what they lack of `hard_negatives_to_mine`,
+    "all" mines that many beside them, "none" mines nothing. `base_model` is the embedder used for
+    mining: an artifact, a checkpoint directory or a hub id (the last two are exported first).
+    `workers` above 1 mines on Ray.
     """
 
     corpus_id: str = "nv_pp_random"
-    sdg_input_path: str = f"{_ROOT}/stage0_sdg"
-    output_dir: str = f"{_ROOT}/stage1_prep"
+    sdg_input_path: str | None = f"{ROOT}/stage0_sdg/generation_result.json"
+    train_input_file: str | None = None
+    output_dir: str = f"{ROOT}/stage1_prep"
     base_model: str = "nvidia/llama-nemotron-embed-1b-v2"
     quality_threshold: Annotated[float, msgspec.Meta(ge=0, le=10)] = 7.0
     train_ratio: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.8
@@ -152,12 +154,26 @@ class PrepConfig(_StageSettings, frozen=True, kw_only=True):
     query_prefix: str = "query:"
     passage_prefix: str = "passage:"
 
+    data: str | None = None
+    columns: Columns = Columns()
+    encoding: str | None = None
+    max_broken_rows: Count = 0
+    mining: Literal["missing", "all", "none"] = "missing"
     mining_target: str = "cpu-fp32"
-    embedder_dir: str = f"{_ROOT}/embedders"
+    embedder_dir: str = f"{ROOT}/embedders"
     workers: Positive = 1
     ray_address: str | None = None
-    skip_broken_lines: bool = False
     seed: int = 42
+
+    @property
+    def source(self) -> str:
+        """Where the questions are read from."""
+        return self.data or self.train_input_file or self.sdg_input_path or ""
+
+    @property
+    def all_train(self) -> bool:
+        """Whether nothing is held out (NVIDIA's train_input_file)."""
+        return self.train_input_file is not None
 
 
 class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
@@ -169,8 +185,8 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
-    train_data_path: str = f"{_ROOT}/stage1_prep/train_mined.automodel_unrolled.json"
-    checkpoint_dir: str = f"{_ROOT}/stage2_finetune/checkpoints"
+    train_data_path: str = f"{ROOT}/stage1_prep/train_mined.automodel_unrolled.json"
+    checkpoint_dir: str = f"{ROOT}/stage2_finetune/checkpoints"
     num_epochs: Positive = 3
     global_batch_size: Positive = 128
     local_batch_size: Positive = 4
@@ -209,10 +225,10 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
-    finetuned_model_path: str = f"{_ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
+    finetuned_model_path: str = f"{ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
     retrieval_model: str = "nvidia/llama-nemotron-embed-1b-v2"
-    eval_data_path: str = f"{_ROOT}/stage1_prep/eval_beir"
-    output_dir: str = f"{_ROOT}/stage3_eval"
+    eval_data_path: str = f"{ROOT}/stage1_prep/eval_beir"
+    output_dir: str = f"{ROOT}/stage3_eval"
     k_values: Annotated[list[Positive], msgspec.Meta(min_length=1)] = msgspec.field(
         default_factory=lambda: [1, 5, 10, 100]
     )
@@ -237,7 +253,7 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     onnx_model_path: str | None = None
     trt_model_path: str | None = None
     retrieval_target: str = "cpu-fp32"
-    embedder_dir: str = f"{_ROOT}/embedders"
+    embedder_dir: str = f"{ROOT}/embedders"
     seed: int = 42
 
 
@@ -248,17 +264,16 @@ class ExportConfig(_StageSettings, frozen=True, kw_only=True):
     keys, and the profile of the checkpoint's architecture. `eval_dir` null: no drift is measured.
     """
 
-    model_path: str = f"{_ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
+    model_path: str = f"{ROOT}/stage2_finetune/checkpoints/LATEST/model/consolidated"
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] = "eager"
     quant_cfg: Literal["fp8", "int8_sq"] | None = None
     calibration_batch_size: Positive = 64
-    calibration_query: str | None = None
     prompt_template: str | None = PROMPT_TEMPLATE
-    onnx_export_path: str = f"{_ROOT}/stage4_export/onnx"
+    onnx_export_path: str = f"{ROOT}/stage4_export/onnx"
     opset: Positive = 17
     export_dtype: Literal["fp32", "fp16"] = "fp32"
     export_to_trt: bool = False
-    trt_model_path: str = f"{_ROOT}/stage4_export/tensorrt"
+    trt_model_path: str = f"{ROOT}/stage4_export/tensorrt"
     override_layernorm_precision_to_fp32: bool = True
     override_layers_to_fp32: list[str] = msgspec.field(default_factory=lambda: ["/model/norm/"])
     profiling_verbosity: Literal["layer_names_only", "detailed", "none"] = "layer_names_only"
@@ -268,19 +283,19 @@ class ExportConfig(_StageSettings, frozen=True, kw_only=True):
     trt_min_seq_len: Positive = 3
     trt_opt_seq_len: Positive = 256
     trt_max_seq_len: Positive = 512
-    output_dir: str = f"{_ROOT}/stage4_export"
+    output_dir: str = f"{ROOT}/stage4_export"
 
     target: str | None = None
     model_profile: str | None = None
-    eval_dir: str | None = f"{_ROOT}/stage3_eval"
+    eval_dir: str | None = f"{ROOT}/stage3_eval"
     seed: int = 42
 
 
 class DeployConfig(_StageSettings, frozen=True, kw_only=True):
-    """Stage 5: a running endpoint; `use_onnx` chooses between `onnx/` and `tensorrt/`.
+    """Stage 5: a running endpoint of `model_dir`; null: of the image's own model.
 
     `launcher` "docker" runs `nim_image` (NVIDIA's, or one of ours), "process" runs rerank-serve on
-    this machine. `model_dir` null: the output of the stage export in `export_dir`. `served_model`
+    this machine. With `use_onnx` false, `tensorrt/` beside an `onnx/` is taken. `served_model`
     is sent as `model` by drift and smoke test; null sends none. `max_length` limits a pair, in
     tokens; null: the limit of eval.
     """
@@ -289,7 +304,7 @@ class DeployConfig(_StageSettings, frozen=True, kw_only=True):
     container_name: str = "nemotron-rerank-nim"
     replace_existing: bool = False
     use_onnx: bool = True
-    model_dir: str | None = None
+    model_dir: str | None = f"{ROOT}/stage4_export/onnx"
     container_model_path: str = "/opt/nim/custom_model"
     container_cache_path: str = "/opt/nim/.cache"
     bind_address: str = "127.0.0.1"
@@ -303,12 +318,11 @@ class DeployConfig(_StageSettings, frozen=True, kw_only=True):
     health_check_interval: Positive = 5
     ngc_api_key_env: str = "NGC_API_KEY"
 
-    export_dir: str = f"{_ROOT}/stage4_export"
     launcher: Literal["docker", "process"] = "docker"
     served_model: str | None = None
     max_length: Positive | None = None
-    eval_dir: str | None = f"{_ROOT}/stage3_eval"
-    output_dir: str = f"{_ROOT}/stage5_deploy"
+    eval_dir: str | None = f"{ROOT}/stage3_eval"
+    output_dir: str = f"{ROOT}/stage5_deploy"
     seed: int = 42
 
 
@@ -324,140 +338,3 @@ class Recipe(_Settings, frozen=True, kw_only=True):
 
 
 STAGE_NAMES: tuple[str, ...] = Recipe.__struct_fields__
-
-
-def config_names() -> list[str]:
-    """The names that `-c` accepts besides a path."""
-    return [DEFAULT, *sorted(path.stem for path in _SHIPPED.glob("*.toml"))]
-
-
-def load(name: str, chosen: Sequence[str], overrides: Iterable[str] = ()) -> Recipe:
-    """The settings of `-c name` for the `chosen` stages, overridden by `[stage.]key=value`.
-
-    Raises BadConfig; for an unknown key it names the nearest known one.
-    """
-    values: dict[str, dict[str, Any]] = {stage: {} for stage in STAGE_NAMES}
-    content, source = _read(name)
-    for key, value in content.items():
-        if key in STAGE_NAMES:
-            if not isinstance(value, dict):
-                raise BadConfig(f"{source}: found {key} = {value!r}, wanted a table of its keys")
-            _check_keys(value, _struct_of(key), key, source)
-            values[key].update(value)
-        else:
-            for stage in _stages_with_key(key, chosen, source):
-                values[stage][key] = value
-    for override in overrides:
-        _apply_override(override, chosen, values)
-    made: dict[str, Any] = {}
-    for stage, given in values.items():
-        try:
-            made[stage] = msgspec.convert(given, _struct_of(stage), strict=False)
-        except msgspec.ValidationError as error:
-            raise BadConfig(f"{stage}: {error}; `rerank {stage} -d` shows every key") from error
-    return Recipe(**made)
-
-
-def as_yaml(recipe: Recipe, stages: Iterable[str]) -> str:
-    """All settings of the stages, resolved, as YAML that `-c` can read."""
-    tables = []
-    for stage in stages:
-        plain = msgspec.to_builtins(getattr(recipe, stage))
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100)
-        tables.append(f"{stage}:\n{indent(text, '  ')}")
-    return "".join(tables)
-
-
-def _read(name: str) -> tuple[dict[str, Any], str]:
-    if name == DEFAULT:
-        return {}, DEFAULT
-    path = _SHIPPED / f"{name}.toml" if name in config_names() else Path(name)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        known = ", ".join(config_names())
-        raise BadConfig(
-            f"-c {name}: found no such configuration and no readable file; wanted one of {known} "
-            "or the path of a TOML or YAML file"
-        ) from error
-    try:
-        is_yaml = path.suffix in {".yaml", ".yml"}
-        content = yaml.safe_load(text) or {} if is_yaml else tomllib.loads(text)
-    except (yaml.YAMLError, tomllib.TOMLDecodeError) as error:
-        raise BadConfig(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise BadConfig(f"{path} holds a {type(content).__name__}, wanted keys and values")
-    return content, str(path)
-
-
-def _apply_override(
-    override: str, chosen: Sequence[str], values: dict[str, dict[str, Any]]
-) -> None:
-    """Apply one `[stage.]key[.key]=value` of the command line to `values`."""
-    name, sign, text = override.partition("=")
-    if not sign or not name:
-        raise BadConfig(f"found {override!r}, wanted key=value or stage.key=value")
-    parts = name.split(".")
-    if parts[0] in STAGE_NAMES and len(parts) > 1:
-        stages, parts = [parts[0]], parts[1:]
-    else:
-        stages = _stages_with_key(parts[0], chosen, "the command line")
-    for stage in stages:
-        struct, place = _struct_of(stage), values[stage]
-        for depth, part in enumerate(parts):
-            _check_keys({part: None}, struct, ".".join([stage, *parts[:depth]]), "the command line")
-            kind = next(f.type for f in msgspec.structs.fields(struct) if f.name == part)
-            if depth == len(parts) - 1:
-                place[part] = _value(text, kind, override)
-            elif isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-                struct, place = kind, place.setdefault(part, {})
-            else:
-                raise BadConfig(f"found {override!r}, but {part} has no keys of its own")
-
-
-def _value(text: str, kind: Any, override: str) -> Any:
-    """A value of the command line as type `kind`; strings are taken verbatim."""
-    kinds = set(get_args(kind)) if get_origin(kind) in {Union, UnionType} else {kind}
-    if type(None) in kinds and text in {"null", "none", ""}:
-        return None
-    if str in kinds:
-        return text
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadConfig(f"found {override!r}, whose value is not YAML: {error}") from error
-
-
-def _stages_with_key(key: str, chosen: Sequence[str], source: str) -> list[str]:
-    """The chosen stages that have `key`."""
-    found = [stage for stage in chosen if key in _struct_of(stage).__struct_fields__]
-    if not found:
-        known = {name for stage in chosen for name in _struct_of(stage).__struct_fields__}
-        raise _unknown(key, {*known, *STAGE_NAMES}, " and ".join(chosen), source)
-    return found
-
-
-def _check_keys(
-    given: dict[str, Any], struct: type[msgspec.Struct], place: str, source: str
-) -> None:
-    kinds = {field.name: field.type for field in msgspec.structs.fields(struct)}
-    for key, value in given.items():
-        if key not in kinds:
-            raise _unknown(key, kinds, place, source)
-        kind = kinds[key]
-        if isinstance(value, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
-            _check_keys(value, kind, f"{place}.{key}", source)
-
-
-def _unknown(key: object, known: Iterable[str], place: str, source: str) -> BadConfig:
-    # YAML keys may be of any type.
-    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
-    return BadConfig(
-        f"{source}: {place} has no key {key!r}; the nearest one is {near[0]!r}, and "
-        f"`rerank {place.split('.')[0].split(' ')[0]} -d` shows all"
-    )
-
-
-def _struct_of(stage: str) -> type[msgspec.Struct]:
-    (kind,) = (f.type for f in msgspec.structs.fields(Recipe) if f.name == stage)
-    return kind  # type: ignore[no-any-return]

@@ -23,6 +23,7 @@ from recipe.launchers import (
     Launcher,
     ProcessLauncher,
     detached_endpoint,
+    is_ready,
 )
 from recipe.progress import Log
 from recipe.stage import DONE_FILE, STARTED_FILE, Input, Stage
@@ -36,28 +37,29 @@ _SMOKE_TIMEOUT_S = 60.0
 _BATCH = 32
 
 
-def _model_dir(settings: DeployConfig) -> Path:
-    if settings.model_dir is not None:
-        return Path(settings.model_dir)
-    return Path(settings.export_dir) / ("onnx" if settings.use_onnx else "tensorrt")
+def _model_dir(settings: DeployConfig) -> Path | None:
+    """The artifact to serve; None: the model of the image."""
+    if settings.model_dir is None:
+        return None
+    given = Path(settings.model_dir)
+    beside = not settings.use_onnx and given.name == "onnx"
+    return given.with_name("tensorrt") if beside else given
 
 
 def _inputs(settings: DeployConfig) -> list[Input]:
-    inputs = [Input(_model_dir(settings), "exported artifact", "export")]
+    directory = _model_dir(settings)
+    inputs = [] if directory is None else [Input(directory, "exported artifact", "export")]
     if settings.eval_dir is not None:
         inputs.append(Input(Path(settings.eval_dir) / "setting.json", "evaluation", "eval"))
     return inputs
 
 
 def _check(settings: DeployConfig) -> None:
-    directory = _model_dir(settings)
-    wanted = MODEL_FILE if settings.use_onnx else "model.plan"
-    if not (directory / wanted).is_file():
-        raise BadInput(
-            f"found no {wanted} in {directory}, which use_onnx = {str(settings.use_onnx).lower()} "
-            "needs; run the stage export first, or set model_dir and use_onnx together"
-        )
-    _refuse_other_artifact(settings, directory)
+    if (directory := _model_dir(settings)) is not None:
+        _check_artifact(settings, directory)
+
+
+def _check_machine(settings: DeployConfig) -> None:
     _refuse_foreign_files(settings.home)
     _refuse_second(settings)
     _launcher(settings).check()
@@ -69,6 +71,24 @@ def _check(settings: DeployConfig) -> None:
         )
     # Check address and key now, before the server starts.
     _scorer(settings, _launcher(settings).url).close()
+
+
+def _check_values(settings: DeployConfig) -> None:
+    if settings.model_dir is None and settings.launcher == "process":
+        raise BadConfig(
+            "found model_dir = null, which serves the model of a container's image, and launcher = "
+            "process, which has none; name an artifact, or set launcher=docker"
+        )
+
+
+def _check_artifact(settings: DeployConfig, directory: Path) -> None:
+    wanted = MODEL_FILE if settings.use_onnx else "model.plan"
+    if not (directory / wanted).is_file():
+        raise BadInput(
+            f"found no {wanted} in {directory}, which use_onnx = {str(settings.use_onnx).lower()} "
+            "needs; run the stage export first, or set model_dir and use_onnx together"
+        )
+    _refuse_other_artifact(settings, directory)
 
 
 def _refuse_other_artifact(settings: DeployConfig, directory: Path) -> None:
@@ -156,8 +176,8 @@ def _run(settings: DeployConfig, log: Log) -> None:
     kept = False
     try:
         endpoint.wait_until_ready(settings.health_check_timeout, settings.health_check_interval)
-        _smoke_test(settings, endpoint)
-        log(f"ready and ranking at {endpoint.url}; try it: {_smoke_command(settings)}")
+        log(f"ready at {endpoint.url}: {_smoke_test(settings, endpoint)}")
+        log(f"try it: {_smoke_command(settings)}")
         if settings.eval_dir is not None:
             directory = Path(settings.eval_dir)
             add_checked_column(directory, "nim", lambda _: _scorer(settings, endpoint.url), log)
@@ -170,6 +190,14 @@ def _run(settings: DeployConfig, log: Log) -> None:
     finally:
         if not kept:
             endpoint.stop()
+
+
+def _alive(settings: DeployConfig) -> str:
+    """Whether the endpoint of a finished run still answers."""
+    left = detached_endpoint(settings.home)
+    if left is None:
+        return "its endpoint does not run now"
+    return f"its endpoint {left.url} {'answers' if is_ready(left.url) else 'does not answer'}"
 
 
 def _wait(endpoint: Launcher, log: Log) -> None:
@@ -190,20 +218,28 @@ def _bearer(settings: DeployConfig) -> str | None:
     return os.environ.get(settings.ngc_api_key_env)
 
 
-def _smoke_test(settings: DeployConfig, endpoint: Launcher) -> None:
-    """Send one real ranking. Raises BadInput when the endpoint returns none."""
+def _smoke_test(settings: DeployConfig, endpoint: Launcher) -> str:
+    """Send one real ranking, and say its order. Raises BadInput when the endpoint returns none."""
     surface = nim(settings.served_model, truncate="END")
     key = _bearer(settings)
     with RerankClient(
         endpoint.url, api_key=key, timeout_s=_SMOKE_TIMEOUT_S, surface=surface
     ) as client:
         try:
-            client.rerank(_SMOKE_QUERY, _SMOKE_PASSAGES)
+            found = client.rerank(_SMOKE_QUERY, _SMOKE_PASSAGES)
         except RerankError as error:
             raise BadInput(
                 f"the endpoint is ready but does not rank ({error}); its last log lines:\n"
                 f"{endpoint.last_lines()}"
             ) from error
+    right, wrong = found.scores
+    told = f"{_SMOKE_PASSAGES[0]!r} {right:.3f}, {_SMOKE_PASSAGES[1]!r} {wrong:.3f}"
+    if right > wrong:
+        return f"it ranks {_SMOKE_QUERY!r} as it should ({told})"
+    return (
+        f"warning: it does NOT put the answer to {_SMOKE_QUERY!r} first ({told}); a model of other "
+        "texts may, a wrong prompt or model would: see the column nim of the evaluation"
+    )
 
 
 def _scorer(settings: DeployConfig, url: str) -> EndpointScorer:
@@ -233,7 +269,10 @@ STAGE = Stage(
     settings=DeployConfig,
     inputs=_inputs,
     outputs=lambda settings: [settings.home / _LOG_FILE],
+    check_values=_check_values,
     check=_check,
+    check_machine=_check_machine,
+    alive=_alive,
     plan=_plan,
     run=_run,
     again="always",

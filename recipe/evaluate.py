@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 from recipe.config import EvalConfig
+from recipe.data.rows import normal
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.candidates import (
@@ -13,7 +14,8 @@ from recipe.evaluation.candidates import (
     read_candidates,
     write_candidates,
 )
-from recipe.evaluation.collection import Collection, read_collection
+from recipe.evaluation.collection import Collection
+from recipe.evaluation.labelled import open_collection
 from recipe.evaluation.results import RESULTS_FILE, read_results
 from recipe.evaluation.scorers import (
     ArtifactScorer,
@@ -30,9 +32,10 @@ from recipe.evaluation.session import (
 )
 from recipe.evaluation.vision import require_found, require_sight, sight_of
 from recipe.first_stage import Embedding, FirstStage, embedder_commit
-from recipe.hub import model_commit, pin_models
+from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
+from recipe.training.groups import read_training
 from recipe.training.job import read_facts
 from runtime.manifest import MANIFEST_FILE, read_manifest
 
@@ -55,21 +58,28 @@ def _sources(settings: EvalConfig) -> dict[str, str]:
     return {**base, **embedder_commit(_first_stage(settings))}
 
 
-def _check(settings: EvalConfig) -> None:
+def _check_values(settings: EvalConfig) -> None:
+    refuse_hub("eval_data_path", settings.eval_data_path)
     if settings.top_k < max(settings.k_values):
         raise BadConfig(
             f"found top_k = {settings.top_k} and k_values up to {max(settings.k_values)}, wanted "
             "top_k at least as large: metrics cannot be deeper than the reranked list"
         )
+
+
+def _check_endpoint(settings: EvalConfig) -> None:
+    """Check address and key before the checkpoints are measured."""
     if settings.eval_nim:
-        # Check address and key now, before the checkpoints are measured.
         _scorer(settings, "nim", settings.nim_url).close()
+
+
+def _check(settings: EvalConfig) -> None:
     refuse_other_template(
         settings.finetuned_model_path if settings.eval_finetuned else None, settings.prompt_template
     )
     for _, directory in _artifacts(settings):
         _refuse_artifact_of_another_template(Path(directory), settings.prompt_template)
-    collection = read_collection(Path(settings.eval_data_path))
+    collection = open_collection(Path(settings.eval_data_path))
     if len(collection.texts) < max(settings.k_values):
         raise BadInput(
             f"the corpus holds {len(collection.texts)} passages, fewer than the deepest of "
@@ -124,6 +134,8 @@ def _plan(settings: EvalConfig) -> list[str]:
 def _run(settings: EvalConfig, log: Log) -> None:
     directory = settings.home
     session = _session(settings, directory, log)
+    if settings.eval_finetuned:
+        _warn_of_trained(settings.finetuned_model_path, session.collection, log)
     for name, source in _wanted(settings):
         log(f"measure {name}: {source}")
         with closing(_scorer(settings, name, source)) as scorer:
@@ -132,6 +144,21 @@ def _run(settings: EvalConfig, log: Log) -> None:
         figures = ", ".join(f"{key} {value:.4f}" for key, value in column.NDCG.items())
         log(f"{name}: {figures}")
     require_no_drift(session.write_drift(), directory / "drift.md")
+
+
+def _warn_of_trained(checkpoint: str, collection: Collection, log: Log) -> None:
+    """Say how many of the questions the checkpoint was trained on, where its data are at hand."""
+    facts = read_facts(Path(checkpoint))
+    if facts is None or not facts.train_data or not Path(facts.train_data).exists():
+        return
+    trained = {normal(row.question) for row in read_training(Path(facts.train_data)).rows}
+    both = [text for text in collection.queries.values() if normal(text) in trained]
+    if both:
+        log(
+            f"warning: the checkpoint was trained on {len(both)} of {len(collection.queries)} "
+            f"questions of the evaluation (first: {both[0]!r}): its figures say little; "
+            "`rerank prep data=…` leaves them out of training"
+        )
 
 
 def _wanted(settings: EvalConfig) -> Iterator[tuple[str, str]]:
@@ -185,7 +212,7 @@ def _session(settings: EvalConfig, directory: Path, log: Log) -> Session:
 
     Columns that were measured on other data or candidates are dropped, and that is logged.
     """
-    collection = read_collection(Path(settings.eval_data_path))
+    collection = open_collection(Path(settings.eval_data_path))
     embed = Embedding(_first_stage(settings), log)
     if collection.images and not embed.sees:
         log("the embedder takes no images: passages are found by their texts alone")
@@ -245,7 +272,9 @@ STAGE = Stage(
     settings=EvalConfig,
     inputs=_inputs,
     outputs=_outputs,
+    check_values=_check_values,
     check=_check,
+    check_machine=_check_endpoint,
     plan=_plan,
     run=_run,
     free=frozenset({"embedder_dir", "nim_api_key_env"}),

@@ -50,13 +50,16 @@ def _inputs(settings: ExportConfig) -> list[Input]:
     return inputs
 
 
-def _check(settings: ExportConfig) -> None:
+def _check_values(settings: ExportConfig) -> None:
     _target(settings)
     if settings.attn_implementation == "flash_attention_2":
         raise BadConfig(
             "found attn_implementation = flash_attention_2, wanted eager or sdpa: both give the "
             "graph that standard ONNX operators can hold"
         )
+
+
+def _check(settings: ExportConfig) -> None:
     _check_opset(settings)
     _check_prompt(settings)
     _refuse_unmeasured(settings)
@@ -133,83 +136,95 @@ def _target(settings: ExportConfig) -> str:
     return found
 
 
-def _column(settings: ExportConfig) -> str:
-    return "tensorrt" if _target(settings).startswith("tensorrt") else "onnx"
+def _forms(settings: ExportConfig) -> dict[str, str]:
+    """Column → target of what is made: beside a plan, the graph that a server needs without it."""
+    target = _target(settings)
+    if not target.startswith("tensorrt"):
+        return {"onnx": target}
+    plan = {"tensorrt": target}
+    if settings.target is not None:
+        return plan
+    return {"onnx": _TARGETS[None, settings.export_dtype, False], **plan}
 
 
-def _out(settings: ExportConfig) -> Path:
-    trt = _column(settings) == "tensorrt"
-    return Path(settings.trt_model_path if trt else settings.onnx_export_path)
+def _out(settings: ExportConfig, column: str) -> Path:
+    return Path(settings.trt_model_path if column == "tensorrt" else settings.onnx_export_path)
 
 
 def _plan(settings: ExportConfig) -> list[str]:
-    lines = [f"export {settings.model_path} for {_target(settings)} to {_out(settings)}"]
-    if settings.eval_dir is not None:
-        lines.append(
-            f"add the column {_column(settings)} to {settings.eval_dir} and check for drift"
-        )
+    lines = []
+    for column, target in _forms(settings).items():
+        out = _out(settings, column)
+        lines.append(f"export {settings.model_path} for {target} to {out}")
+        if settings.eval_dir is not None:
+            lines.append(f"add the column {column} to {settings.eval_dir} and check for drift")
     return lines
 
 
 def _run(settings: ExportConfig, log: Log) -> None:
-    out = _out(settings)
-    _export(settings, out, log)
-    if settings.eval_dir is None:
-        return
-    column = _column(settings)
+    forms = _forms(settings)
+    if "tensorrt" in forms:  # before the first export, which takes long
+        from exporter.tensorrt_plan import this_machine
+
+        this_machine(load_target_profile(forms["tensorrt"]))
+    for column, target in forms.items():
+        _export(settings, column, target, log)
+        if settings.eval_dir is not None:
+            _measure(settings, column, log)
+
+
+def _measure(settings: ExportConfig, column: str, log: Log) -> None:
+    out = _out(settings, column)
     add_checked_column(
-        Path(settings.eval_dir),
+        Path(str(settings.eval_dir)),
         column,
         lambda setting: open_artifact(column, out, setting.prompt_template, setting.max_length),
         log,
     )
 
 
-def _export(settings: ExportConfig, out: Path, log: Log) -> None:
+def _export(settings: ExportConfig, column: str, target: str, log: Log) -> None:
     """Export, or continue an interrupted export.
 
-    The settings are written before anything is made, so that an artifact in `out` is known to be
-    this stage's own, even if its process was killed.
+    The settings are written before anything is made, so that an artifact in its folder is known to
+    be this stage's own, even if its process was killed.
     """
     from exporter.building import build
     from exporter.onnx_file import OPSET
     from exporter.pipeline import ExportArgs, export
-    from exporter.tensorrt_plan import this_machine
 
-    target, planned = _target(settings), _column(settings) == "tensorrt"
+    out, file, planned = _out(settings, column), _made_file(settings, column), column == "tensorrt"
     begun = Made(
         checkpoint=fingerprint(Path(settings.model_path)),
         profile=_profile(settings),
         target=target,
-        column=_column(settings),
+        column=column,
         artifact=str(out),
         version=None,
     )
-    manifest = _own(settings, begun)
+    manifest = _own(file, begun)
     if manifest is not None and (manifest.plan is not None or not planned):
         log(f"{out} was already exported")
     else:
-        if planned:  # before the export, which takes long
-            this_machine(load_target_profile(target))
         if manifest is not None:
             log(f"the graph in {out} was already exported; build its plan")
         else:
             if settings.opset != OPSET:
                 log(f"opset {settings.opset} was asked for at least, {OPSET} is written")
-            write_json(_made_file(settings), begun)
+            write_json(file, begun)
             args = ExportArgs(profile=settings.model_profile, target=target)
             manifest = export(settings.model_path, out, args)
         if planned:
             manifest = build(out, target, out)
-    write_json(_made_file(settings), msgspec.structs.replace(begun, version=manifest.version))
+    write_json(file, msgspec.structs.replace(begun, version=manifest.version))
 
 
-def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
+def _own(file: Path, begun: Made) -> Manifest | None:
     """The manifest of this stage's own finished artifact that matches `begun`; None without one.
 
-    Raises OutputRefused for any other artifact.
+    Raises OutputRefused for any other artifact than the one that `file` records.
     """
-    out, file = Path(begun.artifact), _made_file(settings)
+    out = Path(begun.artifact)
     before = read_json(
         file,
         Made,
@@ -229,13 +244,14 @@ def _own(settings: ExportConfig, begun: Made) -> Manifest | None:
     )
 
 
-def _made_file(settings: ExportConfig) -> Path:
-    return settings.home / f"{_column(settings)}.json"
+def _made_file(settings: ExportConfig, column: str) -> Path:
+    return settings.home / f"{column}.json"
 
 
 def _outputs(settings: ExportConfig) -> Sequence[Path]:
-    """Only those of the requested format: `--force` for a plan keeps the ONNX artifact."""
-    return [_out(settings), _made_file(settings)]
+    """Only those of the requested forms."""
+    made = [(_out(settings, column), _made_file(settings, column)) for column in _forms(settings)]
+    return [path for pair in made for path in pair]
 
 
 STAGE = Stage(
@@ -244,6 +260,7 @@ STAGE = Stage(
     settings=ExportConfig,
     inputs=_inputs,
     outputs=_outputs,
+    check_values=_check_values,
     check=_check,
     plan=_plan,
     run=_run,

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 from recipe.config import FinetuneConfig
+from recipe.data.reading import parts
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
-from recipe.hub import model_commit, pin_models
+from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_groups
@@ -20,29 +21,36 @@ _JOB_FILE = "job.json"
 
 
 def _inputs(settings: FinetuneConfig) -> list[Input]:
-    train = Path(settings.train_data_path)
-    inputs = [
-        Input(train, "training data", "prep"),
-        Input(train.parent / "corpus", "corpus of the training data", "prep"),
-    ]
+    given = {settings.train_data_path: "training data"}
     if settings.val_data_path is not None:
-        inputs.append(Input(Path(settings.val_data_path), "validation data", "prep"))
+        given.setdefault(settings.val_data_path, "validation data")
+    found = {
+        path: what if path == Path(data) else f"corpus of the {what}"
+        for data, what in given.items()
+        for path in parts(data)
+    }
+    inputs = [Input(path, what, "prep") for path, what in found.items()]
     if Path(settings.base_model).is_dir():
         inputs.append(Input(Path(settings.base_model), "base model", None))
     return inputs
 
 
-def _check(settings: FinetuneConfig) -> None:
+def _check_values(settings: FinetuneConfig) -> None:
+    refuse_hub("train_data_path", settings.train_data_path)
+    refuse_hub("val_data_path", settings.val_data_path)
     if settings.attn_implementation == "flash_attention_2":
         raise BadConfig(
             "found attn_implementation = flash_attention_2, which is not supported; wanted sdpa, "
             "eager or null"
         )
     accumulated_passes(settings, settings.processes)
-    for name in (settings.train_data_path, settings.val_data_path):
-        if name is not None:
-            read_groups(Path(name), settings.train_n_passages)
-    _check_base(settings)
+
+
+def _check(settings: FinetuneConfig) -> None:
+    validation = None if settings.val_data_path is None else Path(settings.val_data_path)
+    if validation is not None:
+        read_groups(validation, settings.train_n_passages)
+    read_groups(Path(settings.train_data_path), settings.train_n_passages, validation)
 
 
 def _check_base(settings: FinetuneConfig) -> None:
@@ -71,6 +79,11 @@ def _check_base(settings: FinetuneConfig) -> None:
         raise BadConfig(
             f"found prompt_template = {settings.prompt_template!r} for {checkpoint.architecture}, "
             f"wanted {wanted}"
+        )
+    if not templated and settings.temperature != 1:
+        raise BadConfig(
+            f"found temperature = {settings.temperature:g}, but {checkpoint.architecture} has no "
+            "place for it in its checkpoint, so served scores would differ; set temperature=1"
         )
     if not templated and settings.pooling != "cls":
         raise BadConfig(
@@ -129,7 +142,9 @@ STAGE = Stage(
     settings=FinetuneConfig,
     inputs=_inputs,
     outputs=lambda settings: [Path(settings.checkpoint_dir), settings.home / _JOB_FILE],
+    check_values=_check_values,
     check=_check,
+    check_machine=_check_base,
     plan=_plan,
     run=_run,
     free=frozenset({"processes"}),

@@ -53,10 +53,19 @@ def detached_endpoint(folder: Path) -> Record | None:
     return record if shutil.which("docker") and _is_running(record.handle) else None
 
 
+def is_ready(url: str) -> bool:
+    """Whether the endpoint says that it is ready."""
+    try:
+        return httpx.get(url + _READY_PATH, timeout=5.0).is_success
+    except httpx.HTTPError:
+        return False
+
+
 class Launcher(ABC):
     """Starts, watches and stops one endpoint for one artifact.
 
-    `max_tokens` limits a pair (None: the artifact's own limit). With `replace`, an endpoint that an
+    `model_dir` None serves the image's own model. `max_tokens` limits a pair (None: the artifact's
+    own limit). With `replace`, an endpoint that an
     earlier run left is stopped first.
     """
 
@@ -65,7 +74,7 @@ class Launcher(ABC):
     def __init__(
         self,
         settings: DeployConfig,
-        model_dir: Path,
+        model_dir: Path | None,
         log_file: Path,
         max_tokens: int | None,
         *,
@@ -121,7 +130,7 @@ class Launcher(ABC):
     def wait_until_ready(self, timeout_s: float, interval_s: float) -> None:
         """Poll its health until it is ready. Raises StageFailed when it ends or on timeout."""
         deadline = time.monotonic() + timeout_s
-        while not self._is_ready():
+        while not is_ready(self.url):
             if not self.is_alive():
                 raise StageFailed(
                     f"the server ended before it was ready; its last lines:\n{self.last_lines()}"
@@ -135,12 +144,6 @@ class Launcher(ABC):
                 )
             time.sleep(min(interval_s, left_s))
 
-    def _is_ready(self) -> bool:
-        try:
-            return httpx.get(self.url + _READY_PATH, timeout=5.0).is_success
-        except httpx.HTTPError:
-            return False
-
 
 class DockerLauncher(Launcher):
     """`docker run` of an image that takes NIM_CUSTOM_MODEL."""
@@ -151,8 +154,11 @@ class DockerLauncher(Launcher):
         """The whole command line. The key is passed by its variable's name only."""
         settings = self._settings
         port = f"{settings.bind_address}:{settings.host_port}:{settings.container_port}"
+        own = (
+            [] if self._model_dir is None else [f"NIM_CUSTOM_MODEL={settings.container_model_path}"]
+        )
         given = [
-            f"NIM_CUSTOM_MODEL={settings.container_model_path}",
+            *own,
             f"NIM_HTTP_API_PORT={settings.container_port}",
             f"NIM_CACHE_PATH={settings.container_cache_path}",
             "NIM_TELEMETRY_MODE=0",  # our images send none; this is NVIDIA's variable for that
@@ -163,11 +169,17 @@ class DockerLauncher(Launcher):
             *("docker", "run", "--detach", "--name", settings.container_name),
             *("--label", f"{_RECIPE}={_NAME}", "--label", f"{_OWNER}={self._owner()}"),
             *(("--gpus", settings.gpus) if settings.gpus else ()),
-            *("--shm-size", settings.shm_size, "--publish", port, "--volume"),
-            f"{self._model_dir.resolve()}:{settings.container_model_path}:ro",
+            *("--shm-size", settings.shm_size, "--publish", port),
+            *self._volume(),
             *(part for one in given for part in ("--env", one)),
             settings.nim_image,
         ]
+
+    def _volume(self) -> list[str]:
+        if self._model_dir is None:
+            return []
+        inside = self._settings.container_model_path
+        return ["--volume", f"{self._model_dir.resolve()}:{inside}:ro"]
 
     def check(self) -> None:
         if shutil.which("docker") is None:
@@ -315,7 +327,8 @@ class ProcessLauncher(Launcher):
         return f"kill {self.handle()}"
 
     def _arguments(self) -> list[str]:
-        return [str(self._program()), "--rank", str(self._model_dir.resolve())]
+        served = [] if self._model_dir is None else ["--rank", str(self._model_dir.resolve())]
+        return [str(self._program()), *served]
 
     def _environment(self) -> dict[str, str]:
         settings = self._settings

@@ -1,12 +1,18 @@
 """Stage 1, prep: training groups with hard negatives, and an evaluation set."""
 
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 
+import msgspec
+
 from recipe.config import PrepConfig
+from recipe.data.reading import Reading, read
+from recipe.data.reading import parts as parts_of
+from recipe.data.rows import Broken
 from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.first_stage import Embedding, FirstStage, artifact_directory, embedder_commit
-from recipe.generation.record import RESULT_FILE
-from recipe.hub import pin_models
+from recipe.hub import HF, dataset_commit, pin_models, pinned_dataset
 from recipe.preparation.files import (
     CORPUS_FOLDER,
     EVAL_FOLDER,
@@ -15,9 +21,9 @@ from recipe.preparation.files import (
     write_mined,
     write_split,
 )
-from recipe.preparation.mining import Mined, Miner, parts
-from recipe.preparation.records import Question, read_records, records_file
-from recipe.preparation.split import Material, convert
+from recipe.preparation.held_out import barred_negatives, hold_out
+from recipe.preparation.mining import Mined, Miner, as_given, parts, wanted_negatives
+from recipe.preparation.split import Material, Question, convert, with_ids
 from recipe.progress import Log
 from recipe.ray_workers import map_in_order
 from recipe.stage import Input, Stage
@@ -30,12 +36,11 @@ _SUM_TOLERANCE = 1e-6
 
 
 def _inputs(settings: PrepConfig) -> list[Input]:
-    given = Path(settings.sdg_input_path)
-    inputs = [Input(given, "generated questions", "sdg")]
-    if given.is_dir() or not given.exists():
-        inputs = [Input(given / RESULT_FILE, "generated questions", "sdg")]
-        if (given / RESULT_FILE).exists():
-            inputs.append(Input(records_file(given), "generated questions", "sdg"))
+    inputs = []
+    if not settings.source.startswith(HF):
+        own = settings.data or settings.train_input_file
+        what, made_by = ("labelled questions", None) if own else ("generated questions", "sdg")
+        inputs = [Input(path, what, made_by) for path in parts_of(settings.source)]
     # Anything else is a name on the hub.
     if Path(settings.base_model).is_dir() or settings.base_model.startswith((".", "/")):
         inputs.append(Input(Path(settings.base_model), "embedder", None))
@@ -50,25 +55,44 @@ def _outputs(settings: PrepConfig) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _check(settings: PrepConfig) -> None:
+def _check_values(settings: PrepConfig) -> None:
     total = settings.train_ratio + settings.val_ratio + settings.test_ratio
     if abs(total - 1) > _SUM_TOLERANCE:
         raise BadConfig(f"found train_ratio + val_ratio + test_ratio = {total:g}, wanted 1")
-    material = _material(settings, lambda _: None)
-    most = max(len(one.positives) for one in material.train)
-    left = len(material.corpus) - most
-    if left < settings.hard_negatives_to_mine:
-        raise BadInput(
-            f"found {len(material.corpus)} passages, of which a question takes up to {most}; "
-            f"hard_negatives_to_mine = {settings.hard_negatives_to_mine} needs more of them: give "
-            "the stage sdg more documents"
+    if not settings.source:
+        raise BadConfig("found no data, wanted one of data, sdg_input_path and train_input_file")
+    if settings.data and settings.train_input_file:
+        raise BadConfig(
+            "found data and train_input_file, wanted one: of data a part is held out for "
+            "evaluation, all of train_input_file is for training"
         )
+
+
+def _check(settings: PrepConfig) -> None:
+    material = _material(settings, lambda _: None)
+    if settings.mining == "none":
+        return
+    wanted = settings.hard_negatives_to_mine
+    barred = barred_negatives(material)
+    for split in ("train", "val"):
+        for one in getattr(material, split):
+            taken = barred[split].union(one.positives, one.negatives)
+            need = wanted_negatives(one, wanted, settings.mining) - len(one.negatives)
+            if len(material.corpus) - len(taken) < need:
+                raise BadInput(
+                    f"found {len(material.corpus)} passages, of which {len(taken)} answer the "
+                    f"question {one.text!r}, are its given negatives or are held out; "
+                    f"hard_negatives_to_mine = {wanted} needs {need} more of them: give more "
+                    "documents"
+                )
 
 
 def _plan(settings: PrepConfig) -> list[str]:
     wanted = _first_stage(settings)
     artifact = artifact_directory(wanted)
-    lines = []
+    lines = [f"read {settings.source}"]
+    if settings.mining == "none":
+        return [*lines, f"take the given negatives, and write {settings.home}"]
     if not (artifact / MANIFEST_FILE).is_file() and artifact != Path(settings.base_model):
         lines.append(f"export the embedder {settings.base_model} to {artifact}")
     lines.append(
@@ -90,51 +114,87 @@ def _run(settings: PrepConfig, log: Log) -> None:
         log(f"warning: with under {_FEW_EXAMPLES} training questions, training has little effect")
     folder, name = settings.home, settings.corpus_id
     write_corpus(folder, material.corpus, name)
-    write_beir(folder, material.corpus, material.test)
+    if material.test:
+        write_beir(folder, material.corpus, material.test)
     splits = {"train": material.train, "val": material.val}
     for split, questions in splits.items():
         if questions:
             write_split(folder, split, questions, name)
-    mined = _mine(settings, material, log)
-    for split, questions in splits.items():
-        if questions:
-            ids = {one.id for one in questions}
-            write_mined(folder, split, [one for one in mined if one.question.id in ids], name)
+    for split, mined in _mined(settings, material, log).items():
+        if mined:
+            write_mined(folder, split, mined, name)
+    if material.val:
+        file = folder / "val_mined.automodel_unrolled.json"
+        log(f"to validate while training: rerank finetune val_data_path={file}")
 
 
 def _material(settings: PrepConfig, log: Log) -> Material:
-    file = records_file(Path(settings.sdg_input_path))
-    records = read_records(file, skip_broken=settings.skip_broken_lines, log=log)
-    return convert(records, settings)
+    """Everything that is read, divided, and without what is held out. Raises BadInput."""
+    broken = Broken(settings.max_broken_rows)
+    source = read(settings.source, Reading(settings.columns, settings.encoding), broken, log)
+    for note in source.notes:
+        log(note)
+    broken.settle(settings.source, log)
+    log(f"{settings.source}: {source.form}, {len(source.rows)} rows")
+    return with_ids(hold_out(convert(source, settings, log), log))
 
 
-def _mine(settings: PrepConfig, material: Material, log: Log) -> list[Mined]:
-    questions: list[Question] = [*material.train, *material.val]
+def _mined(settings: PrepConfig, material: Material, log: Log) -> dict[str, list[Mined]]:
+    """The questions of train and val that have the wanted number of negatives."""
+    splits = {"train": material.train, "val": material.val}
+    if settings.mining == "none":
+        found = {split: [as_given(one) for one in held] for split, held in splits.items()}
+    else:
+        found = _mine(settings, material, splits, log)
+    count, mining = settings.hard_negatives_to_mine, settings.mining
+    whole = {
+        split: [m for m in mined if len(m.negatives) >= wanted_negatives(m.question, count, mining)]
+        for split, mined in found.items()
+    }
+    short = sum(len(found[split]) - len(whole[split]) for split in splits)
+    why = "given" if mining == "none" else "below the margin"
+    least = 1 if mining == "none" else count
+    if not whole["train"]:
+        raise StageFailed(
+            f"no question has {least} negatives {why}"
+            + (
+                "; mining=missing mines them"
+                if mining == "none"
+                else f" (hard_neg_margin = {settings.hard_neg_margin}); raise it, or give more "
+                "documents"
+            )
+        )
+    if short:
+        log(f"left out {short} question(s) with fewer than {least} negatives {why}")
+    return whole
+
+
+def _mine(
+    settings: PrepConfig, material: Material, splits: dict[str, list[Question]], log: Log
+) -> dict[str, list[Mined]]:
     embed = Embedding(_first_stage(settings), log, settings.workers, settings.ray_address)
-    asked = unit(embed([one.text for one in questions], "query"))
+    asked = {
+        split: unit(embed([one.text for one in questions], "query"))
+        for split, questions in splits.items()
+        if questions
+    }
     passages = unit(embed(list(material.corpus.values()), "passage"))
     how = (
         list(material.corpus),
         passages,
         settings.hard_negatives_to_mine,
         settings.hard_neg_margin,
+        barred_negatives(material),
+        settings.mining,
     )
-    pieces = map_in_order(
-        Miner, how, parts(questions, asked), settings.workers, settings.ray_address
-    )
-    mined = [one for piece in pieces for one in piece]
-    whole = [one for one in mined if len(one.negatives) == settings.hard_negatives_to_mine]
-    if not whole:
-        raise StageFailed(
-            f"no question has {settings.hard_negatives_to_mine} negatives below hard_neg_margin = "
-            f"{settings.hard_neg_margin}; raise it, or give the stage sdg more documents"
-        )
-    if len(whole) < len(mined):
-        log(
-            f"left out {len(mined) - len(whole)} question(s) with fewer than "
-            f"{settings.hard_negatives_to_mine} negatives below the margin"
-        )
-    return whole
+    pieces = chain.from_iterable(parts(split, splits[split], asked[split]) for split in asked)
+    mined = map_in_order(Miner, how, pieces, settings.workers, settings.ray_address)
+    every = [one for piece in mined for one in piece]
+    found, start = {}, 0
+    for split, questions in splits.items():
+        found[split] = every[start : start + len(questions)]
+        start += len(questions)
+    return found
 
 
 def _first_stage(settings: PrepConfig) -> FirstStage:
@@ -150,16 +210,29 @@ def _first_stage(settings: PrepConfig) -> FirstStage:
     )
 
 
+def _sources(settings: PrepConfig) -> dict[str, str]:
+    embedder = {} if settings.mining == "none" else embedder_commit(_first_stage(settings))
+    return {**dataset_commit(settings.source), **embedder}
+
+
+def _pin(settings: PrepConfig, commits: Mapping[str, str]) -> PrepConfig:
+    pinned: PrepConfig = pin_models("base_model")(settings, commits)
+    if pinned.data is None:
+        return pinned
+    return msgspec.structs.replace(pinned, data=pinned_dataset(pinned.data, commits))
+
+
 STAGE = Stage(
     name="prep",
     about="training groups with hard negatives, and an evaluation set",
     settings=PrepConfig,
     inputs=_inputs,
     outputs=_outputs,
+    check_values=_check_values,
     check=_check,
     plan=_plan,
     run=_run,
     free=frozenset({"mining_batch_size", "workers", "ray_address", "embedder_dir"}),
-    sources=lambda settings: embedder_commit(_first_stage(settings)),
-    pin=pin_models("base_model"),
+    sources=_sources,
+    pin=_pin,
 )

@@ -13,9 +13,10 @@ from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput
 from recipe.fixed import WITHOUT_EFFECT
 from recipe.generation import extractive, llm
-from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, pinned, read_corpus
+from recipe.generation.corpus import PYTHON_DOCS, check_corpus, identify, read_corpus
 from recipe.generation.endpoint import Endpoint
 from recipe.generation.record import RESULT_FILE, RESULT_SCHEMA, Record, Result
+from recipe.hub import pinned_dataset
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 
@@ -43,7 +44,7 @@ def _dataset(settings: SdgConfig) -> str:
     return settings.dataset_name or settings.corpus_id
 
 
-def _check(settings: SdgConfig) -> None:
+def _check_values(settings: SdgConfig) -> None:
     for name, counts in (
         ("query_counts", settings.query_counts),
         ("reasoning_counts", settings.reasoning_counts),
@@ -58,14 +59,16 @@ def _check(settings: SdgConfig) -> None:
     if "/" in name or "\0" in name or name.startswith(".") or not name.strip():
         key = "dataset_name" if settings.dataset_name else "corpus_id"
         raise BadConfig(f"found {key} = {name!r}, wanted a plain file name")
+    for name in ("endpoint", "embed_endpoint"):
+        _check_url(name, getattr(settings, name))
+
+
+def _check_key(settings: SdgConfig) -> None:
     if settings.generator == "llm" and not os.environ.get(settings.api_key_env):
         raise BadInput(
             f"found no key in the environment variable {settings.api_key_env}, which "
             f"{settings.endpoint} needs; set it, or work offline with generator=extractive"
         )
-    for name in ("endpoint", "embed_endpoint"):
-        _check_url(name, getattr(settings, name))
-    check_corpus(settings)
 
 
 def _check_url(name: str, url: str | None) -> None:
@@ -153,12 +156,14 @@ STAGE = Stage(
     settings=SdgConfig,
     inputs=_inputs,
     outputs=_outputs,
-    check=_check,
+    check_values=_check_values,
+    check=check_corpus,
+    check_machine=_check_key,
     plan=_plan,
     run=_run,
     sources=lambda settings: identify(settings.corpus_dir),
     pin=lambda settings, commits: msgspec.structs.replace(
-        settings, corpus_dir=pinned(settings.corpus_dir, commits)
+        settings, corpus_dir=pinned_dataset(settings.corpus_dir, commits)
     ),
     free=frozenset(
         {"max_parallel_requests_for_gen", "request_timeout_s", "max_attempts"}

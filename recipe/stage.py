@@ -75,8 +75,11 @@ class Stage(Generic[Settings]):
 
     The settings' `home` is the folder of the two marks. `outputs` are the files and folders
     that the stage writes and that `--force` removes; caches that runs with other settings may
-    share are not among them. `check` raises BadInput or BadConfig before any expensive work.
-    `plan` describes, line by line, what would run. `free` names the settings that change no
+    share are not among them. Three checks raise BadInput or BadConfig before any expensive work:
+    `check_values` sees the settings alone, `check` the inputs too, and `check_machine` what the
+    environment gives (keys, Docker, models of the hub).
+    `plan` describes, line by line, what would run. `alive` says whether what a finished stage
+    started still works. `free` names the settings that change no
     result, so that a run may continue with other values. `sources` identifies the inputs that
     are not local paths, by name; it may call the hub. `pin` puts these commits into the
     settings that `check` and `run` get. `again` says when a finished stage runs again without
@@ -93,6 +96,9 @@ class Stage(Generic[Settings]):
     check: Callable[[Settings], None]
     plan: Callable[[Settings], Sequence[str]]
     run: Callable[[Settings, Log], None]
+    check_values: Callable[[Settings], None] = lambda _: None
+    check_machine: Callable[[Settings], None] = lambda _: None
+    alive: Callable[[Settings], str] = lambda _: ""
     free: frozenset[str] = frozenset()
     sources: Callable[[Settings], Mapping[str, str]] = lambda _: {}
     pin: Callable[[Settings, Mapping[str, str]], Settings] = lambda settings, _: settings
@@ -123,6 +129,7 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, log: Log) -> bool:
     Raises RecipeError; errors of the stage itself pass through.
     """
     home = settings.home
+    stage.check_values(settings)
     require_inputs(stage, settings)
     refuse_read(stage, settings, [one.path for one in stage.inputs(settings)])
     home.mkdir(parents=True, exist_ok=True)
@@ -133,6 +140,7 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, log: Log) -> bool:
         pinned = stage.pin(settings, sources)
         refuse_other_values(pinned)
         stage.check(pinned)
+        stage.check_machine(pinned)
         made = {name for mark in _marks(home) for name in mark.outputs}
         outputs = _outputs(stage, settings)
         now = _provenance(stage, settings, sources)
@@ -160,11 +168,11 @@ def perform(stage: Stage[Any], settings: Any, *, force: bool, log: Log) -> bool:
 
 
 def require_inputs(
-    stage: Stage[Any], settings: Any, made_before: Collection[str] = frozenset()
+    stage: Stage[Any], settings: Any, made_before: Collection[Path] = frozenset()
 ) -> None:
-    """Raise BadInput for the first input that is missing and not made by a stage `made_before`."""
+    """Raise BadInput for the first input that is missing and not one of `made_before`."""
     for wanted in stage.inputs(settings):
-        if wanted.made_by not in made_before and not wanted.path.exists():
+        if wanted.path not in made_before and not wanted.path.exists():
             maker = (
                 f"run `rerank {wanted.made_by}` with the same -c first"
                 if wanted.made_by
@@ -181,12 +189,27 @@ def refuse_read(stage: Stage[Any], settings: Any, read: Sequence[Path]) -> None:
         refuse_inputs(path, *read)
 
 
-def state(settings: Any) -> str:
-    """The state of the stage with these settings: "finished", "begun" or "not begun"."""
+def state(stage: Stage[Any], settings: Any) -> str:
+    """The state of the stage: "finished", "begun" or "not begun", and whether with other settings.
+
+    Inputs are not compared.
+    """
     home = settings.home
-    if (home / STARTED_FILE).exists():  # beside done.json when a finished stage was started again
-        return "begun"
-    return "finished" if (home / DONE_FILE).exists() else "not begun"
+    # Beside done.json when a finished stage was started again.
+    begun = (home / STARTED_FILE).exists()
+    if not begun and not (home / DONE_FILE).exists():
+        return "not begun"
+    word = "begun" if begun else "finished"
+    before = read_mark(home / (STARTED_FILE if begun else DONE_FILE))
+    if before is None or before.stage != stage.name:
+        return word
+    now = msgspec.structs.replace(before, settings=msgspec.to_builtins(settings))
+    changed = _difference(stage, before, now)
+    if changed:
+        refused = "; a run is refused without --force" if stage.again == "never" else ""
+        return f"{word} with {changed}{refused}"
+    alive = "" if begun else stage.alive(settings)
+    return f"{word}; {alive}" if alive else word
 
 
 def read_mark(path: Path) -> Provenance | None:

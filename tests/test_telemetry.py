@@ -23,7 +23,8 @@ import server.cli
 from benchmarks.environments import child_variables
 from clients.run import client_variables
 from recipe.cluster import Profile, task_file
-from recipe.config import STAGE_NAMES, DeployConfig, load
+from recipe.config import STAGE_NAMES, DeployConfig
+from recipe.config_files import load
 from recipe.launchers import DockerLauncher
 from recipe.ray_workers import _Worker
 from runtime.telemetry import SWITCHES, disable_telemetry, import_without_telemetry

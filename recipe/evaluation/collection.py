@@ -1,10 +1,9 @@
-"""A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/test.tsv; images beside them."""
+"""A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; images beside them."""
 
 import hashlib
 import re
 from codecs import BOM_UTF8
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +11,13 @@ from typing import TypeVar
 import msgspec
 
 from recipe.corpus_images import Document, ImageText, RowImage, find_image
+from recipe.data.files import text_lines
+from recipe.data.rows import BadRow, Broken, usable
 from recipe.durable import UNREADABLE
 from recipe.errors import BadInput
 
-FILES = ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")
+CORPUS, QUERIES, TEST = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv"
+FILES = (CORPUS, QUERIES, TEST)
 _HASH_DIGITS = 16
 _COLUMNS = 3
 _WHOLE_NUMBER = re.compile(r"-?\d+", re.ASCII)
@@ -70,25 +72,40 @@ def read_collection(folder: Path) -> Collection:
             f"found no {missing[0]} in {folder}; run the stage prep first, or set eval_data_path "
             "to a folder in BEIR's layout"
         )
-    texts: dict[str, str] = {}
+    broken = Broken(0, key=None)
     images: dict[str, RowImage] = {}
-    file = folder / "corpus.jsonl"
-    for number, offset, row in _rows(file, _Document):
+    texts = read_texts(folder / CORPUS, broken, images)
+    queries = read_queries(folder / QUERIES, broken)
+    broken.settle(folder, lambda _: None)
+    grades = read_grades(folder / TEST, queries, texts, broken)
+    broken.settle(folder, lambda _: None)
+    relevant = {query: found for query, found in grades.items() if max(found.values()) > 0}
+    if not relevant:
+        raise BadInput(f"{folder / TEST} judges no passage as relevant; run the stage prep again")
+    judged = {name: text for name, text in queries.items() if name in relevant}
+    return Collection(texts, judged, relevant, _digest(folder, images), images)
+
+
+def read_texts(
+    file: Path, broken: Broken, images: dict[str, RowImage] | None = None
+) -> dict[str, str]:
+    """The passages of a corpus.jsonl by id: each its title, a space and its text.
+
+    `images` gets those of the rows that have one; where it is None, every row needs a text.
+    """
+    texts: dict[str, str] = {}
+    offsets: list[int] = []
+    for number, row in _rows(file, _Document, broken, illustrated=images is not None):
         texts[row.id] = f"{row.title} {row.text}".strip()
-        if row.image is not None:
-            images[row.id] = find_image(file, offset, number, row.image)
-    queries = {row.id: row.text for _, _, row in _rows(folder / "queries.jsonl", _Query)}
-    shown = {name: text for name, text in texts.items() if text or name not in images}
-    for what, held in (("query", queries), ("passage", shown)):
-        blank = [name for name, text in held.items() if not text.strip() or "\0" in text]
-        if blank:
-            raise BadInput(
-                f"{folder} holds {len(blank)} {what}(s) whose text is blank or not text (first: "
-                f"{blank[0]!r}); wanted words: fix or remove them"
-            )
-    grades = _grades(folder / "qrels" / "test.tsv", queries, texts)
-    judged = {name: text for name, text in queries.items() if name in grades}
-    return Collection(texts, judged, grades, _digest(folder, images), images)
+        if images is not None and row.image is not None:
+            offsets = offsets or _offsets(file)
+            images[row.id] = find_image(file, offsets[number - 1], number, row.image)
+    return texts
+
+
+def read_queries(file: Path, broken: Broken) -> dict[str, str]:
+    """The questions of a queries.jsonl by id."""
+    return {row.id: row.text for _, row in _rows(file, _Query, broken)}
 
 
 def _digest(folder: Path, images: dict[str, RowImage]) -> str:
@@ -106,73 +123,77 @@ def _digest(folder: Path, images: dict[str, RowImage]) -> str:
     return digest.hexdigest()[:_HASH_DIGITS]
 
 
-def _rows(file: Path, kind: type[_Row]) -> Iterator[tuple[int, int, _Row]]:
-    """Each row, behind the number of its line and the byte at which that begins. One line is in
-    memory at a time."""
-    decoder = msgspec.json.Decoder(kind)
-    ids: Counter[str] = Counter()
-    offset = 0
+def _offsets(file: Path) -> list[int]:
+    """The byte at which each line begins."""
+    found, offset = [], 0
     with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            begin, offset = offset, offset + len(line)
-            if number == 1 and line.startswith(BOM_UTF8):
-                begin, line = begin + len(BOM_UTF8), line.removeprefix(BOM_UTF8)
-            if not line.strip():
-                continue
-            try:
-                row = decoder.decode(line)
-            except UNREADABLE as error:
-                raise BadInput(
-                    f"{file.name}, line {number}: {error}; fix the line, or run the stage prep "
-                    "again"
-                ) from error
-            ids[row.id] += 1
-            yield number, begin, row
-    if not ids:
+        for line in lines:
+            marked = len(BOM_UTF8) if not offset and line.startswith(BOM_UTF8) else 0
+            found.append(offset + marked)
+            offset += len(line)
+    return found
+
+
+def _rows(
+    file: Path, kind: type[_Row], broken: Broken, *, illustrated: bool = False
+) -> Iterator[tuple[int, _Row]]:
+    """Each row behind the number of its line; one line is in memory at a time."""
+    decoder = msgspec.json.Decoder(kind)
+    ids: set[str] = set()
+    for number, line in text_lines(file, None):
+        try:
+            row = decoder.decode(line.encode())
+            title = row.title if isinstance(row, _Document) else ""
+            text = f"{title} {row.text}".strip()
+            image = row.image if isinstance(row, _Document) and illustrated else None
+            if text or image is None:
+                usable(text, "the text")
+            if row.id in ids:
+                raise BadRow(f"the id {row.id!r} occurs more than once")
+        except (BadRow, UnicodeEncodeError, *UNREADABLE) as error:
+            broken.add(f"{file.name}, line {number}", error)
+        else:
+            ids.add(row.id)
+            yield number, row
+    if not ids and not broken.count:
         raise BadInput(f"{file} is empty; run the stage prep on a larger corpus")
-    twice = [name for name, count in ids.items() if count > 1]
-    if twice:
-        raise BadInput(
-            f"{file.name} holds {len(twice)} id(s) more than once (first: {twice[0]}); wanted "
-            "each once"
-        )
 
 
-def _grades(
-    file: Path, queries: dict[str, str], texts: dict[str, str]
+def read_grades(
+    file: Path, queries: Mapping[str, str], texts: Mapping[str, str], broken: Broken
 ) -> dict[str, dict[str, int]]:
+    """The judgements of a qrels file, by query and passage id. Raises BadInput."""
     grades: dict[str, dict[str, int]] = {}
-    try:
-        lines = file.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"{file} is not UTF-8 (byte {error.start}); convert it, or run the stage prep again"
-        ) from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        parts = line.rstrip("\r").split("\t")
+    for number, line in text_lines(file, None):
+        parts = line.split("\t")
         if number == 1 and len(parts) == _COLUMNS and parts[2][:1].isalpha():
             continue  # the header
-        if len(parts) != _COLUMNS or not _WHOLE_NUMBER.fullmatch(parts[2]):
-            raise BadInput(
-                f"{file.name}, line {number}: found {line!r}, wanted query-id, corpus-id and a "
-                "whole number, separated by tabs"
-            )
-        query, document, grade = parts
-        for what, name, known in (("query", query, queries), ("passage", document, texts)):
-            if name not in known:
-                raise BadInput(
-                    f"{file.name}, line {number} judges the {what} {name!r}, which is not in "
-                    "the other files; run the stage prep again"
-                )
-        before = grades.setdefault(query, {}).setdefault(document, int(grade))
-        if before != int(grade):
-            raise BadInput(
-                f"{file.name}, line {number} gives {grade} to the passage {document!r} for the "
-                f"query {query!r}, and an earlier line {before}; wanted one judgement of a pair"
-            )
-    relevant = {query: found for query, found in grades.items() if max(found.values()) > 0}
-    if not relevant:
-        raise BadInput(f"{file} judges no passage as relevant; run the stage prep again")
-    return relevant
+        try:
+            usable(line, "the line")
+            _add_grade(parts, queries, texts, grades)
+        except BadRow as error:
+            broken.add(f"{file.name}, line {number}", error)
+    return grades
+
+
+def _add_grade(
+    parts: Sequence[str],
+    queries: Mapping[str, str],
+    texts: Mapping[str, str],
+    grades: dict[str, dict[str, int]],
+) -> None:
+    if len(parts) != _COLUMNS or not _WHOLE_NUMBER.fullmatch(parts[2]):
+        found = "\t".join(parts)
+        raise BadRow(
+            f"found {found!r}, wanted query-id, corpus-id and a whole number, separated by tabs"
+        )
+    query, document, grade = parts
+    for what, name, known in (("query", query, queries), ("passage", document, texts)):
+        if name not in known:
+            raise BadRow(f"judges the {what} {name!r}, which is not in the other files")
+    before = grades.setdefault(query, {}).setdefault(document, int(grade))
+    if before != int(grade):
+        raise BadRow(
+            f"gives {grade} to the passage {document!r} for the query {query!r}, and an earlier "
+            f"line {before}; wanted one judgement of a pair"
+        )

@@ -15,7 +15,7 @@ from recipe.corpus_images import Document, ImageText, passages
 from recipe.durable import Journal, read_json
 from recipe.errors import BadInput, Drifted
 from recipe.evaluation.candidates import CANDIDATES_FILE, Candidates, read_candidates
-from recipe.evaluation.collection import Collection, read_collection
+from recipe.evaluation.collection import Collection
 from recipe.evaluation.drift import (
     Drift,
     Measured,
@@ -24,6 +24,7 @@ from recipe.evaluation.drift import (
     verdict,
     write_drift,
 )
+from recipe.evaluation.labelled import open_collection
 from recipe.evaluation.metrics import Metrics, measure
 from recipe.evaluation.results import (
     CHAIN,
@@ -227,7 +228,12 @@ def open_session(directory: Path) -> Session:
             "eval again with --force"
         )
     folder = Path(setting.eval_data_path)
-    collection = read_collection(folder)
+    if not folder.exists():
+        raise BadInput(
+            f"found no evaluation data at {folder} in {Path.cwd()}, with which {directory} was "
+            "measured; run this in the directory in which the stage eval ran, or put them back"
+        )
+    collection = open_collection(folder)
     if collection.digest != setting.key["eval_beir"]:
         raise BadInput(
             f"{folder} has changed since it was measured: found {collection.digest}, wanted "

@@ -4,19 +4,19 @@ import ast
 import hashlib
 import re
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from pydoc_data.topics import topics
 
 from recipe.config import SdgConfig
+from recipe.data.files import SUFFIXES
 from recipe.errors import BadConfig, BadInput
-from recipe.hub import commit_of, is_commit
+from recipe.hub import HF, dataset_commit, dataset_parts, fetch_dataset
 from recipe.progress import Log
 
 PYTHON_DOCS = "python-docs"
-_HUB = re.compile(r"hf://(?P<dataset>[^/@]+/[^/@]+)@(?P<revision>[^/]+)(?:/(?P<folder>.+))?")
 _MARKDOWN_HEADING = re.compile(r"#{1,6}\s+(.+?)\s*#*")
 _UNDERLINE = re.compile(r"[*=\-~^\"]{3,}")
 _HEADING_WORDS = 14
@@ -48,33 +48,28 @@ def check_corpus(settings: SdgConfig) -> None:
     """Raise BadConfig or BadInput for a corpus that cannot be read; the hub is read later."""
     if not settings.corpus_dir.strip():
         raise BadConfig("found an empty corpus_dir; wanted the directory of your texts")
-    if settings.corpus_dir.startswith("hf://"):
-        _hub_parts(settings.corpus_dir)
+    rows = [ending for ending in settings.file_extensions if ending.lower() in SUFFIXES]
+    if rows:
+        raise BadConfig(
+            f"found {', '.join(rows)} in file_extensions, whose files hold rows, not texts; with "
+            "questions and answers in them, use `rerank prep data=…`, else write each text into a "
+            "file of its own"
+        )
+    if settings.corpus_dir.startswith(HF):
+        dataset_parts(settings.corpus_dir)
     else:
         read_corpus(settings, lambda _: None)
 
 
 def identify(source: str) -> dict[str, str]:
     """Identify a corpus that is not a local directory: its commit on the hub, or a hash."""
-    if source.startswith("hf://"):
-        dataset, revision, _ = _hub_parts(source)
-        return {source: commit_of(dataset, "dataset", revision)}
     if source != PYTHON_DOCS:
-        return {}
+        return dataset_commit(source)
     digest = hashlib.sha256()
     for name, sections in _python_docs():
         text = "\0".join([name, *(part for s in sections for part in (s.heading, s.body))])
         digest.update(f"{text}\n".encode())
     return {PYTHON_DOCS: digest.hexdigest()}
-
-
-def pinned(source: str, commits: Mapping[str, str]) -> str:
-    """`source` with its revision replaced by its commit in `commits`."""
-    commit = commits.get(source, "")
-    if not is_commit(commit):
-        return source
-    dataset, _, folder = _hub_parts(source)
-    return f"hf://{dataset}@{commit}" + (f"/{folder}" if folder else "")
 
 
 def read_corpus(settings: SdgConfig, log: Log) -> list[Document]:
@@ -111,7 +106,7 @@ def read_corpus(settings: SdgConfig, log: Log) -> list[Document]:
 
 
 def _local(source: str, log: Log) -> Path:
-    if not source.startswith("hf://"):
+    if not source.startswith(HF):
         folder = Path(source)
         if not folder.is_dir():
             raise BadInput(
@@ -119,35 +114,12 @@ def _local(source: str, log: Log) -> Path:
                 f"hf://ORG/DATASET@REVISION/FOLDER, or to {PYTHON_DOCS}"
             )
         return folder
-    dataset, revision, folder_name = _hub_parts(source)
-    from huggingface_hub import snapshot_download  # only this way needs it
-
-    log(f"fetch {source}")
-    patterns = [f"{folder_name}/**"] if folder_name else None
-    try:
-        root = snapshot_download(
-            dataset, repo_type="dataset", revision=revision, allow_patterns=patterns
-        )
-    except Exception as error:  # the hub's client raises many unrelated classes
-        raise BadInput(
-            f"could not download {source} ({type(error).__name__}); check the spelling and the "
-            "network, log in with `hf auth login` if access is gated, or download it elsewhere and "
-            "name its directory in corpus_dir"
-        ) from error
-    folder = Path(root) / folder_name
+    _, _, folder_name = dataset_parts(source)
+    root = fetch_dataset(source, [f"{folder_name}/**"] if folder_name else None, log)
+    folder = root / folder_name
     if not folder.is_dir():
         raise BadInput(f"found no folder {folder_name} in {source}; check its spelling")
     return folder
-
-
-def _hub_parts(source: str) -> tuple[str, str, str]:
-    found = _HUB.fullmatch(source)
-    if not found:
-        raise BadConfig(
-            f"found corpus_dir = {source}, wanted hf://ORG/DATASET@REVISION/FOLDER; the revision "
-            "pins the data: use a commit, because branches move"
-        )
-    return found["dataset"], found["revision"], (found["folder"] or "").strip("/")
 
 
 def _files(folder: Path, endings: Sequence[str]) -> Iterator[tuple[str, list[Section]]]:

@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 
 from recipe.durable import write_atomic, write_json
-from recipe.preparation.mining import Mined
-from recipe.preparation.records import Question
+from recipe.preparation.mining import Mined, rows_of
+from recipe.preparation.split import Question
 
 CORPUS_FOLDER, EVAL_FOLDER = "corpus", "eval_beir"
+# What NVIDIA's own tests want in a question's metadata.
+_ORIGIN: dict[str, list[Any]] = {"file_name": [], "segment_ids": []}
 
 
 def write_corpus(folder: Path, corpus: Mapping[str, str], corpus_id: str) -> None:
@@ -41,8 +43,15 @@ def write_beir(folder: Path, corpus: Mapping[str, str], questions: Sequence[Ques
     passages = [
         {"_id": name, "title": "", "text": text, "metadata": {}} for name, text in corpus.items()
     ]
-    asked = [{"_id": one.id, "text": one.text, "metadata": {}} for one in questions]
-    judged = [f"{one.id}\t{name}\t1" for one in questions for name in one.positives]
+    asked = [
+        {"_id": one.id, "text": one.text, "metadata": {**_ORIGIN, **one.metadata}}
+        for one in questions
+    ]
+    judged = [
+        f"{one.id}\t{name}\t{grade}"
+        for one in questions
+        for name, grade in zip(one.positives, one.grades, strict=True)
+    ]
     encode = msgspec.json.Encoder().encode_lines
     write_atomic(folder / EVAL_FOLDER / "corpus.jsonl", encode(passages))
     write_atomic(folder / EVAL_FOLDER / "queries.jsonl", encode(asked))
@@ -53,7 +62,13 @@ def write_beir(folder: Path, corpus: Mapping[str, str], questions: Sequence[Ques
 def write_split(folder: Path, split: str, questions: Sequence[Question], corpus_id: str) -> None:
     """train.json or val.json: questions before mining."""
     data = [
-        _entry(one.id, one.text, corpus_id, [{"id": name} for name in one.positives], [])
+        _entry(
+            one.id,
+            one.text,
+            corpus_id,
+            [{"id": name} for name in one.positives],
+            [{"id": name} for name in one.negatives],
+        )
         for one in questions
     ]
     _write_data(folder / f"{split}.json", data)
@@ -64,7 +79,7 @@ def write_mined(folder: Path, split: str, mined: Sequence[Mined], corpus_id: str
     whole, unrolled = [], []
     for one in mined:
         question = one.question
-        positives, negatives = _scored(one.positives), _scored(one.negatives)
+        positives, negatives = rows_of(one.positives), rows_of(one.negatives)
         whole.append(_entry(question.id, question.text, corpus_id, positives, negatives))
         unrolled += [
             _entry(f"{question.id}_{number}", question.text, corpus_id, [positive], negatives)
@@ -84,10 +99,6 @@ def _entry(
         "pos_doc": positives,
         "neg_doc": negatives,
     }
-
-
-def _scored(passages: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
-    return [{"id": name, "score": score} for name, score in passages]
 
 
 def _write_data(file: Path, data: list[dict[str, Any]]) -> None:

@@ -1,21 +1,34 @@
-"""Records → one corpus, and questions in splits that share no file."""
+"""Rows → one corpus, and questions in splits."""
 
-import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from recipe.config import PrepConfig
+from recipe.data.rows import SPLITS, Row, Source, normal
 from recipe.errors import BadInput
-from recipe.generation.record import Record
-from recipe.preparation.records import Question
+from recipe.progress import Log
 
-_ID_DIGITS = 16
+
+@dataclass(frozen=True)
+class Question:
+    """A question, the ids of the passages that answer it, best first, and given negatives.
+
+    `grades` are those of the positives; `metadata` goes into the evaluation set.
+    """
+
+    id: str
+    text: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...] = ()
+    grades: tuple[int, ...] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Material:
-    """`corpus` maps passage ids to texts, in the order of the records; all splits share it."""
+    """`corpus` maps passage ids to texts, in the order of the data; all splits share it."""
 
     corpus: dict[str, str]
     train: list[Question]
@@ -23,80 +36,140 @@ class Material:
     test: list[Question]
 
 
-def passage_id(text: str) -> str:
-    """`d_` and the first 16 hex digits of the text's sha256."""
-    return "d_" + hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
+def convert(source: Source, settings: PrepConfig, log: Log) -> Material:
+    """Keep rows that score at least `quality_threshold`, split them, and join equal questions.
 
-
-def convert(records: Sequence[Record], settings: PrepConfig) -> Material:
-    """Keep pairs that score at least `quality_threshold`, and split them by file.
-
-    Raises BadInput when there are too few files for the splits, or a split has no pairs.
+    Splits that the data name are kept. Where they name no test (or val) questions, these are cut
+    from the others by the ratios; rows that share a group's name stay together, so do equal
+    questions. Raises BadInput when there is too little for the splits.
     """
-    corpus = {passage_id(c.text): c.text for record in records for c in record.chunks}
-    groups = _file_groups(records)
-    names = _split(sorted(set(groups)), settings)
-    questions: dict[str, dict[str, list[str]]] = {split: {} for split in ("train", "val", "test")}
-    for record, group in zip(records, groups, strict=True):
-        texts = {chunk.chunk_id: chunk.text for chunk in record.chunks}
-        opinions = record.qa_evaluations.evaluations
-        for pair, opinion in zip(record.deduplicated_qa_pairs, opinions, strict=True):
-            if opinion.overall.score < settings.quality_threshold or not pair.segment_ids:
-                continue
-            # The same question in another record of the split: add its passages to the answers.
-            found = questions[names[group]].setdefault(pair.question, [])
-            for name in pair.segment_ids:
-                one = passage_id(texts[name])
-                if one not in found and len(found) < settings.max_pos_docs:
-                    found.append(one)
+    rows = [
+        row
+        for row in source.rows
+        if row.quality is None or row.quality >= settings.quality_threshold
+    ]
+    splits = _splits(source.rows, rows, settings, log)
+    joined: dict[str, dict[str, list[Row]]] = {split: {} for split in SPLITS}
+    for row, split in zip(rows, splits, strict=True):
+        if row.positives or row.negatives:
+            joined[split].setdefault(normal(row.question), []).append(row)
+    _say_repeated(joined, log)
+    unanswered = 0
     made: dict[str, list[Question]] = {}
-    number = 0
-    for split, found_here in questions.items():
-        made[split] = []
-        for text, positives in found_here.items():
-            made[split].append(Question(f"q{number}", text, tuple(positives)))
-            number += 1
+    for split, questions in joined.items():
+        found = [_joined(same, settings.max_pos_docs) for same in questions.values()]
+        made[split] = [one for one in found if one.positives]
+        unanswered += len(found) - len(made[split])
+    if unanswered:
+        log(f"left out {unanswered} question(s) without a passage that answers them")
     _refuse_empty(made, settings)
-    return Material(corpus, made["train"], made["val"], made["test"])
+    return Material(source.texts, **made)
 
 
-def _file_groups(records: Sequence[Record]) -> list[str]:
-    """For each record the name of its group: records that share a file are in one split."""
+def with_ids(material: Material) -> Material:
+    """`material` with an id for each question that its data gave none: q0, q1, … in its order."""
+    number, splits = 0, {}
+    for split in SPLITS:
+        named = []
+        for one in getattr(material, split):
+            named.append(one if one.id else replace(one, id=f"q{number}"))
+            number += 1
+        splits[split] = named
+    return Material(material.corpus, **splits)
+
+
+def _joined(rows: Sequence[Row], most: int) -> Question:
+    """One question of all rows that ask it; at most `most` positives."""
+    grades: dict[str, int] = {}
+    for row in rows:
+        for name, grade in zip(row.positives, row.grades or [1] * len(row.positives), strict=True):
+            if name in grades or len(grades) < most:
+                grades[name] = max(grade, grades.get(name, 0))
+    positives = {name for row in rows for name in row.positives}
+    negatives = dict.fromkeys(name for row in rows for name in row.negatives)
+    return Question(
+        id=next((row.id for row in rows if row.id), ""),
+        text=rows[0].question,
+        positives=tuple(grades),
+        negatives=tuple(name for name in negatives if name not in positives),
+        grades=tuple(grades.values()),
+        metadata=dict(rows[0].metadata),
+    )
+
+
+def _say_repeated(joined: dict[str, dict[str, list[Row]]], log: Log) -> None:
+    repeated = sum(len(rows) > 1 for found in joined.values() for rows in found.values())
+    if repeated:
+        log(f"joined the rows of {repeated} question(s) that occur more than once")
+
+
+def _splits(every: Sequence[Row], rows: Sequence[Row], settings: PrepConfig, log: Log) -> list[str]:
+    """The split of each of `rows`; depends on the data and the seed only."""
+    named = {row.split for row in rows if row.split}
+    if named == {"test"} and all(row.split for row in rows):
+        log("the data name test questions only: they are divided by the ratios")
+        named = set()
+    wanted = {"test": settings.test_ratio, "val": settings.val_ratio}
+    cut = {} if settings.all_train else {s: r for s, r in wanted.items() if r and s not in named}
+    groups = _groups(every)
+    free = sorted(
+        {
+            groups[index]
+            for index, row in enumerate(every)
+            if not named or row.split in (None, "train")
+        }
+    )
+    places = _cut(free, cut, settings.seed)
+    chosen = {id(row): groups[index] for index, row in enumerate(every)}
+    return [
+        (row.split if named and row.split in ("val", "test") else None)
+        or places.get(chosen[id(row)], "train")
+        for row in rows
+    ]
+
+
+def _groups(rows: Sequence[Row]) -> list[str]:
+    """For each row the name of its group: rows that share a name are in one split.
+
+    Without names, rows with the same question are a group.
+    """
     leader: dict[str, str] = {}
 
     def find(name: str) -> str:
         while leader.setdefault(name, name) != name:
+            leader[name] = leader[leader[name]]
             name = leader[name]
         return name
 
-    for record in records:
-        first = find(record.file_name[0])
-        for name in record.file_name[1:]:
-            leader[find(name)] = first
-    return [find(record.file_name[0]) for record in records]
+    names = [row.group or (normal(row.question),) for row in rows]
+    for name, *others in names:
+        first = find(name)
+        for other in others:
+            leader[find(other)] = first
+    return [find(name) for name, *_ in names]
 
 
-def _split(groups: list[str], settings: PrepConfig) -> dict[str, str]:
-    """The split of each group of files; depends on the names and the seed only."""
-    random.Random(settings.seed).shuffle(groups)
-    test, val = (
-        max(1, round(len(groups) * ratio)) if ratio else 0
-        for ratio in (settings.test_ratio, settings.val_ratio)
-    )
-    if len(groups) <= test + val:
+def _cut(groups: list[str], ratios: dict[str, float], seed: int) -> dict[str, str]:
+    """The split of each group: as many for "test" and "val" as `ratios` say, the rest "train"."""
+    random.Random(seed).shuffle(groups)
+    counts = {split: max(1, round(len(groups) * ratio)) for split, ratio in ratios.items()}
+    cut = sum(counts.values())
+    if cut and len(groups) <= cut:
         raise BadInput(
-            f"found {len(groups)} separate group(s) of files, wanted more than {test + val}: "
-            "training and evaluation must not share a file; give the stage sdg more documents"
+            f"found {len(groups)} separate group(s) of questions (those of one document, or equal "
+            f"ones), wanted more than {cut}: training and evaluation must not share one; give "
+            "more documents or questions"
         )
-    names = ["test"] * test + ["val"] * val + ["train"] * (len(groups) - test - val)
-    return dict(zip(groups, names, strict=True))
+    names = [split for split, number in counts.items() for _ in range(number)]
+    return dict(zip(groups, [*names, *["train"] * (len(groups) - cut)], strict=True))
 
 
 def _refuse_empty(made: dict[str, list[Question]], settings: PrepConfig) -> None:
     wanted = {"train": 1.0, "val": settings.val_ratio, "test": settings.test_ratio}
     for split, ratio in wanted.items():
-        if ratio and not made[split]:
+        if ratio and not made[split] and not (settings.all_train and split != "train"):
             raise BadInput(
-                f"found no pair for {split} with a score of at least quality_threshold = "
-                f"{settings.quality_threshold}; lower it, or give the stage sdg more documents"
+                f"found no question for {split} with a passage that answers it (where a judge "
+                f"scored them: at least quality_threshold = {settings.quality_threshold}); lower "
+                "it, or give more data"
             )

@@ -92,9 +92,13 @@ class PairBatcher:
 
 
 def load_for_transformers(
-    checkpoint: Checkpoint, *, attention: str | None = None, pooling: str | None = None
+    checkpoint: Checkpoint,
+    *,
+    attention: str | None = None,
+    pooling: str | None = None,
+    temperature: float | None = None,
 ) -> PreTrainedModel:
-    """The checkpoint's model with float32 weights; `pooling` replaces the config's own.
+    """The checkpoint's model with float32 weights; `pooling` and `temperature` replace its own.
 
     `attention` is sdpa or eager, None for transformers' choice. Raises BadInput.
     """
@@ -112,6 +116,7 @@ def load_for_transformers(
                 checkpoint.directory, **options
             )
             model.config.pooling = pooling or model.config.pooling
+            model.config.temperature = temperature or model.config.temperature
             return model
         if pooling not in (None, "cls"):
             raise BadInput(

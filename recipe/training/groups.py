@@ -1,19 +1,17 @@
 """Training data: a query with one positive passage and several negatives.
 
-Read from NeMo Automodel's retrieval format, as the stage prep writes it
-(`train_mined.automodel_unrolled.json`, one record per positive): `corpus.path` is the path,
-relative to the file, of a folder with parquet files of `id` and `text`; each record of `data` has
-`question_id`, `question`, `pos_doc` and `neg_doc`, lists of `{"id", "score"?}`, hardest negatives
-first.
+Usually the file that the stage prep writes (`train_mined.automodel_unrolled.json`, one record for
+each positive, hardest negatives first); any other form that `recipe/data` reads will do when each
+question has enough negatives.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-
-from recipe.durable import read_json
+from recipe.data.reading import Reading, read
+from recipe.data.rows import Broken, Row, Source, normal
 from recipe.errors import BadInput
+from recipe.progress import Log
 
 
 @dataclass(frozen=True)
@@ -25,92 +23,84 @@ class Group:
     passages: tuple[str, ...]
 
 
-class _Document(msgspec.Struct):
-    id: str
-    score: float | None = None
+def read_groups(
+    file: Path, passages: int, held_out: Path | None = None, log: Log = lambda _: None
+) -> list[Group]:
+    """The groups of `file`: each positive with the first `passages` - 1 negatives of its record.
 
-
-class _Record(msgspec.Struct):
-    question_id: str
-    question: str
-    pos_doc: list[_Document]
-    neg_doc: list[_Document]
-
-
-class _Corpus(msgspec.Struct):
-    path: str
-
-
-class _TrainingFile(msgspec.Struct):
-    corpus: _Corpus
-    data: list[_Record]
-
-
-def read_groups(file: Path, passages: int) -> list[Group]:
-    """The groups of `file`: one positive and the first `passages` - 1 negatives of each record.
-
-    Raises BadInput for a file of another format, unknown passages and too few negatives.
+    Questions of `held_out` (validation data) are left out, and so are negatives that answer one.
+    Raises BadInput for what is no training data, unknown passages and too few negatives.
     """
-    how = "wanted the format of the stage prep: run it again"
-    found = read_json(
-        file, _TrainingFile, lambda error: BadInput(f"{file} cannot be used ({error}); {how}")
-    )
-    if found is None:
+    source = read_training(file)
+    rows = source.rows
+    if held_out is not None:
+        rows = _without(source, read_training(held_out), log)
+    if not rows:
+        raise BadInput(
+            f"{file} holds no examples; lower quality_threshold of the stage prep, or give it more "
+            "data"
+        )
+    _refuse_few(file, rows, passages)
+    most = max(len(row.negatives) for row in rows)
+    if most > passages - 1:
+        log(
+            f"of up to {most} negatives, each example takes its first {passages - 1} "
+            f"(train_n_passages = {passages})"
+        )
+    return [group for row in rows for group in _groups(row, source, passages)]
+
+
+def read_training(file: Path) -> Source:
+    """The rows of a training file. Raises BadInput."""
+    if not file.exists():
         raise BadInput(
             f"found no training data at {file}; run the stage prep first, or set train_data_path"
         )
-    if not found.data:
-        raise BadInput(
-            f"{file} holds no examples; lower quality_threshold of the stage prep, or give the "
-            "stage sdg more documents"
-        )
-    _refuse_few(file, found.data, passages)
-    texts = _read_corpus(file.parent / found.corpus.path)
-    return [_group(file, record, texts, passages) for record in found.data]
+    broken = Broken(0, key=None)
+    source = read(str(file), Reading(), broken, lambda _: None)
+    broken.settle(file, lambda _: None)
+    return source
 
 
-def _refuse_few(file: Path, records: list[_Record], passages: int) -> None:
-    short = [r for r in records if len(r.neg_doc) < passages - 1 or not r.pos_doc]
+def _without(source: Source, held: Source, log: Log) -> list[Row]:
+    """The rows of `source` that ask and train down nothing of `held`."""
+    questions = {normal(row.question) for row in held.rows}
+    answers = {normal(held.texts[name]) for row in held.rows for name in row.positives}
+    barred = {name for name, text in source.texts.items() if normal(text) in answers}
+    rows = [row for row in source.rows if normal(row.question) not in questions]
+    if left := len(source.rows) - len(rows):
+        log(f"left out {left} example(s) that ask a question of the validation data")
+    kept = [
+        replace(row, negatives=tuple(name for name in row.negatives if name not in barred))
+        for row in rows
+    ]
+    dropped = sum(len(a.negatives) - len(b.negatives) for a, b in zip(rows, kept, strict=True))
+    if dropped:
+        log(f"left out {dropped} negative(s) that answer a question of the validation data")
+    return kept
+
+
+def _refuse_few(file: Path, rows: list[Row], passages: int) -> None:
+    short = [row for row in rows if len(row.negatives) < passages - 1 or not row.positives]
     if not short:
         return
     first = short[0]
     raise BadInput(
-        f"{len(short)} of {len(records)} examples in {file.name} have too few passages (first: "
-        f"{first.question_id} with {len(first.pos_doc)} positive and {len(first.neg_doc)} "
-        f"negative); wanted 1 and {passages - 1}, as train_n_passages = {passages} says: raise "
-        "hard_negatives_to_mine of the stage prep, or lower train_n_passages"
+        f"{len(short)} of {len(rows)} examples in {file.name} have too few passages (first: "
+        f"{first.id} with {len(first.positives)} positive and {len(first.negatives)} negative); "
+        f"wanted 1 and {passages - 1}, as train_n_passages = {passages} says: mine them with "
+        f"`rerank prep data={file}` (hard_negatives_to_mine), or lower train_n_passages"
     )
 
 
-def _group(file: Path, record: _Record, texts: dict[str, str], passages: int) -> Group:
-    ids = [record.pos_doc[0].id, *(document.id for document in record.neg_doc[: passages - 1])]
-    unknown = [name for name in ids if name not in texts]
-    if unknown:
-        raise BadInput(
-            f"{file.name} names passage {unknown[0]} for {record.question_id}, which is not in "
-            "the corpus beside it; run the stage prep again"
+def _groups(row: Row, source: Source, passages: int) -> list[Group]:
+    negatives = tuple(source.texts[name] for name in row.negatives[: passages - 1])
+    ids = [f"{row.id}_{number}" for number in range(len(row.positives))]
+    return [
+        Group(
+            str(row.id) if len(row.positives) == 1 else name,
+            row.question,
+            (source.texts[positive], *negatives),
         )
-    return Group(record.question_id, record.question, tuple(texts[name] for name in ids))
-
-
-def _read_corpus(folder: Path) -> dict[str, str]:
-    from pyarrow import ArrowException, parquet  # late: a hundred megabytes
-
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise BadInput(f"found no parquet file in {folder}; run the stage prep again")
-    names = ("id", "text")
-    texts: dict[str, str] = {}
-    for file in files:
-        try:
-            table = parquet.read_table(file)
-        except (ArrowException, OSError) as error:
-            raise BadInput(f"{file} cannot be read ({error}); run the stage prep again") from error
-        columns = [table.column(name).to_pylist() for name in names if name in table.column_names]
-        if len(columns) < len(names) or not all(isinstance(x, str) for c in columns for x in c):
-            raise BadInput(
-                f"{file} has the columns {', '.join(table.column_names)}, wanted texts in id and "
-                "text; run the stage prep again"
-            )
-        texts.update(zip(*columns, strict=True))
-    return texts
+        for name, positive in zip(ids, row.positives, strict=True)
+    ]

@@ -13,13 +13,17 @@ FACTS_FILE = "training.json"
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings that a checkpoint was trained with, in training.json beside its weights."""
+    """The settings that a checkpoint was trained with, in training.json beside its weights.
+
+    `train_data` is the path of its training data, as it was given ("": not recorded).
+    """
 
     prompt_template: str | None
     rerank_max_length: int
     base_model: str
     steps: int
     seed: int
+    train_data: str = ""
 
 
 def read_facts(checkpoint: Path) -> Facts | None:

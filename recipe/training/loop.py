@@ -40,22 +40,24 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     uninterrupted one. Raises BadInput before any weights are read.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    groups = read_groups(Path(settings.train_data_path), settings.train_n_passages)
-    held_out = (
-        read_groups(Path(settings.val_data_path), settings.train_n_passages)
-        if settings.val_data_path
-        else None
-    )
+    validation = None if settings.val_data_path is None else Path(settings.val_data_path)
+    passages, say = settings.train_n_passages, log if _first_process() else _nothing
+    groups = read_groups(Path(settings.train_data_path), passages, validation, say)
+    held_out = None if validation is None else read_groups(validation, passages)
     steps = max(1, len(groups) // settings.global_batch_size) * settings.num_epochs
     base = read_whole(settings.base_model)
     batcher = PairBatcher(base, settings.prompt_template, settings.rerank_max_length)
     model = load_for_transformers(
-        base, attention=settings.attn_implementation, pooling=settings.pooling
+        base,
+        attention=settings.attn_implementation,
+        pooling=settings.pooling,
+        temperature=settings.temperature,
     )
     directory = Path(settings.checkpoint_dir)
+    order = FullBatches(len(groups), settings.global_batch_size, settings.seed)
     trainer = LossTrainer(
-        loss=partial(_group_loss, temperature=settings.temperature),
-        order=FullBatches(len(groups), settings.global_batch_size, settings.seed),
+        loss=_group_loss,
+        order=order,
         model=model,
         args=_arguments(settings, directory / "trainer", world, steps, held_out is not None),
         train_dataset=groups,
@@ -69,6 +71,8 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
             f"{len(groups)} examples, {steps} steps of {settings.global_batch_size} on {world} "
             f"process(es), {trainer.args.device.type}, {'bf16' if trainer.args.bf16 else 'fp32'}"
         )
+        if left := len(groups) - len(order):
+            log(f"each epoch leaves out {left} examples, which fill no batch, other ones each time")
         if steps <= settings.lr_warmup_steps:
             log(
                 f"warning: all {steps} steps are warm-up (lr_warmup_steps = "
@@ -78,6 +82,8 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     # One process removes old files; the others wait for it.
     with trainer.args.main_process_first(local=False):
         last = last_complete(directory / "trainer")
+    if last is not None and trainer.is_world_process_zero():
+        log(f"continue from step {last.rpartition('-')[2]}")
     with quiet():
         trainer.train(resume_from_checkpoint=last)
     facts = Facts(
@@ -86,8 +92,17 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         base_model=settings.base_model,
         steps=steps,
         seed=settings.seed,
+        train_data=settings.train_data_path,
     )
     return _publish(trainer, base, directory, settings.num_epochs, facts)
+
+
+def _first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _nothing(_: str) -> None:
+    """A log for the processes that say nothing."""
 
 
 def _collate(batcher: PairBatcher, groups: Sequence[Group]) -> dict[str, Tensor]:
@@ -96,17 +111,16 @@ def _collate(batcher: PairBatcher, groups: Sequence[Group]) -> dict[str, Tensor]
     return {**batcher(pairs), "labels": torch.zeros(len(groups), dtype=torch.int64)}
 
 
-def _group_loss(
-    model: nn.Module, batch: Mapping[str, Tensor], temperature: float
-) -> tuple[Tensor, Tensor]:
+def _group_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Softmax cross-entropy over the logits of each group, whose first passage is the target.
 
-    The mean loss of a batch of groups, float32 [], and the logits [groups, passages].
+    The mean loss of a batch of groups, float32 [], and the logits [groups, passages], which the
+    model has divided by its temperature.
     """
     targets = batch["labels"]
     logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
     logits = logits.float().view(len(targets), -1)
-    return functional.cross_entropy(logits / temperature, targets), logits
+    return functional.cross_entropy(logits, targets), logits
 
 
 def _arguments(

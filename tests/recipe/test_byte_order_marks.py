@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from recipe.cluster import load_profile
-from recipe.config import load
+from recipe.config_files import load
+from recipe.data.reading import Reading, read
+from recipe.data.rows import Broken
 from recipe.evaluation.collection import read_collection
 from recipe.generation.record import (
     Chunk,
@@ -20,7 +22,6 @@ from recipe.generation.record import (
     QaPair,
     Record,
 )
-from recipe.preparation.records import read_records
 from recipe.training.groups import read_groups
 from tests.recipe.models.material import write_prep
 
@@ -48,7 +49,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "profiles of clusters": ("env.toml", lambda folder: load_profile("mine", folder)),
     "records": (
         "records.jsonl",
-        lambda folder: read_records(folder / "records.jsonl", skip_broken=False, log=print),
+        lambda folder: read(str(folder / "records.jsonl"), Reading(), Broken(0), print),
     ),
     "passages": ("eval_beir/corpus.jsonl", read_evaluation),
     "queries": ("eval_beir/queries.jsonl", read_evaluation),
@@ -72,13 +73,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(("name", "read"), READERS.values(), ids=READERS)
+@pytest.mark.parametrize(("name", "reads"), READERS.values(), ids=READERS)
 def test_marks_and_line_ends_are_not_content(
-    folder: Path, name: str, read: Callable[[Path], Any]
+    folder: Path, name: str, reads: Callable[[Path], Any]
 ) -> None:
-    file, wanted = folder / name, read(folder)
+    file, wanted = folder / name, reads(folder)
     plain = file.read_bytes()
     windows = plain.replace(b"\n", b"\r\n").removesuffix(b"\r\n")
     for content in (b"\xef\xbb\xbf" + plain, windows, b"\xef\xbb\xbf" + windows):
         file.write_bytes(content)
-        assert read(folder) == wanted
+        assert reads(folder) == wanted

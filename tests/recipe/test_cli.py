@@ -52,7 +52,7 @@ def test_run_ends_with_eval_unless_told(rerank: Rerank) -> None:
 
 def test_the_wrong_order_is_refused(rerank: Rerank) -> None:
     done = rerank("run", "--from", "eval", "--to", "prep")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "wanted the order sdg, prep" in done.stderr
 
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from recipe.cluster import load_profile, task_file
-from recipe.config import STAGE_NAMES, load
+from recipe.config import STAGE_NAMES
+from recipe.config_files import load
 from recipe.errors import BadConfig
 from tests.recipe.conftest import PATIENCE_S, write_program
 

@@ -30,10 +30,18 @@ def test_judgements_need_no_line_of_titles(folder: Path) -> None:
     [
         (QRELS, b"q18\td1\t--1\n", "line 1: found"),
         (QRELS, b"q18\td1\t1.5\n", "line 1: found"),
-        (QRELS, b"q18\td1\t1\nq18\td1\t0\n", "line 2 gives 0 .* an earlier line 1"),
-        (QRELS, b"q18\td1\t1\n\xe4\td1\t1\n", r"not UTF-8 \(byte 9\)"),
-        ("queries.jsonl", b'{"_id": "q18", "text": " "}\n', r"1 query\(s\) whose text is blank"),
-        ("corpus.jsonl", b'{"_id": "d1", "text": "a\\u0000b"}\n', r"1 passage\(s\) whose text"),
+        (QRELS, b"q18\td1\t1\nq18\td1\t0\n", "line 2: gives 0 .* an earlier line 1"),
+        (QRELS, b"q18\td1\t1\n\xe4\td1\t1\n", "line 2: the line is not UTF-8"),
+        (
+            "queries.jsonl",
+            b'{"_id": "q18", "text": " "}\n',
+            "queries.jsonl, line 1: the text is blank",
+        ),
+        (
+            "corpus.jsonl",
+            b'{"_id": "d1", "text": "a\\u0000b"}\n',
+            "corpus.jsonl, line 1: the text is not text",
+        ),
         ("corpus.jsonl", b'{"_id": "d1", "text": "\xe4"}\n', "corpus.jsonl, line 1"),
     ],
 )

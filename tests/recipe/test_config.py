@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from recipe.config import STAGE_NAMES, Recipe, as_yaml, config_names, load
+from recipe.config import STAGE_NAMES, Recipe
+from recipe.config_files import as_yaml, config_names, load
 from recipe.errors import BadConfig
 
 OUTPUT = "./output/rerank"
@@ -60,7 +61,8 @@ NVIDIA: dict[str, dict[str, Any]] = {
     },
     "prep": {
         "corpus_id": "nv_pp_random",
-        "sdg_input_path": f"{OUTPUT}/stage0_sdg",
+        "sdg_input_path": f"{OUTPUT}/stage0_sdg/generation_result.json",
+        "train_input_file": None,
         "output_dir": f"{OUTPUT}/stage1_prep",
         "base_model": "nvidia/llama-nemotron-embed-1b-v2",
         "quality_threshold": 7.0,
@@ -150,8 +152,7 @@ NVIDIA: dict[str, dict[str, Any]] = {
         "container_name": "nemotron-rerank-nim",
         "replace_existing": False,
         "use_onnx": True,
-        # Null means stage4_export/onnx or tensorrt, as use_onnx says.
-        "model_dir": None,
+        "model_dir": f"{OUTPUT}/stage4_export/onnx",
         "container_model_path": "/opt/nim/custom_model",
         "container_cache_path": "/opt/nim/.cache",
         "bind_address": "127.0.0.1",
@@ -168,18 +169,18 @@ NVIDIA: dict[str, dict[str, Any]] = {
 }
 
 
-# NVIDIA's keys with another default here: `resume`, which always happens where it can, and two
-# without a fixed value there.
-OTHERWISE = {"sdg": {"resume", "dataset_name"}, "export": {"calibration_query"}}
+# NVIDIA's key with another default here: null is corpus_id, which is the same name.
+OTHERWISE = {"sdg": {"dataset_name"}}
 # Keys that only this recipe has.
 OURS = {
     "sdg": "generator endpoint api_key_env embed_endpoint embed_input_type request_timeout_s "
     "max_attempts max_documents seed",
-    "prep": "mining_target embedder_dir workers ray_address skip_broken_lines",
+    "prep": "data columns encoding max_broken_rows mining mining_target embedder_dir workers "
+    "ray_address",
     "finetune": "val_data_path processes fsdp seed",
     "eval": "nim_api_key_env onnx_model_path trt_model_path retrieval_target embedder_dir seed",
     "export": "target model_profile eval_dir seed",
-    "deploy": "export_dir launcher served_model max_length eval_dir output_dir seed",
+    "deploy": "launcher served_model max_length eval_dir output_dir seed",
 }
 
 
@@ -201,15 +202,16 @@ def test_every_shipped_configuration_can_be_read() -> None:
     assert small.sdg.generator == "extractive"
     # What one stage writes is what the next one reads, whatever the folder is called.
     for recipe in (small, Recipe()):
-        assert recipe.prep.sdg_input_path == recipe.sdg.output_dir
+        assert str(recipe.prep.sdg_input_path).startswith(recipe.sdg.output_dir)
         assert recipe.finetune.train_data_path.startswith(recipe.prep.output_dir)
         assert recipe.eval.eval_data_path == f"{recipe.prep.output_dir}/eval_beir"
         assert recipe.eval.finetuned_model_path.startswith(recipe.finetune.checkpoint_dir)
         assert recipe.export.model_path == recipe.eval.finetuned_model_path
         assert recipe.export.eval_dir == recipe.deploy.eval_dir == recipe.eval.output_dir
-        assert recipe.deploy.model_dir is None  # so that use_onnx chooses
-        assert recipe.export.onnx_export_path == f"{recipe.deploy.export_dir}/onnx"
-        assert recipe.export.trt_model_path == f"{recipe.deploy.export_dir}/tensorrt"
+        assert recipe.deploy.model_dir == recipe.export.onnx_export_path
+        assert Path(recipe.export.trt_model_path) == Path(recipe.deploy.model_dir or "").with_name(
+            "tensorrt"
+        )
         assert recipe.prep.hard_negatives_to_mine >= recipe.finetune.train_n_passages - 1
 
 

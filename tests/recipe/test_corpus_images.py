@@ -111,5 +111,5 @@ def test_one_that_ends_early_is_found_by_looking_at_it(folder: Path) -> None:
 
 def test_a_row_has_a_text_or_an_image(folder: Path) -> None:
     add(folder)
-    with pytest.raises(BadInput, match="whose text is blank"):
+    with pytest.raises(BadInput, match="the text is blank"):
         read_collection(folder)

@@ -11,14 +11,15 @@ import pytest
 from pyarrow import parquet
 
 from recipe.config import PrepConfig
+from recipe.data.reading import Reading, read
+from recipe.data.rows import Broken, Source, passage_id
 from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.first_stage import BLOCK_TEXTS, Block, BlockEmbedder
 from recipe.prep import STAGE
 from recipe.preparation import files
 from recipe.preparation.mining import Miner
-from recipe.preparation.records import Question, read_records
-from recipe.preparation.split import convert, passage_id
+from recipe.preparation.split import Question, convert
 from recipe.stage import perform
 from runtime.postprocess import Floats
 from tests.recipe.killing import killed_after
@@ -119,14 +120,23 @@ def assert_alike(found: Any, wanted: Any) -> None:
         assert found == wanted
 
 
-def test_splits_share_no_file_and_low_scores_go() -> None:
-    records = [msgspec.convert(a_record(i), type=_record_type()) for i in range(20)]
-    records[3] = msgspec.convert(a_record(3, 6.9), type=_record_type())
-    records[5] = msgspec.convert(
-        a_record(5, files=("town-5.txt", "town-6.txt")), type=_record_type()
-    )
-    found = convert(records, PrepConfig(train_ratio=0.6, val_ratio=0.2, test_ratio=0.2))
-    files = {passage_id(c.text): r.file_name[-1] for r in records for c in r.chunks}
+def read_all(file: Path, most: int | None = 0) -> tuple[Source, list[str]]:
+    """What is read of records, and what is said."""
+    lines: list[str] = []
+    broken = Broken(most)
+    source = read(str(file), Reading(), broken, lines.append)
+    broken.settle(file, lines.append)
+    return source, lines + source.notes
+
+
+def test_splits_share_no_file_and_low_scores_go(tmp_path: Path) -> None:
+    records = [a_record(i) for i in range(20)]
+    records[3] = a_record(3, 6.9)
+    records[5] = a_record(5, files=("town-5.txt", "town-6.txt"))
+    source, _ = read_all(write_records(tmp_path / "records.jsonl", records))
+    ratios = PrepConfig(train_ratio=0.6, val_ratio=0.2, test_ratio=0.2)
+    found = convert(source, ratios, quiet)
+    files = {passage_id(c["text"]): r["file_name"][-1] for r in records for c in r["chunks"]}
     splits = [
         {files[name] for question in split for name in question.positives}
         for split in (found.train, found.val, found.test)
@@ -138,70 +148,87 @@ def test_splits_share_no_file_and_low_scores_go() -> None:
         "town-3.txt",
         "town-5.txt",
     }
-    questions = [*found.train, *found.val, *found.test]
-    assert len({question.id for question in questions}) == len(questions) == 2 * 19 - 1
-    assert convert(records, PrepConfig(seed=42)) != convert(records, PrepConfig(seed=43))
-
-
-def _record_type() -> Any:
-    from recipe.generation.record import Record
-
-    return Record
+    assert len([*found.train, *found.val, *found.test]) == 2 * 19 - 1
+    assert convert(source, PrepConfig(seed=42), quiet) != convert(
+        source, PrepConfig(seed=43), quiet
+    )
 
 
 def test_the_margin_leaves_out_what_may_be_an_answer() -> None:
     passages = np.array([[1.0, 0], [0.96, 0.28], [0.94, 0.34], [0.6, 0.8], [0, 1]], np.float32)
     names = list("abcde")
-    miner = Miner(names, passages, count=2, margin=0.95)
-    (mined,) = miner(([Question("q", "?", ("a",))], np.array([[1.0, 0]], np.float32)))
+    miner = Miner(names, passages, 2, 0.95, {"train": frozenset(), "val": frozenset("c")})
+    (mined,) = miner(("train", [Question("q", "?", ("a",))], np.array([[1.0, 0]], np.float32)))
     assert mined.positives == [("a", 1.0)]
     assert [name for name, _ in mined.negatives] == ["c", "d"]
     # The lowest of several positives counts: 0.95 × 0.6.
-    (mined,) = miner(([Question("q", "?", ("a", "d"))], np.array([[1.0, 0]], np.float32)))
+    (mined,) = miner(("train", [Question("q", "?", ("a", "d"))], np.array([[1.0, 0]], np.float32)))
     assert [name for name, _ in mined.negatives] == ["e"]
+    # What is barred is no negative, and given ones come first and count.
+    (mined,) = miner(("val", [Question("q", "?", ("a",))], np.array([[1.0, 0]], np.float32)))
+    assert [name for name, _ in mined.negatives] == ["d", "e"]
+    given = Question("q", "?", ("a",), ("e",))
+    (mined,) = miner(("train", [given], np.array([[1.0, 0]], np.float32)))
+    assert [name for name, _ in mined.negatives] == ["e", "c"]
 
 
-def test_broken_lines_are_named_and_skipped_only_when_asked(tmp_path: Path) -> None:
+def test_broken_rows_are_named_and_left_out_up_to_the_limit_asked_for(tmp_path: Path) -> None:
     file = write_records(tmp_path / "records.jsonl", [a_record(i) for i in range(4)])
     rows = file.read_bytes().split(b"\n")
     rows[1] = rows[1][:40]
     rows[2] = b"\xff\xfe"
     file.write_bytes(b"\n".join(rows))
-    with pytest.raises(BadInput, match=r"found 2 broken line.*line 2: .*line 3: "):
-        read_records(file, skip_broken=False, log=quiet)
-    lines: list[str] = []
-    assert len(read_records(file, skip_broken=True, log=lines.append)) == 2
-    assert lines == ["left out 2 broken lines"]
+    for most in (0, 1):
+        with pytest.raises(BadInput, match=r"found 2 broken row.*line 2: .*line 3: is not UTF-8"):
+            read_all(file, most)
+    source, lines = read_all(file, 2)
+    assert len(source.rows) == 4
+    assert [line.partition(":")[0] for line in lines] == ["left out 2 broken row(s)"]
 
 
-def test_ids_that_are_unknown_or_repeated_are_named(tmp_path: Path) -> None:
-    unknown, repeated = a_record(0), a_record(1)
-    unknown["deduplicated_qa_pairs"][0]["segment_ids"] = [9]
-    repeated["chunks"][1]["chunk_id"] = 1
-    with pytest.raises(BadInput, match="line 1: a pair names the chunk 9"):
-        read_records(write_records(tmp_path / "a", [unknown]), skip_broken=True, log=quiet)
-    with pytest.raises(BadInput, match="line 1: the chunk id 1 occurs more than once"):
-        read_records(write_records(tmp_path / "b", [repeated]), skip_broken=True, log=quiet)
+def broken_record(change: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    record = a_record(0)
+    change(record)
+    return record
 
 
-def test_a_record_without_a_file_or_with_blank_text_is_named(tmp_path: Path) -> None:
-    nameless, blank = a_record(0), a_record(1)
-    nameless["file_name"] = []
-    blank["deduplicated_qa_pairs"][1]["question"] = " "
-    with pytest.raises(BadInput, match=r"found 1 broken line.*line 1: .*file_name"):
-        read_records(write_records(tmp_path / "a", [nameless]), skip_broken=False, log=quiet)
-    file = write_records(tmp_path / "b", [a_record(0), blank])
-    with pytest.raises(BadInput, match="line 2: a chunk or question is blank"):
-        read_records(file, skip_broken=False, log=quiet)
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            lambda r: r["deduplicated_qa_pairs"][0].update(segment_ids=[9]),
+            "a pair names the chunk 9",
+        ),
+        (lambda r: r["chunks"][1].update(chunk_id=1), "the chunk id 1 occurs more than once"),
+        (lambda r: r.update(file_name=[]), "file_name is empty"),
+        (lambda r: r.pop("file_name"), "file_name"),
+        (lambda r: r["deduplicated_qa_pairs"][1].update(question=" "), "a question is blank"),
+        (lambda r: r["chunks"][0].update(text="a\0b"), "the chunk 1 is not text"),
+        (
+            lambda r: r["qa_evaluations"]["evaluations"][0].update(overall={"score": 11}),
+            "a score is 11, wanted 0 to 10",
+        ),
+    ],
+)
+def test_a_record_that_cannot_be_used_is_named(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], why: str
+) -> None:
+    file = write_records(tmp_path / "a.jsonl", [a_record(1), broken_record(change)])
+    with pytest.raises(BadInput, match=rf"found 1 broken row.*line 2: .*{why}"):
+        read_all(file)
 
 
 def test_records_without_an_opinion_for_each_pair_are_left_out(tmp_path: Path) -> None:
-    uneven = a_record(0)
+    uneven, unjudged = a_record(0), a_record(2)
     uneven["qa_evaluations"]["evaluations"].pop()
-    file = write_records(tmp_path / "records.jsonl", [uneven, a_record(1)])
-    lines: list[str] = []
-    assert len(read_records(file, skip_broken=False, log=lines.append)) == 1
-    assert lines == ["left out 1 records without an evaluation for each pair"]
+    unjudged["qa_evaluations"] = None
+    file = write_records(tmp_path / "records.jsonl", [uneven, a_record(1), unjudged])
+    source, lines = read_all(file)
+    assert len(source.rows) == 2
+    assert lines == [
+        "left out 1 records without an evaluation for each pair",
+        "left out 1 records that no judge has scored",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -237,15 +264,15 @@ def test_questions_without_enough_negatives_below_the_margin_are_left_out(
 
 
 def test_one_file_cannot_be_split(settings: PrepConfig) -> None:
-    write_records(Path(settings.sdg_input_path), [a_record(1)])
-    with pytest.raises(BadInput, match=r"found 1 separate group\(s\) of files"):
+    write_records(Path(settings.source), [a_record(1)])
+    with pytest.raises(BadInput, match=r"found 1 separate group\(s\) of questions"):
         perform(STAGE, settings, force=False, log=quiet)
 
 
 def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
     settings: PrepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_records(Path(settings.sdg_input_path), [a_record(i) for i in range(100)])
+    write_records(Path(settings.source), [a_record(i) for i in range(100)])
     # While writing its first files, which need no vectors.
     with monkeypatch.context() as patch:
         patch.setattr(files, "write_atomic", ending_after(write_atomic, "queries.jsonl"))
@@ -253,10 +280,11 @@ def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
             perform(STAGE, settings, force=False, log=quiet)
     assert not (tmp_path / "out" / "train.json").exists()
     # After the vectors of the questions and of some passages.
+    usual = msgspec.to_builtins(PrepConfig())
     arguments = [
         f"{key}={value}"
         for key, value in msgspec.to_builtins(settings).items()
-        if value != getattr(PrepConfig(), key)
+        if value != usual[key]
     ]
     killed_after("recipe.first_stage:write_atomic", 2, "prep", *arguments, folder=tmp_path)
     assert len(list((tmp_path / "embedders" / "vectors").iterdir())) == 2

@@ -193,7 +193,6 @@ def test_without_a_key_nothing_is_asked(rerank: Rerank, corpus: Path) -> None:
     ("setting", "message"),
     [
         ("buffer_size=10", "wanted 200: every answer is written"),
-        ("resume=never", "--force starts over"),
         ("embed_provider=openai", "by its URL in endpoint"),
         ("dataset_name=a/b", "wanted a plain file name"),
         ("corpus_dir=", "found an empty corpus_dir"),
@@ -212,7 +211,7 @@ def test_settings_that_cannot_be_are_refused(
 def test_the_data_set_has_the_name_that_was_asked_for(
     rerank: Rerank, corpus: Path, tmp_path: Path
 ) -> None:
-    arguments = ("generator=extractive", "resume=if_possible", "dataset_name=animals")
+    arguments = ("generator=extractive", "dataset_name=animals")
     done = rerank("sdg", f"corpus_dir={corpus}", *arguments)
     assert done.returncode == 0, done.stderr
     home = tmp_path / FILE.parent

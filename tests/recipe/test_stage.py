@@ -68,9 +68,9 @@ def go(settings: Toy, stage: Stage[Toy] = TOY, *, force: bool = False) -> bool:
 
 
 def test_the_mark_is_last_and_says_where_the_output_comes_from(toy: Toy) -> None:
-    assert state(toy) == "not begun"
+    assert state(TOY, toy) == "not begun"
     assert go(toy)
-    assert state(toy) == "finished"
+    assert state(TOY, toy) == "finished"
     mark = json.loads((Path(toy.folder) / DONE_FILE).read_text())
     assert mark["settings"] == msgspec.to_builtins(toy)
     assert mark["inputs"] == {toy.source: hash_of(Path(toy.source))}
@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on_only_with_its_own_settings(toy: Toy) -> None
     (folder / "stop").touch()
     with pytest.raises(KeyboardInterrupt):
         go(toy)
-    assert state(toy) == "begun"
+    assert state(TOY, toy) == "begun"
     with pytest.raises(OutputRefused, match="begun with times = 2, wanted 3"):
         go(msgspec.structs.replace(toy, times=3))
     (folder / "stop").unlink()
@@ -116,10 +116,13 @@ def test_a_finished_stage_that_was_begun_again_is_not_called_finished(toy: Toy) 
     (Path(toy.folder) / "stop").touch()
     with pytest.raises(KeyboardInterrupt):
         go(msgspec.structs.replace(toy, times=3), adding)
-    assert state(toy) == "begun"
+    assert state(adding, msgspec.structs.replace(toy, times=3)) == "begun"
     (Path(toy.folder) / "stop").unlink()
     assert go(msgspec.structs.replace(toy, times=3), adding)
-    assert state(toy) == "finished"
+    assert state(adding, msgspec.structs.replace(toy, times=3)) == "finished"
+    assert state(TOY, toy) == (
+        "finished with times = 3, wanted 2; a run is refused without --force"
+    )
 
 
 def test_files_of_others_are_left_alone(toy: Toy) -> None:
@@ -306,7 +309,7 @@ def test_what_failed_before_it_made_anything_has_not_begun(toy: Toy) -> None:
     stage = replace(TOY, run=fail)
     with pytest.raises(BadInput):
         go(wrong, stage)
-    assert state(wrong) == "not begun"
+    assert state(TOY, wrong) == "not begun"
     assert go(toy, stage)
 
 

@@ -52,15 +52,16 @@ def write_prep(folder: Path, *, negatives: int = 4) -> Path:
     table = pa.table({"id": [f"d{n}" for n in numbers], "text": [passage(n) for n in numbers]})
     parquet.write_table(table, folder / "corpus" / "train.parquet")
     for name, part in (("train", numbers[:14]), ("val", numbers[14:18])):
-        records = [record(n, negatives) for n in part]
+        # No answer to a question of validation or evaluation is a negative of training.
+        records = [record(n, negatives, numbers[:14]) for n in part]
         content = {"corpus": {"path": "./corpus/"}, "data": records}
         (folder / f"{name}_mined.json").write_text(json.dumps(content))
     write_beir(folder / "eval_beir", numbers[18:])
     return folder
 
 
-def record(number: int, negatives: int) -> dict[str, Any]:
-    others = [(number + step) % len(TOPICS) for step in range(1, negatives + 1)]
+def record(number: int, negatives: int, among: range) -> dict[str, Any]:
+    others = [among[(number + step) % len(among)] for step in range(1, negatives + 1)]
     return {
         "question_id": f"q{number}_0",
         "question": question(number),

@@ -113,13 +113,34 @@ def test_a_plan_is_built_from_the_graph_that_a_stopped_run_left(
     monkeypatch.setattr(building, "build", build)
     monkeypatch.setattr(tensorrt_plan, "this_machine", lambda _: None)
     arguments = ["export", "-c", "c.toml", "export_to_trt=true", "eval_dir=null"]
-    onnx = (copied / EXPORT / "onnx" / "manifest.json").read_bytes()
-    assert main([*arguments, "--force"]) == 130
+    assert main(arguments) == 130
     assert (copied / EXPORT / "tensorrt" / "manifest.json").is_file()
     assert main(arguments) == 0
     assert "build its plan" in capsys.readouterr().err
     assert (exported, built) == (["tensorrt-fp16"], ["tensorrt-fp16"] * 2)
-    assert (copied / EXPORT / "onnx" / "manifest.json").read_bytes() == onnx
+
+
+def test_beside_a_plan_there_is_the_graph_that_deploy_takes_by_default(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NVIDIA's export_to_trt; no GPU here: exporter and builder are replaced."""
+    kept = copied / "kept"
+    shutil.copytree(copied / EXPORT / "onnx", kept)
+    made: list[tuple[str, Path]] = []
+
+    def export(source: str, out: Path, args: pipeline.ExportArgs) -> Manifest:
+        made.append((args.target, out))
+        shutil.copytree(kept, out)
+        return read_manifest(out)
+
+    monkeypatch.setattr(pipeline, "export", export)
+    monkeypatch.setattr(building, "build", lambda *given: read_manifest(given[-1]))
+    monkeypatch.setattr(tensorrt_plan, "this_machine", lambda _: None)
+    arguments = ["export", "-c", "c.toml", "export_to_trt=true", "eval_dir=null", "--force"]
+    assert main([*arguments, "export_dtype=fp16"]) == 0
+    onnx, plan = EXPORT / "onnx", EXPORT / "tensorrt"
+    assert made == [("cuda-fp16", onnx), ("tensorrt-fp16", plan)]
+    assert (copied / onnx / "manifest.json").is_file()
 
 
 def test_a_column_that_eval_dropped_comes_back(copied: Path) -> None:

@@ -19,7 +19,8 @@ from transformers import (
 
 from exporter.checkpoint import load_model, read_checkpoint
 from recipe.cli import main
-from recipe.training.loop import _on_one_device
+from recipe.training.checkpoint import load_for_transformers, save_consolidated
+from recipe.training.loop import _group_loss, _on_one_device
 from recipe.training.trainer import Reporter
 from tests.recipe.conftest import PATIENCE_S
 from tests.recipe.killing import environment, interrupt_after
@@ -33,7 +34,7 @@ CONSOLIDATED = CHECKPOINTS / "LATEST/model/consolidated"
 STAGE = """
 from dataclasses import replace
 from recipe import finetune
-from recipe.config import load
+from recipe.config_files import load
 from recipe.stage import perform
 real = finetune._torchrun
 finetune._torchrun = lambda settings: [
@@ -87,6 +88,30 @@ def test_transformers_and_the_exporter_read_the_same_model(
         wanted = theirs.eval()(input_ids=ids, attention_mask=mask).logits
         found = ours(ids, mask)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_temperature_stands_in_the_checkpoint(
+    tiny_llama_checkpoint: Path, tmp_path: Path
+) -> None:
+    base = read_checkpoint(str(tiny_llama_checkpoint))
+    plain, hot = (load_for_transformers(base, temperature=value).eval() for value in (1.0, 4.0))
+    ids = torch.randint(2, 300, (6, 12), generator=torch.Generator().manual_seed(0))
+    batch = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.zeros(2, dtype=torch.int64),
+    }
+    with torch.no_grad():
+        (_, logits), (loss, divided) = _group_loss(plain, batch), _group_loss(hot, batch)
+    torch.testing.assert_close(divided * 4, logits)
+    wanted = torch.nn.functional.cross_entropy(logits / 4, batch["labels"])
+    torch.testing.assert_close(loss, wanted)
+    # What is served divides as the training did.
+    save_consolidated(hot, hot.state_dict(), base, tmp_path / "saved")
+    saved = load_model(read_checkpoint(str(tmp_path / "saved")))
+    with torch.no_grad():
+        served = saved(ids, batch["attention_mask"]).view(2, 3)
+    torch.testing.assert_close(served, divided, atol=1e-5, rtol=1e-5)
 
 
 def stop_at_the_first_checkpoint(*arguments: str) -> None:
@@ -200,7 +225,7 @@ def test_a_bert_trains_without_a_template(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train_n_passages=6", "raise hard_negatives_to_mine"),
+        ("train_n_passages=6", "hard_negatives_to_mine), or lower train_n_passages"),
         ("global_batch_size=5", "wanted a multiple of local_batch_size"),
         ("prompt_template=null", "wanted a template"),
         ("optimizer_backend=fused_adam", "training uses PyTorch's AdamW"),
@@ -221,10 +246,16 @@ def test_what_cannot_be_trained_is_refused_before_any_work(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be used"),
+        ("{", "cannot be read as JSON"),
         ('{"corpus": {"path": "./corpus/"}, "data": []}', "holds no examples"),
-        ('{"corpus": {"path": "./gone/"}, "data": [RECORD]}', "no parquet file"),
-        ('{"corpus": {"path": "./corpus/"}, "data": [UNKNOWN]}', "names passage d99"),
+        (
+            '{"corpus": {"path": "./gone/"}, "data": [RECORD]}',
+            "found no corpus of the training data at prep/gone",
+        ),
+        (
+            '{"corpus": {"path": "./corpus/"}, "data": [UNKNOWN]}',
+            "element 1: names the passage 'd99', which is not in the corpus",
+        ),
     ],
 )
 def test_broken_training_data_is_named(

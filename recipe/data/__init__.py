@@ -1,0 +1,1 @@
+"""Labelled questions as people keep them: one file a form, and one way in (`reading.read`)."""

@@ -1,0 +1,157 @@
+"""One way in: what a path holds is seen from its files, and read by the reader of that form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recipe.config import Columns
+from recipe.data.automodel import (
+    corpus_folders,
+    is_automodel,
+    read_automodel,
+    read_corpus,
+    row_of,
+)
+from recipe.data.beir import is_beir, read_beir
+from recipe.data.columns import choose, headless, known_names, split_of
+from recipe.data.files import SUFFIXES, Text, first_record, records, suffix
+from recipe.data.hub import HubFiles, hub_files
+from recipe.data.rows import BadRow, Broken, Source
+from recipe.data.sdg import PAIRS, generated_files, manifest_in, manifest_target, read_generated
+from recipe.errors import BadInput
+from recipe.generation.record import RESULT_FILE
+from recipe.progress import Log
+
+WANTED = (
+    "wanted a BEIR folder, a JSONL, CSV, TSV or parquet file of questions and passages (or a "
+    "folder of such), a file of NeMo Automodel, records of the stage sdg or of NVIDIA's stage 0, "
+    "or hf://ORG/NAME@REVISION/SUBSET"
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is read: the names of its columns, and its encoding (None: found out)."""
+
+    columns: Columns = field(default_factory=Columns)
+    encoding: str | None = None
+
+    @property
+    def text(self) -> Text:
+        """How its text files are read."""
+        return Text(self.encoding, known_names(self.columns), headless)
+
+
+def read(given: str, how: Reading, broken: Broken, log: Log) -> Source:
+    """Everything in `given`; rows that cannot be used go to `broken`.
+
+    Raises BadInput for what is no labelled data, BadConfig for settings that do not fit it.
+    """
+    found = hub_files(given, log)
+    if found is not None:
+        return _read_files(found, how, broken)
+    path = Path(given)
+    if not given.strip() or not path.exists():
+        raise BadInput(f"found nothing at {given!r}; {WANTED}")
+    manifest = manifest_in(path)
+    if manifest is not None:
+        target = manifest_target(manifest)
+        if not target.exists():
+            raise BadInput(f"{manifest} names {target}, which is not there; run the stage sdg")
+        path = target
+    if path.is_dir():
+        return _read_folder(path, how, broken)
+    if is_automodel(path):
+        return read_automodel(path, how.text, broken)
+    return _read_files(HubFiles([path], path.parent), how, broken)
+
+
+def parts(given: str) -> list[Path]:
+    """The local paths that decide what `read` finds: those whose change is another input."""
+    path = Path(given)
+    manifest = manifest_in(path)
+    if manifest is not None:
+        return [manifest, manifest_target(manifest)]
+    if path.is_file() and is_automodel(path):
+        return [path, *corpus_folders(path)]
+    return [path]
+
+
+def _read_folder(folder: Path, how: Reading, broken: Broken) -> Source:
+    if is_beir(folder):
+        return read_beir(folder, broken)
+    old = generated_files(folder)
+    files = old or [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and suffix(file) in SUFFIXES
+        and file.name not in (RESULT_FILE,)
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+    trained = [file for file in files if is_automodel(file)]
+    if len(trained) == 1:
+        return read_automodel(trained[0], how.text, broken)
+    if trained:
+        raise BadInput(
+            f"found {len(trained)} training files of NeMo Automodel in {folder}: "
+            f"{', '.join(file.name for file in trained)}; name one of them"
+        )
+    return _read_files(HubFiles(files, folder), how, broken)
+
+
+def _read_files(found: HubFiles, how: Reading, broken: Broken) -> Source:
+    """Rows of files of one form; a split is in the name of a file or of its folder."""
+    files, root = found.files, found.root
+    if not files:
+        raise BadInput(f"found no data in {root}; {WANTED}")
+    if is_beir(root) and not found.named:
+        return read_beir(root, broken)
+    first = first_record(files[0], how.text)
+    if PAIRS in first:
+        return read_generated(list(files), how.text, broken)
+    if found.corpus:
+        return _with_corpus(found, how, broken)
+    kinds = sorted({suffix(file).removeprefix(".").upper() for file in files})
+    source = Source(f"{' and '.join(kinds)} rows of questions and passages")
+    for file in files:
+        _read_rows(file, _split(file, root), how, broken, source)
+    return source
+
+
+def _read_rows(file: Path, split: str | None, how: Reading, broken: Broken, source: Source) -> None:
+    names = list(first_record(file, how.text))
+    if not names:
+        # Nothing but broken rows, or nothing at all: count them.
+        for _ in records(file, how.text, broken):
+            pass
+        return
+    chosen = choose(names, how.columns, file)
+    if chosen.rest:
+        source.notes.append(f"{file.name}: not read: {', '.join(chosen.rest)}")
+    origin = {"file_name": [file.name]}
+    for place, record in records(file, how.text, broken):
+        try:
+            source.rows.append(chosen.row(record, source, split, origin))
+        except BadRow as error:
+            broken.add(f"{file.name}, {place}", error)
+
+
+def _with_corpus(found: HubFiles, how: Reading, broken: Broken) -> Source:
+    """Automodel's layout on the hub: questions, and a corpus that is a subset beside them."""
+    source = Source("a data set of NeMo Automodel")
+    corpora = {"": read_corpus(found.corpus, how.text, broken, source)}
+    for file in found.files:
+        for place, record in records(file, how.text, broken):
+            try:
+                source.rows.append(row_of(record, corpora, source, _split(file, found.root)))
+            except BadRow as error:
+                broken.add(f"{file.name}, {place}", error)
+    return source
+
+
+def _split(file: Path, root: Path) -> str | None:
+    """The split that the file's name says, or the nearest folder below `root`."""
+    names: Sequence[str] = file.relative_to(root).parts
+    own = [Path(name).name.split(".")[0] for name in reversed(names)]
+    return next((split for name in own if (split := split_of(name))), None)

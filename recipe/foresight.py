@@ -1,0 +1,92 @@
+"""What is wrong with a run is said before its first stage begins.
+
+Each stage checks its own values, and its inputs where they are there; here the stages are held
+against each other: what one reads is what another one writes, and settings that must be the same.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipe.config import STAGE_NAMES, Recipe
+from recipe.data.rows import normal
+from recipe.errors import BadConfig, BadInput
+from recipe.evaluation.labelled import open_collection
+from recipe.fixed import refuse_other_values
+from recipe.stage import Input, Stage, require_inputs
+from recipe.training.groups import read_training
+
+# Stages whose prompt must be the same.
+_PROMPTED = ("finetune", "eval", "export")
+
+
+def check_run(stages: Sequence[Stage[Any]], recipe: Recipe, *, dry: bool) -> None:
+    """Raise BadConfig or BadInput for the first thing that would stop a stage later.
+
+    A `dry` run lets stand what other commands make or the environment gives: outputs of stages that
+    are not chosen, keys, Docker, checkpoints on the hub.
+    """
+    names = [stage.name for stage in stages]
+    for stage in stages:
+        settings = getattr(recipe, stage.name)
+        refuse_other_values(settings)
+        stage.check_values(settings)
+    for sentence in contradictions(recipe, names):
+        raise BadConfig(sentence)
+    for number, stage in enumerate(stages):
+        settings = getattr(recipe, stage.name)
+        inputs = stage.inputs(settings)
+        later = [one for one in inputs if _made_later(one, recipe, names[:number])]
+        absent = [one for one in inputs if one not in later and not one.path.exists()]
+        usual = [one for one in absent if dry and _made_later(one, recipe, STAGE_NAMES)]
+        if len(usual) < len(absent):
+            require_inputs(stage, settings, {one.path for one in [*later, *usual]})
+        # The first stage of a run checks itself at once, and with names of the hub pinned.
+        if not later and not absent and (dry or number):
+            stage.check(settings)
+        if not dry and number:
+            stage.check_machine(settings)
+    _refuse_trained_on(recipe, names)
+
+
+def contradictions(recipe: Recipe, names: Sequence[str]) -> Iterator[str]:
+    """What the chosen stages' settings say against each other."""
+    prep, finetune = recipe.prep, recipe.finetune
+    made = Path(finetune.train_data_path).resolve().is_relative_to(prep.home.resolve())
+    needed = finetune.train_n_passages - 1
+    mined = prep.hard_negatives_to_mine
+    if {"prep", "finetune"} <= {*names} and made and prep.mining != "none" and mined < needed:
+        yield (
+            f"found prep.hard_negatives_to_mine = {mined} and finetune.train_n_passages = "
+            f"{finetune.train_n_passages}, wanted at least {needed} negatives: raise one or lower "
+            "the other"
+        )
+    prompts = {name: getattr(recipe, name).prompt_template for name in names if name in _PROMPTED}
+    if len(set(prompts.values())) > 1:
+        said = ", ".join(f"{name}.prompt_template = {text!r}" for name, text in prompts.items())
+        yield f"found {said}; wanted the same in finetune, eval and export"
+
+
+def _made_later(wanted: Input, recipe: Recipe, makers: Sequence[str]) -> bool:
+    """Whether the input is what one of the stages `makers` writes with these settings."""
+    if wanted.made_by not in makers:
+        return False
+    home: Path = getattr(recipe, str(wanted.made_by)).home
+    return wanted.path.resolve().is_relative_to(home.resolve())
+
+
+def _refuse_trained_on(recipe: Recipe, names: Sequence[str]) -> None:
+    """Refuse to train on questions that the same run measures with, from files that are there."""
+    train, measured = Path(recipe.finetune.train_data_path), Path(recipe.eval.eval_data_path)
+    ours = "prep" in names  # which leaves them out
+    if ours or not {"finetune", "eval"} <= {*names} or not (train.exists() and measured.exists()):
+        return
+    asked = {normal(text): text for text in open_collection(measured).queries.values()}
+    trained = {normal(row.question) for row in read_training(train).rows}
+    both = [text for key, text in asked.items() if key in trained]
+    if both:
+        raise BadInput(
+            f"{len(both)} of {len(asked)} questions of eval_data_path = {measured} stand in "
+            f"train_data_path = {train} (first: {both[0]!r}): figures would say nothing; run "
+            "`rerank prep data=…`, which holds them out"
+        )
