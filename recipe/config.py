@@ -220,8 +220,10 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 3: the same first-stage candidates, reranked by every available model.
 
     `onnx_model_path` and `trt_model_path` are artifacts to measure beside the checkpoint; null: the
-    stage export measures its own. `nim_api_key_env` names the environment variable whose value is
-    sent to `nim_url` as the bearer token.
+    stage export measures its own. `guard_data_path` is a second evaluation set, in any form of the
+    first: base and fine-tuned model are compared on it too. Where the fine-tuned model is worse
+    than the base by more than chance, the stage fails unless `allow_worse`. `nim_api_key_env` names
+    the environment variable whose value is sent to `nim_url` as the bearer token.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -249,6 +251,8 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     nim_batch_size: Positive = 32
     nim_timeout: Positive = 60
 
+    guard_data_path: str | None = None
+    allow_worse: bool = False
     nim_api_key_env: str | None = None
     onnx_model_path: str | None = None
     trt_model_path: str | None = None
