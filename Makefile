@@ -111,7 +111,7 @@ check-all: $(INSTALLED)  ## the heavy checks, one after the other, and a table (
 
 #@ Check the server
 
-test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json  ### real clients, each in its own environment
+test-clients: $(RANK_DIR)/manifest.json $(EMBED_DIR)/manifest.json $(VISION_DIR)/manifest.json $(VISION_EMBED_DIR)/manifest.json  ### real clients, each in its own environment
 	@$(BIN)/python -m clients.run
 
 test-contract: .venvs/contract/.installed  ### schemathesis against /openapi.json, on every route

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 
 from checks.here import not_here
@@ -22,6 +22,7 @@ from clients.environment import (
     pinned_version,
 )
 from clients.one import FAILED, PASSED
+from clients.witness import write_witness
 from runtime.telemetry import SWITCHES
 
 _CLIENT_TIMEOUT_S = 600
@@ -41,16 +42,33 @@ _OVERLAY = _SHORT | {
 # What clients that name no input type need of an asymmetric embedder.
 _PASSAGES = _SHORT | {"EMBED_DEFAULT_INPUT_TYPE": "passage"}
 _KEYED = _SHORT | {"NIM_REQUIRE_AUTH": "true", "NGC_API_KEY": "not-known-to-probes"}
+_IMAGES = {"EMBED_MAX_INPUTS": "8192"}
+# Names of the artifacts of a reranker and an embedder.
+_TEXT_MODELS, _VISION_MODELS = ("rank", "embed"), ("vl", "vl-embed")
 
 
 @dataclass(frozen=True)
 class Client:
-    """`name` is that of its module, its requirements and its environment; `variables` are set
-    for the server that it is run against; `pythons` are those that its packages admit."""
+    """`name` is that of its module, and of its requirements and its environment unless it shares
+    those of the client `package`. `variables` are set for the server that it is run against, which
+    serves `models`; `pythons` are those that its packages admit."""
 
     name: str
     variables: Mapping[str, str] = field(default_factory=lambda: _SHORT)
     pythons: tuple[str, ...] = ("3.11", "3.12", "3.13", "3.14")
+    package: str = ""
+    models: tuple[str, str] = _TEXT_MODELS
+
+    @property
+    def environment(self) -> str:
+        """The name of its requirements and its environment."""
+        return self.package or self.name
+
+
+def _with_images(package: str, *pythons: str) -> Client:
+    """The client of that package against the vision models."""
+    wanted = {"pythons": pythons} if pythons else {}
+    return Client(f"{package}_images", _IMAGES, package=package, models=_VISION_MODELS, **wanted)
 
 
 # Those that share a server stand together.
@@ -71,6 +89,10 @@ CLIENTS = (
     Client("huggingface_hub", _PASSAGES),
     Client("aiperf", _PASSAGES),
     Client("grpc_probe", _KEYED),
+    _with_images("langchain"),
+    _with_images("litellm"),
+    _with_images("nemo_retriever", "3.12"),
+    _with_images("rerank_client"),
 )
 
 
@@ -98,23 +120,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the named clients, or all of them. 1 if one failed. A client whose Python is missing is
     skipped and named; the run then ends as not possible here."""
     chosen = _chosen(arguments)
-    if not _artifacts():
+    if not _artifacts(_TEXT_MODELS):
         print("MOCK: artifacts/rank and artifacts/embed are not both there; scores mean nothing")
     results: list[Result] = []
     pythons: dict[str, Path] = {}
     for client in chosen:
-        if (python := find_python(client.pythons)) is None:
-            missing = f"found no Python {' or '.join(client.pythons)}"
+        python = find_python(client.pythons)
+        if python is None or (missing := _missing_models(client)):
+            missing = missing if python else f"found no Python {' or '.join(client.pythons)}"
             results.append(Result(client, skipped=missing))
             continue
         try:
-            pythons[client.name] = make_environment(client.name, python)
+            pythons[client.name] = make_environment(client.environment, python)
         except EnvironmentFailed as error:
             print(f"{client.name}: {error}", flush=True)
             results.append(Result(client, failure="its environment could not be made"))
     ready = [client for client in chosen if client.name in pythons]
-    for variables, group in groupby(ready, key=lambda client: client.variables):
-        results += _run_together(list(group), variables, pythons)
+    for (models, variables), group in groupby(ready, key=lambda one: (one.models, one.variables)):
+        results += _run_together(list(group), _artifacts(models), variables, pythons)
     _print_table(results)
     return _ended(results)
 
@@ -139,25 +162,38 @@ def _chosen(arguments: Sequence[str] | None) -> list[Client]:
     return [client for client in CLIENTS if not named or client.name in named]
 
 
-def _artifacts() -> list[str]:
-    """Options of the artifacts to serve; none when one is missing."""
-    found = {kind: ROOT / "artifacts" / kind for kind in ("rank", "embed")}
-    if not all((path / "manifest.json").is_file() for path in found.values()):
-        return []
-    return [part for kind, path in found.items() for part in (f"--{kind}", str(path))]
+def _artifacts(models: tuple[str, str]) -> list[Path]:
+    """The artifacts of reranker and embedder; none when one is missing."""
+    found = [ROOT / "artifacts" / name for name in models]
+    return found if all((path / "manifest.json").is_file() for path in found) else []
+
+
+def _missing_models(client: Client) -> str:
+    """What a client lacks that a mock cannot stand in for, or ""."""
+    if client.models == _TEXT_MODELS or _artifacts(client.models):
+        return ""
+    return (
+        f"found no artifacts/{' and artifacts/'.join(client.models)}, which make test-clients makes"
+    )
 
 
 def _run_together(
-    clients: list[Client], variables: Mapping[str, str], pythons: Mapping[str, Path]
+    clients: list[Client],
+    artifacts: list[Path],
+    variables: Mapping[str, str],
+    pythons: Mapping[str, Path],
 ) -> list[Result]:
     variables_text = " ".join(f"{name}={value}" for name, value in variables.items())
     print(f"\nserver: {variables_text}", flush=True)
-    models = _artifacts()
-    given = {**({} if models else {"ENABLE_MOCK_INFERENCE": "1"}), **variables}
+    given = {**({} if artifacts else {"ENABLE_MOCK_INFERENCE": "1"}), **variables}
+    served = zip(("--rank", "--embed"), map(str, artifacts), strict=False)
+    options = ("-c", SERVE, *chain.from_iterable(served))
+    if clients[0].models == _VISION_MODELS:
+        write_witness(*artifacts)
     try:
         with (
             _LOG.open("wb") as log,
-            Server(given, "-c", SERVE, *models, stdout=log, stderr=log) as server,
+            Server(given, *options, stdout=log, stderr=log) as server,
         ):
             server.ready()
             return [_run(client, pythons[client.name], server) for client in clients]
@@ -208,7 +244,7 @@ def _print_table(results: list[Result]) -> None:
     rows = [("client", "version", "checks", "result")]
     for result in results:
         checks = f"{result.passed}/{result.passed + result.failed}"
-        version = pinned_version(result.client.name)
+        version = pinned_version(result.client.environment)
         rows.append((result.client.name, version, checks, result.verdict))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print()

@@ -22,17 +22,10 @@ from runtime.vision.rule import Size
 _DATA = "data:"
 _ENDING = ";base64"
 _SHOWN = 60
-# How the files begin that can be read, and their media types.
+# How the files begin that can be read.
 _BEGINNINGS = (
-    (b"\x89PNG\r\n", "image/png"),
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"RIFF", "image/webp"),
-    (b"GIF8", "image/gif"),
-    (b"BM", "image/bmp"),
-    (b"II*\0", "image/tiff"),
-    (b"MM\0*", "image/tiff"),
-    (b"II+\0", "image/tiff"),
-    (b"MM\0+", "image/tiff"),
+    *(b"\x89PNG\r\n", b"\xff\xd8\xff", b"RIFF", b"GIF8", b"BM"),
+    *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 )
 # Base64 of their longest beginning.
 _BEGINNING_CHARACTERS = 8
@@ -112,7 +105,7 @@ def find_image(file: Path, offset: int, number: int, written: str) -> RowImage:
     with naming_pillow():
         from runtime.vision.decoding import open_image  # late, as above
     row = f"{file.name}, line {number}"
-    inline = written.startswith(_DATA) or media_type(_beginning(written)) is not None
+    inline = written.startswith(_DATA) or _beginning(written).startswith(_BEGINNINGS)
     content = _decoded(row, written) if inline else _file(row, file.parent, written)
     try:
         size = open_image(content, TextPlace(row)).size
@@ -128,11 +121,6 @@ def find_image(file: Path, offset: int, number: int, written: str) -> RowImage:
         file_bytes=len(content),
         digest=hashlib.sha256(content).hexdigest(),
     )
-
-
-def media_type(content: bytes) -> str | None:
-    """The media type of an image's file, by its beginning; None of anything else."""
-    return next((kind for begin, kind in _BEGINNINGS if content.startswith(begin)), None)
 
 
 def _beginning(written: str) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import TypeVar
 
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -165,13 +166,13 @@ def check_json(request: AnyRequest) -> None:
 
 async def _read(request: AnyRequest, coding: str | None, limit_bytes: int) -> bytes:
     reservation: Reservation = request.scope["state"][_RESERVATION]
-    body = bytearray()  # takes less memory than a list of many small pieces
+    body = BytesIO()  # takes less memory than a list of many small pieces
 
     def take(part: bytes) -> None:
-        if len(body) + len(part) > limit_bytes:
+        if body.tell() + len(part) > limit_bytes:
             raise BodyTooLarge(limit_bytes)
         reservation.add(len(part))
-        body.extend(part)
+        body.write(part)
 
     inflater = None if coding is None else Inflater(coding, reservation.slices)
     came = 0
@@ -190,7 +191,7 @@ async def _read(request: AnyRequest, coding: str | None, limit_bytes: int) -> by
             await inflater.inflate(message["body"], take)
     if inflater is not None:
         inflater.end()
-    return bytes(body)
+    return body.getvalue()  # is not copied
 
 
 async def _until_disconnected(request: AnyRequest) -> None:

@@ -13,7 +13,7 @@ from server.caller import http_caller
 from server.characters import wider_bytes
 from server.connection import cancel_on_disconnect, check_json, read_body, reserve_beside_body
 from server.errors import AnyRequest, ErrorFormat, InvalidRequest
-from server.json_body import decode
+from server.json_items import decode_items
 from server.json_size import decoded_bytes, most_values
 from server.observability import ANSWERED
 from server.service import Service
@@ -55,8 +55,8 @@ class Exchange(Call):
         return await self.body()
 
     async def decode(self, decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-        """Decode the JSON in `body`, the request's only one, once. A large body gets a time slice
-        of its own.
+        """Decode the JSON in `body`, the request's only one, once. A large body is decoded in time
+        slices.
 
         Raises InvalidRequest with the place that does not fit, or before decoding if there are too
         many values. Raises Overloaded when the body budget has no room for the decoded form.
@@ -66,8 +66,7 @@ class Exchange(Call):
         texts = max(settings.max_passages, settings.embed_max_inputs)
         size = await decoded_bytes(body, most_values(texts), slices)
         self.reserve(size - len(body))
-        await slices.before(len(body))
-        return decode(decoder, body)
+        return await decode_items(decoder, body, slices)
 
     def reserve(self, size: int) -> None:
         """Reserve `size` bytes beside the body, if positive. Raises Overloaded."""

@@ -10,6 +10,7 @@ from server.errors import InvalidRequest
 from server.lax import read_lax
 
 T = TypeVar("T")
+Place = tuple[str | int, ...]
 
 # msgspec ends its messages with the place, as in "… - at `$.passages[3].text`".
 _PLACE = re.compile(r"^(?P<message>.*?)(?: - at `(?P<key>key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -24,13 +25,13 @@ _HALF = re.compile(
 _NEAR_BYTES = 64
 
 
-def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """Decode `body`, whose size `server.json_size` has measured. InvalidRequest says where it is
-    wrong, without repeating it."""
+def decode(decoder: "msgspec.json.Decoder[T]", body: bytes | memoryview, at: Place = ()) -> T:
+    """Decode `body`, whose size `server.json_size` has measured, or the part of it that is `at`
+    that place. InvalidRequest says where it is wrong, without repeating it."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _schema_error(str(error)) from None
+        raise _schema_error(str(error), at) from None
     except msgspec.DecodeError as error:
         raise InvalidRequest("json_invalid", (), _why(str(error), body)) from None
     except UnicodeDecodeError:
@@ -48,7 +49,7 @@ def converted(value: Mapping[str, Any], kind: type[T]) -> T:
         raise _schema_error(str(error)) from None
 
 
-def _why(message: str, body: bytes) -> str:
+def _why(message: str, body: bytes | memoryview) -> str:
     """Why `body` is not JSON. JSON can encode half a surrogate pair, which no text can contain; the
     decoder may report it as an unexpected end."""
     place = _BYTE.search(message)
@@ -58,10 +59,10 @@ def _why(message: str, body: bytes) -> str:
     return message
 
 
-def _schema_error(message: str) -> InvalidRequest:
+def _schema_error(message: str, at: Place = ()) -> InvalidRequest:
     found = _PLACE.match(message)
     path = found["path"] if found else None
-    location = tuple(int(i) if i else name for name, i in _STEP.findall(path or ""))
+    location = at + tuple(int(i) if i else name for name, i in _STEP.findall(path or ""))
     text = found["message"] if found else message
     if missing := _MISSING.search(text):
         return InvalidRequest(

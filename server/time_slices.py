@@ -5,10 +5,10 @@ from collections import deque
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-# A time slice scans so much of a body; a larger body is decoded in a time slice of its own. A scan
-# takes 1 ms, or 6 if all characters are escapes.
+# A time slice scans so much of a body, and decodes so much of a larger one. A scan takes 1 ms, or 6
+# if all characters are escapes.
 SLICE_BYTES = 1 << 18
-# Iterations of the event loop before each decoding of a large body, which takes up to 200 ms and
+# Iterations of the event loop before each step over all of a large body, which may take 100 ms and
 # more: enough to read, start and answer an ordinary request that arrived meanwhile.
 _BETWEEN = 8
 

@@ -3,23 +3,19 @@
 All three build a pair in the same way: one template, one token limit, the passage's end cut off.
 """
 
-import base64
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import httpx
-import msgspec
 
 from recipe.config import EvalConfig
-from recipe.corpus_images import media_type
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.vision import VisionCheckpointScorer
-from rerank_client import RerankClient, RerankError, Surface, nim
-from rerank_client.question import Question
+from rerank_client import Passage as Document
+from rerank_client import RerankClient, RerankError, nim
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE
 from runtime.opening import open_ranker
 from runtime.requests import Passage, RankRequest
@@ -191,7 +187,7 @@ class EndpointScorer:
     ) -> None:
         """Raises BadConfig for an address or key that cannot be sent in a request."""
         self._batch_size = batch_size
-        surface = _ranking(model)
+        surface = nim(model, truncate="END")
         try:
             self._client = RerankClient(url, api_key=api_key, timeout_s=timeout_s, surface=surface)
         except RerankError as error:
@@ -204,7 +200,7 @@ class EndpointScorer:
         scores: list[float] = []
         for some in _parts(passages, self._batch_size):
             try:
-                scores += self._client.rerank(query, map(_as_json, some)).scores
+                scores += self._client.rerank(query, map(_document, some)).scores
             except RerankError as error:
                 if error.status in _UNAUTHORIZED:
                     raise BadInput(
@@ -222,27 +218,11 @@ class EndpointScorer:
         self._client.close()
 
 
-def _ranking(model: str | None) -> Surface:
-    """The ranking NIM's, whose documents are passages in JSON: a passage may have an image."""
-    plain = nim(model, truncate="END")
-
-    def encode(asked: Question) -> bytes:
-        fields = msgspec.json.decode(plain.encode(replace(asked, documents=[])))
-        fields["passages"] = [msgspec.Raw(passage.encode()) for passage in asked.documents]
-        return msgspec.json.encode(fields)
-
-    return replace(plain, encode=encode)
-
-
-def _as_json(passage: str | Passage) -> str:
-    """A passage of the NIM. One that is an image alone has no text, as its reference says."""
-    if isinstance(passage, str):
-        return msgspec.json.encode({"text": passage}).decode()
-    found = {"text": passage.text} if passage.text else {}
-    if isinstance(passage.image, bytes):
-        encoded = base64.b64encode(passage.image).decode()
-        found["image"] = f"data:{media_type(passage.image)};base64,{encoded}"
-    return msgspec.json.encode(found).decode()
+def _document(passage: str | Passage) -> str | Document:
+    """A passage as the client takes it."""
+    if isinstance(passage, str) or not isinstance(passage.image, bytes):
+        return passage if isinstance(passage, str) else passage.text
+    return Document(text=passage.text, image=passage.image)
 
 
 def fingerprint(directory: Path) -> str:

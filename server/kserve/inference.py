@@ -22,12 +22,15 @@ from server.surfaces.modality import images_of
 
 Word = TypeVar("Word", bound=str)
 Parameters = Mapping[str, Any]
-Inputs = Mapping[str, list[str]]
+# By the model's names of them; each as it was sent.
+Inputs = Mapping[str, TextTensor]
 
 _TRUNCATES: tuple[Truncate, ...] = get_args(Truncate)
 _INPUT_TYPES: tuple[InputType, ...] = get_args(InputType)
 _TYPES: tuple[EmbeddingType, ...] = get_args(EmbeddingType)
 _MODALITY = "modality"
+# The vision NIM's other names of inputs.
+_ALIASES = {"passages": "passage"}
 # Python itself refuses to read more than 4300.
 _MOST_DIGITS = 12
 _LONGEST_TIMEOUT_US = 10**12
@@ -54,12 +57,12 @@ async def infer(
 
 
 async def _rank(call: Call, inputs: Inputs, parameters: Parameters) -> list[Output]:
-    queries, passages = inputs["query"], inputs["passage"]
+    (_, queries), (name, passages) = inputs["query"], inputs["passage"]
     if len(queries) not in (1, len(passages)):
         message = f"found {len(queries)} queries for {len(passages)} passages, wanted 1 or as many"
         raise InvalidRequest("value_error", ("query",), message)
     truncate = _word(parameters, "truncate", _TRUNCATES, "NONE")
-    seen, at = await call.passages("rank", passages, _images(inputs), Field("passage"))
+    seen, at = await call.passages("rank", passages, _images(inputs), Field(name))
     ranking = await call.rank(
         RankRequest(queries[0] if len(queries) == 1 else queries, seen, truncate=truncate),
         query_at=Field("query"),
@@ -75,9 +78,9 @@ async def _rank(call: Call, inputs: Inputs, parameters: Parameters) -> list[Outp
 
 def _images(inputs: Inputs) -> dict[int, SentImage]:
     """The images of passages, by number; an empty text stands for none."""
-    found, passages = inputs.get(IMAGE_INPUT), len(inputs["passage"])
-    if found is None:
+    if IMAGE_INPUT not in inputs:
         return {}
+    (_, found), passages = inputs[IMAGE_INPUT], len(inputs["passage"][1])
     if len(found) != passages:
         message = f'found {len(found)} images for {passages} passages, wanted one for each, or ""'
         raise InvalidRequest("value_error", (IMAGE_INPUT,), message)
@@ -91,9 +94,9 @@ async def _embed(call: Call, inputs: Inputs, parameters: Parameters) -> list[Out
     # The NIM's own default over gRPC is query.
     default_type = call.service.settings.default_input_type or "query"
     input_type = _word(parameters, "input_type", _INPUT_TYPES, default_type)
-    at = Field("text")
-    texts, images = await images_of(call, inputs["text"], inputs.get(_MODALITY), at, input_type)
-    passages, at = await call.passages("embed", texts, images, at)
+    (name, given), (_, modality) = inputs["text"], inputs.get(_MODALITY, (_MODALITY, None))
+    texts, images = await images_of(call, given, modality, Field(name), input_type)
+    passages, at = await call.passages("embed", texts, images, Field(name))
     request = EmbedRequest(
         passages,
         input_type,
@@ -110,14 +113,15 @@ async def _embed(call: Call, inputs: Inputs, parameters: Parameters) -> list[Out
 def _by_name(model: KserveModel, tensors: Iterable[TextTensor]) -> Inputs:
     known = [facts.name for facts in model.inputs if facts.name != IMAGE_INPUT]
     optional = [_MODALITY] if model.kind == "embed" else [IMAGE_INPUT]
-    found: dict[str, list[str]] = {}
-    for name, texts in tensors:
+    found: dict[str, TextTensor] = {}
+    for tensor in tensors:
+        name = _ALIASES.get(tensor[0], tensor[0])
         if name not in (*known, *optional):
             message = f"found another input, wanted {' and '.join(known)}"
             raise InvalidRequest("value_error", ("inputs",), message)
         if name in found:
             raise InvalidRequest("value_error", ("inputs",), f"found {name} twice")
-        found[name] = texts
+        found[name] = tensor
     if missing := [name for name in known if name not in found]:
         raise InvalidRequest("missing", ("inputs",), f"wanted the input {' and '.join(missing)}")
     return found

@@ -19,15 +19,13 @@ from server.errors import InvalidRequest
 from server.exchange import Exchange
 from server.images import SentImage
 from server.lax import Flag, Positive, Whole
-from server.surfaces.parts import CONTENT, Parts, content_of, image_of
-from server.surfaces.pooling import PoolingFields, check_images, cut_of, is_vllm, wants_logits
+from server.surfaces.parts import CONTENT, Parts, parts_of, refuse_settings
+from server.surfaces.pooling import PoolingFields, cut_of, is_vllm, wants_logits
 from server.surfaces.truncation import Truncation
 
 Document = str | dict[str, Any]
 Documents = Annotated[list[Document], Meta(extra_json_schema={"minItems": 1})]
 Never = Annotated[Flag, Meta(extra_json_schema={"const": False})]
-
-_FIELD = ("text",)
 
 
 class RerankRequest(PoolingFields, kw_only=True):
@@ -103,7 +101,7 @@ async def rank_documents(
         pair=limits.pair,
     )
     if images:
-        check_images(payload)
+        refuse_settings(mm_processor_kwargs=payload.mm_processor_kwargs)
     blanks = family is not None
     passages, at = await exchange.passages("rank", texts, images, at)
     request = RankRequest(payload.query, passages, truncate=truncate, limits=limits, blanks=blanks)
@@ -154,35 +152,28 @@ def documents_of(
     if at.alone and isinstance(documents[0], dict) and CONTENT not in documents[0]:
         # vLLM takes its own object alone, no other server any.
         raise InvalidRequest("type_error", at.place(0), "wanted a list of objects")
-    names = dict.fromkeys(fields or _FIELD)  # a field named twice is still one text
-    ranks = {name: rank for rank, name in enumerate(names)}
-    found = [
-        Parts(document)
-        if isinstance(document, str)
-        else _parts(document, at.place(index), ranks, plain=not fields)
-        for index, document in enumerate(documents)
-    ]
+    # A field named twice is still one text.
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys(fields or ()))}
+    found = [_parts(one, at.place(index), ranks) for index, one in enumerate(documents)]
     images = {index: one.image for index, one in enumerate(found) if one.image is not None}
     return [one.text for one in found], images
 
 
-def _parts(
-    document: Mapping[str, Any], place: Place, ranks: Mapping[str, int], *, plain: bool
-) -> Parts:
-    """Text and image of an object; if it is not `plain`, its fields are those of `ranks` alone."""
-    if plain and CONTENT in document and not document.keys() & ranks.keys():
-        return content_of(document, place)
-    image = image_of(document, place) if plain else None
+def _parts(document: Document, place: Place, ranks: Mapping[str, int]) -> Parts:
+    """Text and image of a document. If there are `ranks`, an object's fields among them count."""
+    if isinstance(document, str):
+        return Parts(document)
+    if not ranks:
+        return parts_of(document, place)
     # Loop over the document's own fields, not all named ones: a body may have many of both.
     named = sorted((name for name in document if name in ranks), key=ranks.__getitem__)
     found = [document[name] for name in named]
     # Other field names are the caller's text, which answers do not repeat.
-    which = "the field text" if plain else "one of the rank_fields"
-    if not found and image is None:
-        raise InvalidRequest("missing", place, f"wanted {which}")
+    if not found:
+        raise InvalidRequest("missing", place, "wanted one of the rank_fields")
     if not all(isinstance(value, str) for value in found):
-        raise InvalidRequest("type_error", place, f"wanted a text as {which}")
-    return Parts("\n".join(found), image)
+        raise InvalidRequest("type_error", place, "wanted a text as one of the rank_fields")
+    return Parts("\n".join(found))
 
 
 def top_results(order: Sequence[int], top_n: int | None) -> Sequence[int]:

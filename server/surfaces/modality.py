@@ -6,6 +6,7 @@ URL is the image, with the tag around it and one blank between it and the text.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from runtime.postprocess import InputType
@@ -14,6 +15,7 @@ from server.characters import WIDEST
 from server.errors import InvalidRequest
 from server.fields import one_of
 from server.images import SentImage
+from server.surfaces.parts import Parts
 from server.time_slices import SLICE_BYTES, Pace
 
 Modality = Literal["text", "image", "text_image"]
@@ -21,6 +23,7 @@ _MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 _FIELD = "modality"
 _NO_QUERY = "an image is no query; send input_type passage, or modality text if it is text"
+_OWN_WORDS = "objects and messages say themselves what they are; leave it out"
 _URL = re.compile(r"data:image/[\w.+-]{1,64}(?:;[\w=.+-]{1,64}){0,4};base64,")
 # What ends a data URL, as it is neither in base64 nor among its usual mistakes.
 _END = re.compile(r"[\s\"'<>()]")
@@ -42,40 +45,52 @@ class _Split(NamedTuple):
 
 async def images_of(
     call: Call,
-    inputs: list[str],
+    inputs: Sequence[str | Parts],
     modality: str | list[str] | None,
     at: Field,
     input_type: InputType | None,
 ) -> tuple[list[str], dict[int, SentImage]]:
     """The text of each of the `inputs`, the field `at`, and their images by number.
 
-    Without a `modality`, an input has an image if the model takes images and a data URL of one is
-    in it. Raises InvalidRequest, and Overloaded when the body budget has no room for the texts.
+    Without a `modality`, a text has an image if the model takes images and a data URL of one is in
+    it. Raises InvalidRequest, and Overloaded when the body budget has no room for the texts.
     """
     kinds = _for_each(modality, len(inputs))
-    if not call.service.served("embed").model.info.images:
-        if not {None, "text"}.issuperset(kinds):
-            raise InvalidRequest("literal_error", (_FIELD,), "this model embeds text only")
-        return inputs, {}
+    takes_images = call.service.served("embed").model.info.images
+    if not takes_images and not {None, "text"}.issuperset(kinds):
+        raise InvalidRequest("literal_error", (_FIELD,), "this model embeds text only")
     pace = Pace(call.service.body_budget.slices)
-    texts, images = list(inputs), {}
-    for index, (text, kind) in enumerate(zip(inputs, kinds, strict=True)):
-        place = at.place(index)
-        split = None if kind == "text" else await _split(call, text, place, pace)
-        if split is not None:
-            if kind == "image" and split.rest:
-                message = "found text beside the image, wanted the modality text_image"
-                raise InvalidRequest("value_error", place, message)
-            texts[index] = split.rest
-            images[index] = SentImage(text, place, split.begin, split.end)
-        elif kind == "image":
-            texts[index], images[index] = "", SentImage(text, place)
-        elif kind == "text_image":
-            message = "found no image in this text, wanted one as data:image/png;base64,…"
+    found: list[Parts] = []
+    for index, (one, kind) in enumerate(zip(inputs, kinds, strict=True)):
+        if isinstance(one, Parts):
+            if kind is not None:
+                raise InvalidRequest("value_error", (_FIELD,), _OWN_WORDS)
+            found.append(one)
+        elif takes_images and kind != "text":
+            found.append(await _parts(call, one, kind, at.place(index), pace))
+        else:
+            found.append(Parts(one))
+    images = {index: one.image for index, one in enumerate(found) if one.image is not None}
+    default_type = call.service.settings.default_input_type
+    if images and takes_images and (input_type or default_type) == "query":
+        raise InvalidRequest("value_error", next(iter(images.values())).place, _NO_QUERY)
+    return [one.text for one in found], images
+
+
+async def _parts(call: Call, text: str, kind: Modality | None, place: Place, pace: Pace) -> Parts:
+    """Text and image of a text at `place` of that kind, which is not text; None is unknown."""
+    split = await _split(call, text, place, pace)
+    if split is not None:
+        if kind == "image" and split.rest:
+            message = "found text beside the image, wanted the modality text_image"
             raise InvalidRequest("value_error", place, message)
-    if images and (input_type or call.service.settings.default_input_type) == "query":
-        raise InvalidRequest("value_error", at.place(next(iter(images))), _NO_QUERY)
-    return texts, images
+        return Parts(split.rest, SentImage(text, place, split.begin, split.end))
+    if kind == "image":
+        return Parts("", SentImage(text, place))
+    if kind == "text_image":
+        message = "found no image in this text, wanted one as data:image/png;base64,…"
+        raise InvalidRequest("value_error", place, message)
+    return Parts(text)
 
 
 def _for_each(modality: str | list[str] | None, inputs: int) -> list[Modality | None]:

@@ -1,7 +1,7 @@
 """NIM's ranking surface: POST /v1/ranking and the paths of NVIDIA's hosted service.
 
 Shapes as in NIM 1.10.0 and as its clients need them: langchain-nvidia-ai-endpoints 1.5.0,
-llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.95.1,
+llama-index-postprocessor-nvidia-rerank 0.7.0, nvidia-haystack 3.0.0, litellm 1.110.2,
 nv-ingest-client 26.3.0, Elasticsearch (which refuses any additional key in a ranking).
 Images are those of the vision NIMs, 1.11.0 and newer.
 """

@@ -9,7 +9,7 @@ does not have.
 
 import asyncio
 import binascii
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from functools import partial
 from typing import Annotated, Any, get_args
 
@@ -23,14 +23,16 @@ from msgspec import Meta
 
 from runtime.postprocess import Embeddings, EmbeddingType, InputType, quantized
 from runtime.requests import EmbedRequest, TokenLimits
-from server.call import listed
+from server.call import Field, Place
 from server.errors import ErrorBody, Failure, InvalidRequest, UnknownModel
 from server.exchange import MANY_NUMBERS, Exchange
 from server.fields import merge_synonyms, one_of
 from server.lax import Flag, Positive, lax_decoder
 from server.nim_error import nim_error
 from server.surface import Surface
+from server.surfaces.messages import are_messages, conversations_of
 from server.surfaces.modality import images_of
+from server.surfaces.parts import Parts, parts_of, refuse_settings
 from server.surfaces.truncation import PromptTokens, Side, Truncation, prompt_cut
 from server.surfaces.usage import Usage, usage_of
 
@@ -40,10 +42,14 @@ _FORMATS = ("float", "base64")
 # Jina's names of input types.
 _TASKS: dict[str, InputType] = {"retrieval.query": "query", "retrieval.passage": "passage"}
 _TOKEN_IDS = " (langchain-openai: check_embedding_ctx_length=False)"
-_UNIT = "vectors come with length 1 from this server"
+_TRAINED = "the model was trained with its special tokens"
+_UNIT = "vectors come as the model was exported, most with length 1"
+# In messages it means beside those of the template.
+_TEMPLATED = (False,), "the template has the special tokens"
+_NO_TEMPLATE = "this model's template takes none; leave it out"
 # Fields with a fixed value: the accepted values, and the reason why no other is.
 _FIXED_FIELDS: dict[str, tuple[tuple[object, ...], str]] = {
-    "add_special_tokens": ((True,), "the model was trained with its special tokens"),
+    "add_special_tokens": ((True,), _TRAINED),
     "use_activation": ((True,), _UNIT),
     "normalize": ((True,), _UNIT),
     "normalized": ((True,), _UNIT),
@@ -66,15 +72,25 @@ def _fixed(name: str) -> Meta:
     return Meta(extra_json_schema={"enum": list(_FIXED_FIELDS[name][0])})
 
 
+Conversation = list[dict[str, Any]]
+Input = str | dict[str, Any] | Conversation
+
+
 # Request. Unknown fields are ignored; null means a field's default (litellm sends it).
 class EmbeddingRequest(msgspec.Struct):
-    """The body of an embedding request. `task`, `output_dimension` and `output_dtype` are synonyms
-    of `input_type`, `dimensions` and `embedding_type`. `truncate_prompt_tokens` truncates a text at
-    `truncation_side`, prefix and special tokens included. The flags `truncate` (Jina) and
-    `truncation` (Voyage) truncate texts that are too long. The last fields accept only the value
-    that applies anyway."""
+    """The body of an embedding request. `input` has texts, Jina's objects of a `text` or an
+    `image`, or vLLM's conversations of one message, which may be in `messages` instead; the role
+    of a message, query or document, is its input type. `task`, `output_dimension` and
+    `output_dtype` are synonyms of `input_type`, `dimensions` and `embedding_type`.
+    `truncate_prompt_tokens` truncates a text at `truncation_side`, prefix and special tokens
+    included. The flags `truncate` (Jina) and `truncation` (Voyage) truncate texts that are too
+    long. The last fields accept only the value that applies anyway."""
 
-    input: str | Annotated[list[str], Meta(extra_json_schema={"minItems": 1})]
+    input: str | Annotated[list[Input], Meta(extra_json_schema={"minItems": 1})] | None = None
+    messages: (
+        Annotated[list[dict[str, Any] | Conversation], Meta(extra_json_schema={"minItems": 1})]
+        | None
+    ) = None
     model: str | None = None
     input_type: Annotated[str, _enum(*_INPUT_TYPES)] | None = None
     encoding_format: Annotated[str, _enum(*_FORMATS)] | None = None
@@ -90,7 +106,11 @@ class EmbeddingRequest(msgspec.Struct):
     truncate_prompt_tokens: PromptTokens | None = None
     truncation_side: Side | None = None
     user: str | None = None
-    add_special_tokens: Annotated[Flag, _fixed("add_special_tokens")] | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    media_io_kwargs: dict[str, Any] | None = None
+    add_special_tokens: Flag | None = None
     use_activation: Annotated[Flag, _fixed("use_activation")] | None = None
     normalize: Annotated[Flag, _fixed("normalize")] | None = None
     normalized: Annotated[Flag, _fixed("normalized")] | None = None
@@ -190,15 +210,38 @@ def _type_of(request: EmbeddingRequest) -> EmbeddingType:
     return merge_synonyms({"embedding_type": first, "output_dtype": second}) or "float"
 
 
-def _check(request: EmbeddingRequest) -> None:
-    """Refuse documented values that are not supported here."""
+def _check(request: EmbeddingRequest, *, chat: bool) -> None:
+    """Refuse documented values that are not supported here, of messages if `chat`."""
     one_of(request.encoding_format, _FORMATS, "encoding_format")
     _type_of(request)
-    for name, (known, why) in _FIXED_FIELDS.items():
+    fixed = _FIXED_FIELDS | ({"add_special_tokens": _TEMPLATED} if chat else {})
+    for name, (known, why) in fixed.items():
         found = getattr(request, name)
         if found is not None and found not in known:
             values = " or ".join(msgspec.json.encode(word).decode() for word in known)
             raise InvalidRequest("literal_error", (name,), f"wanted {values}: {why}")
+    if chat and (request.chat_template is not None or request.chat_template_kwargs):
+        name = "chat_template_kwargs" if request.chat_template is None else "chat_template"
+        raise InvalidRequest("value_error", (name,), _NO_TEMPLATE)
+
+
+def _inputs(request: EmbeddingRequest) -> tuple[Sequence[Input], Field, bool]:
+    """What is to be embedded, its field, and whether it is messages. Raises InvalidRequest."""
+    if isinstance(request.input, str):
+        return [request.input], Field("input", alone=True), False
+    if request.input is not None:
+        return request.input, Field("input"), are_messages(request.input)
+    if request.messages is not None:
+        return request.messages, Field("messages"), True
+    raise InvalidRequest("missing", ("input",), "wanted the field `input`")
+
+
+def _parts(one: Input, place: Place) -> str | Parts:
+    """An item of an `input` without messages. Raises InvalidRequest."""
+    if isinstance(one, dict):
+        return parts_of(one, place)
+    assert isinstance(one, str)
+    return one
 
 
 # Error body
@@ -236,7 +279,8 @@ async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]
     """Embed texts, and images as passages.
 
     `modality` (text, image or text_image; one, or one for each input) says what the inputs are: an
-    image is a data URL in base64, alone or within a text. Without it the inputs tell.
+    image is a data URL in base64, alone or within a text. Without it the inputs tell. Objects of
+    `input` and `messages` say themselves what they are.
     `input_type` may be the ending of the model's name instead (-query, -passage). `dimensions`
     keeps the first components and normalises them again; more than there are: all of them, as
     the NIM has it. int8 scales each vector to a largest component of ±127, uint8 adds 128,
@@ -248,7 +292,8 @@ async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]
     name, input_type = input_type_of(payload, served.accepted_names)
     if name is not None and name not in served.accepted_names:
         raise UnknownModel(served.name)
-    _check(payload)
+    inputs, at, chat = _inputs(payload)
+    _check(payload, chat=chat)
     truncate, most_tokens = prompt_cut(
         served.model.info.max_tokens,
         tokens=payload.truncate_prompt_tokens,
@@ -256,9 +301,19 @@ async def embed(exchange: NamedDependency[Exchange]) -> Response[EmbeddingReply]
         truncate=payload.truncate,
         truncation=payload.truncation,
     )
-    inputs, at = listed("input", payload.input)
     exchange.check_count("embed", len(inputs), at)
-    texts, images = await images_of(exchange, inputs, payload.modality, at, input_type)
+    parts: Sequence[str | Parts]
+    if chat:
+        parts, at, role = conversations_of(inputs, at.name)
+        input_type = merge_synonyms({"input_type": input_type, "role": role})
+    else:
+        parts = [_parts(one, at.place(index)) for index, one in enumerate(inputs)]
+    texts, images = await images_of(exchange, parts, payload.modality, at, input_type)
+    if images:
+        refuse_settings(
+            mm_processor_kwargs=payload.mm_processor_kwargs,
+            media_io_kwargs=payload.media_io_kwargs,
+        )
     passages, at = await exchange.passages("embed", texts, images, at)
     asked = EmbedRequest(
         passages,

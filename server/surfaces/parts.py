@@ -1,4 +1,4 @@
-"""Documents that are objects with an image: Jina's `image`, and vLLM's `content` of parts."""
+"""Documents and inputs that are objects: Jina's `image`, and vLLM's `content` of parts."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ from server.call import Place
 from server.errors import InvalidRequest
 from server.images import SentImage
 
-CONTENT, IMAGE = "content", "image"
+CONTENT, IMAGE, TEXT = "content", "image", "text"
 # Reading them is not interrupted.
 _MOST_PARTS = 64
 
@@ -19,18 +19,27 @@ class Parts(NamedTuple):
     image: SentImage | None = None
 
 
-def image_of(document: Mapping[str, Any], place: Place) -> SentImage | None:
-    """Jina's `image` of the document at `place`; None without one. Raises InvalidRequest."""
-    found = document.get(IMAGE)
-    if found is None:
-        return None
-    return SentImage(_text(found, (*place, IMAGE)), (*place, IMAGE))
+def parts_of(document: Mapping[str, Any], place: Place) -> Parts:
+    """Text and image of the object at `place`, which has vLLM's `content`, or `text`, Jina's
+    `image`, or both. Raises InvalidRequest."""
+    if CONTENT in document and TEXT not in document:
+        return content_of(document, place)
+    image, at = document.get(IMAGE), (*place, IMAGE)
+    sent = None if image is None else SentImage(_text(image, at), at)
+    # Other fields' names are the caller's text, which answers do not repeat.
+    if TEXT not in document and sent is None:
+        raise InvalidRequest("missing", place, f"wanted the field {TEXT}")
+    text = document.get(TEXT, "")
+    if not isinstance(text, str):
+        raise InvalidRequest("type_error", place, f"wanted a text as the field {TEXT}")
+    return Parts(text, sent)
 
 
-def content_of(document: Mapping[str, Any], place: Place) -> Parts:
-    """vLLM's `content` of the document at `place`: a text, or a list of parts of the types text and
-    image_url, with one image at most; texts are joined as lines. Raises InvalidRequest."""
-    content, place = document[CONTENT], (*place, CONTENT)
+def content_of(document: Mapping[str, Any], place: Place, between: str = "\n") -> Parts:
+    """vLLM's `content` of the document or message at `place`: a text, or a list of parts of the
+    types text and image_url, with one image at most. `between` joins several texts, lines by
+    default. Raises InvalidRequest."""
+    content, place = document.get(CONTENT), (*place, CONTENT)
     if isinstance(content, str):
         return Parts(content)
     if not isinstance(content, list) or not content:
@@ -45,11 +54,19 @@ def content_of(document: Mapping[str, Any], place: Place) -> Parts:
         if isinstance(found, str):
             texts.append(found)
         elif image is not None:
-            message = "found several images in one document, wanted one"
+            message = "found several images here, wanted one"
             raise InvalidRequest("value_error", found.place, message)
         else:
             image = found
-    return Parts("\n".join(texts), image)
+    return Parts(between.join(texts), image)
+
+
+def refuse_settings(**given: Mapping[str, Any] | None) -> None:
+    """Raise InvalidRequest for a request's own settings of its images, by their fields' names."""
+    for name, settings in given.items():
+        if settings:
+            message = "images are read and cut as the model's own files say; leave it out"
+            raise InvalidRequest("value_error", (name,), message)
 
 
 def _part(part: object, place: Place) -> str | SentImage:

@@ -95,13 +95,6 @@ def cut_of(
     return truncated, limits
 
 
-def check_images(payload: PoolingFields) -> None:
-    """Raise InvalidRequest for settings of a request's images."""
-    if payload.mm_processor_kwargs:
-        message = "images are cut as the model's own files say; leave it out"
-        raise InvalidRequest("value_error", ("mm_processor_kwargs",), message)
-
-
 def _refuse_others(payload: PoolingFields) -> None:
     if payload.instruction:
         message = "this model's template takes none; leave it out, or put it into the query"

@@ -162,7 +162,9 @@ def _prompt(service: Service, name: str | None) -> str:
 def _check_embed(payload: EmbedRequest, most: int | None) -> None:
     """Raise InvalidRequest for options that vectors of `most` dimensions do not support."""
     if payload.normalize is False:
-        message = "vectors come with length 1 from this server; leave it out, or send true"
+        message = (
+            "vectors come as the model was exported, most with length 1; leave it out, or send true"
+        )
         raise InvalidRequest("value_error", ("normalize",), message)
     dimensions = payload.dimensions
     if dimensions is not None and (dimensions < 1 or (most is not None and dimensions > most)):

@@ -19,7 +19,8 @@ from server.lax import lax_decoder
 from server.surface import Surface
 from server.surfaces.cohere import ErrorDetail, error_type, id_of
 from server.surfaces.documents import documents_of
-from server.surfaces.pooling import PoolingFields, check_images, cut_of, wants_logits
+from server.surfaces.parts import refuse_settings
+from server.surfaces.pooling import PoolingFields, cut_of, wants_logits
 from server.surfaces.usage import Usage, usage_of
 
 Text = str | dict[str, Any]
@@ -128,7 +129,7 @@ async def score(exchange: NamedDependency[Exchange]) -> Response[ScoreReply]:
     wants_logits(payload)  # refuses contradicting fields before anything is scored
     truncate, limits = cut_of(payload, served.model.info.max_tokens)
     if images:
-        check_images(payload)
+        refuse_settings(mm_processor_kwargs=payload.mm_processor_kwargs)
     passages, at = await exchange.passages("rank", texts, images, at)
     query = queries[0] if len(queries) == 1 else queries
     ranking = await exchange.rank(

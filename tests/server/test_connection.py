@@ -1,19 +1,23 @@
 """Raw sockets: framing faults, slow and vanished clients; the server goes on after each."""
 
+import asyncio
 import contextlib
 import json
 import re
 import select
 import socket
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+from litestar import Request
 
 from server import service as service_module
+from server.connection import BodyBudget, read_body
 from tests.server.conftest import BODY_LIMIT_BYTES, HELD, Server, Start
 from tests.server.figures import figures, sums
 from tests.server.gate import GATED_TOKENS, Gate
@@ -193,6 +197,31 @@ _LITTLE_ROOM = (
     "import sys, server.service as service; from server.cli import main; "
     "service._ROOM_FOR_BODIES = 0; sys.exit(main())"
 )
+
+
+def test_a_body_is_in_memory_once() -> None:
+    """A copy at its end would stop the event loop for a second per gigabyte, and double it."""
+    part, count = bytes(1 << 16), 256
+    messages = [{"type": "http.request", "body": part, "more_body": True}] * count
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
+    sizes = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        sizes.append(len(await read_body(Request(scope, receive, send), 1 << 30, PATIENCE_S)))
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def run() -> None:
+        scope: Any = {"type": "http", "headers": [], "state": {}}
+        await BodyBudget(1 << 30).middleware(application)(scope, receive, None)  # type: ignore[arg-type]
+
+    tracemalloc.start()
+    asyncio.run(run())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sizes == [count * len(part)]
+    assert peak < 1.5 * sizes[0]
 
 
 def test_all_bodies_together_are_bounded(start: Start) -> None:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from checks.ports import free_port
-from server import exchange, time_slices
+from server import exchange, json_items, time_slices
 from server.connection import BodyBudget
 from server.kserve import rest
 from server.kserve.grpc_requests import Requests
@@ -95,7 +95,7 @@ def test_large_bodies_are_decoded_one_in_a_time_slice(
 
     monkeypatch.setattr(exchange, "decoded_bytes", at_once(exchange.decoded_bytes))
     monkeypatch.setattr(Requests, "decoded_bytes", at_once(Requests.decoded_bytes))
-    monkeypatch.setattr(exchange, "decode", watched(exchange.decode))
+    monkeypatch.setattr(json_items, "decode", watched(json_items.decode))
     monkeypatch.setattr(Requests, "parse", watched(Requests.parse))
     monkeypatch.setattr(rest, "texts_of_raw", watched(rest.texts_of_raw))
     with ThreadPoolExecutor(3 * each) as pool:

@@ -12,8 +12,9 @@ from recipe.config import EvalConfig
 from recipe.corpus_images import ImageText, RowImage
 from recipe.evaluation import session
 from recipe.evaluation.results import read_results
-from recipe.evaluation.scorers import CheckpointScorer, _as_json, _ranking, open_scorer
-from rerank_client.question import Question
+from recipe.evaluation.scorers import CheckpointScorer, _document, open_scorer
+from rerank_client import nim
+from rerank_client.question import question
 from runtime.requests import Passage
 from tests.recipe.models.material import TEMPLATE, write_beir, write_lines
 from tests.tiny_vision import encoded, png
@@ -186,8 +187,8 @@ def test_few_images_are_in_memory_at_a_time() -> None:
 def test_an_endpoint_gets_images_as_a_nim_wants_them() -> None:
     picture = png(90, 60)
     passages = ["a text", Passage("both", picture), Passage(image=picture)]
-    surface = _ranking("some-model")
-    body = surface.encode(Question("q", list(map(_as_json, passages)), None))
+    asked = question("q", map(_document, passages), None)
+    body = nim("some-model", truncate="END").encode(asked)
     data_url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
     assert json.loads(body) == {
         "model": "some-model",

@@ -323,7 +323,7 @@ def test_statistics_show_batching(serve: Serve, gate: Gate) -> None:
     [
         ({"query": ["q"]}, "passage"),
         ({"passage": ["p"]}, "query"),
-        ({"query": ["q"], "passages": ["p"]}, "another input"),
+        ({"query": ["q"], "documents": ["p"]}, "another input"),
         ({"query": ["q", "r"], "passage": ["p"]}, "2 queries for 1 passages"),
         ({"query": ["q"], "passage": ["p", " "]}, r"passage\[1\]"),
         ({"query": [" "], "passage": ["p"]}, r"query\[0\]"),

@@ -98,6 +98,27 @@ def test_a_wrong_image_is_named(triton: Open, transport: str, image: str, told: 
 
 
 @BOTH
+def test_passages_is_another_name(triton: Open, transport: str) -> None:
+    one = triton(transport)
+    query, image = one.texts("query", [QUERY]), one.texts("passage_image", [data_url(ONE), ""])
+
+    def logits(*names: str, texts: list[str]) -> Any:
+        tensors = [query, image, *(one.texts(name, texts) for name in names)]
+        return one.client.infer(VISION_RANK, tensors).as_numpy("logit")
+
+    texts = ["", "b"]
+    np.testing.assert_array_equal(
+        logits("passages", texts=texts), logits("passage", texts=texts), strict=True
+    )
+    for names, texts, told in (
+        (["passages"], ["", ""], r"passages\[1\]: this text is blank"),
+        (["passage", "passages"], ["a", "b"], "found passage twice"),
+    ):
+        with pytest.raises(InferenceServerException, match=told):
+            logits(*names, texts=texts)
+
+
+@BOTH
 def test_a_passage_without_both_is_blank(triton: Open, transport: str) -> None:
     with pytest.raises(InferenceServerException, match=r"passage\[1\]: this text is blank"):
         rank(triton(transport), ["a", ""], [data_url(ONE), ""])

@@ -209,7 +209,7 @@ def test_more_dimensions_than_there_are(
         ({"modality": ["text", "image"]}, "modality"),
         ({"input": []}, "input"),
         ({"input": [1, 2, 3]}, "input.0"),
-        ({"input": [[1, 2], [3]]}, "input.0"),
+        ({"input": [[1, 2], [3]]}, "input.0.0"),
         ({"input": ["a", 7]}, "input.1"),
         ({"input": ["a", None]}, "input.1"),
         ({"input": None}, "input"),
@@ -233,7 +233,7 @@ def test_bodies_that_are_no_request(client: httpx.Client, raw: bytes) -> None:
 
 
 def test_token_ids_are_refused_with_advice(client: httpx.Client) -> None:
-    found = assert_error(post(client, input=[[101, 102]]), 400, "input.0")
+    found = assert_error(post(client, input=[[101, 102]]), 400, "input.0.0")
     assert "check_embedding_ctx_length=False" in found["message"]
 
 
