@@ -180,8 +180,10 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 2: a cross-encoder trained on groups of one positive and hard negatives.
 
     `prompt_template` is null for families whose tokenizer joins query and passage (BERT).
-    `val_data_path` is a file in the format of `train_data_path`. `processes` above 1 trains under
-    torchrun on this machine.
+    `val_data_path` is a file in the format of `train_data_path`; null: the one that prep wrote
+    beside it, if it did. With validation, the step of the least loss is kept (`keep_best`), and
+    training ends after `early_stopping` validations without a lesser one. `processes` above 1
+    trains under torchrun on this machine.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -206,6 +208,8 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     val_every_steps: Positive = 100
 
     val_data_path: str | None = None
+    keep_best: bool = True
+    early_stopping: Positive | None = None
     processes: Positive = 1
     fsdp: bool = False
     seed: int = 42

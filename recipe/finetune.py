@@ -14,7 +14,7 @@ from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_groups
-from recipe.training.job import CONSOLIDATED, accumulated_passes
+from recipe.training.job import CONSOLIDATED, accumulated_passes, validation_file
 from recipe.training.parent_death import kill_with_parent
 
 _JOB_FILE = "job.json"
@@ -22,8 +22,8 @@ _JOB_FILE = "job.json"
 
 def _inputs(settings: FinetuneConfig) -> list[Input]:
     given = {settings.train_data_path: "training data"}
-    if settings.val_data_path is not None:
-        given.setdefault(settings.val_data_path, "validation data")
+    if (validation := validation_file(settings)) is not None:
+        given.setdefault(str(validation), "validation data")
     found = {
         path: what if path == Path(data) else f"corpus of the {what}"
         for data, what in given.items()
@@ -43,11 +43,21 @@ def _check_values(settings: FinetuneConfig) -> None:
             "found attn_implementation = flash_attention_2, which is not supported; wanted sdpa, "
             "eager or null"
         )
-    accumulated_passes(settings, settings.processes)
+    accumulated_passes(settings.global_batch_size, settings.local_batch_size, settings.processes)
+    if settings.early_stopping is not None and not settings.keep_best:
+        raise BadConfig(
+            "found early_stopping and keep_best = false, wanted keep_best: the steps after the "
+            "best one are those that training was stopped for"
+        )
 
 
 def _check(settings: FinetuneConfig) -> None:
-    validation = None if settings.val_data_path is None else Path(settings.val_data_path)
+    validation = validation_file(settings)
+    if validation is None and settings.early_stopping is not None:
+        raise BadConfig(
+            "found early_stopping and no validation data; set val_data_path, or run the stage prep "
+            "with val_ratio"
+        )
     if validation is not None:
         read_groups(validation, settings.train_n_passages)
     read_groups(Path(settings.train_data_path), settings.train_n_passages, validation)
