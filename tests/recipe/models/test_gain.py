@@ -62,10 +62,10 @@ def test_a_worse_model_ends_the_run_before_export(
     run = ["run", *WHOLE, "--from", "eval", "--to", "export"]
     assert main(run) == 3
     output = capsys.readouterr().err
-    assert "finetuned is worse than base over 6 queries: NDCG@10 -0." in output
+    assert "finetuned is worse than base over 6 queries: NDCG@10 -1.0000" in output
     assert "export" not in output
     report = (EVAL / "drift.md").read_text("utf-8")
-    assert report.index("base → finetuned: NDCG@10 -0.") < report.index("| retrieval → base |")
+    assert report.index("base → finetuned: NDCG@10 -1.0000") < report.index("| retrieval → base |")
     assert "Worst queries, base → finetuned:" in report
     gain = json.loads((EVAL / "eval_results.json").read_bytes())["finetuned"]["against"]["base"]
     assert (gain["NDCG@1"]["wins"], gain["NDCG@1"]["losses"]) == (0, 6)
