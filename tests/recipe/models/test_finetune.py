@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     TrainingArguments,
@@ -276,3 +277,35 @@ def test_fewer_negatives_than_asked_are_refused_with_their_number(
     path = tmp_path / "few" / "train_mined.json"
     assert main(["finetune", "-c", "c.toml", f"train_data_path={path}"]) == 1
     assert "14 of 14 examples" in capsys.readouterr().err
+
+
+def test_the_step_of_the_least_validation_loss_is_kept(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # So high a rate that the first steps are the best: later ones forget what the base knows.
+    wild = ["learning_rate=1", "lr_warmup_steps=0", "val_every_steps=1", "checkpoint_every_steps=1"]
+    assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 0
+    validated = {e["step"]: e["eval_loss"] for e in history(fresh) if "eval_loss" in e}
+    best = min(validated, key=validated.__getitem__)
+    assert f"kept step {best} of {best + 2}" in capsys.readouterr().err
+    facts = json.loads((fresh / CONSOLIDATED / "training.json").read_text())
+    assert facts["steps"] == best
+    assert max(validated) == best + 2 < 9  # it stopped before its end
+    kept = load_file(fresh / CHECKPOINTS / "trainer" / f"checkpoint-{best}" / "model.safetensors")
+    published = load_file(fresh / CONSOLIDATED / "model.safetensors")
+    torch.testing.assert_close(published, kept)
+
+
+def test_a_run_that_only_warms_up_says_so_in_its_last_line(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (fresh / "prep" / "val_mined.json").unlink()
+    few = ["val_data_path=null", "num_epochs=1", "lr_warmup_steps=100"]
+    assert main(["finetune", "-c", "c.toml", *few, "early_stopping=2"]) == 1
+    assert "found early_stopping and no validation data" in capsys.readouterr().err
+    assert main(["finetune", "-c", "c.toml", *few]) == 0
+    output = capsys.readouterr().err
+    assert "lr_warmup_steps = 2, not 100" in output
+    *_, last, done = output.splitlines()
+    assert "done:" in done
+    assert "the learning rate rose through all 3 steps" in last
