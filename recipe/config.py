@@ -183,7 +183,8 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     `val_data_path` is a file in the format of `train_data_path`; null: the one that prep wrote
     beside it, if it did. With validation, the step of the least loss is kept (`keep_best`), and
     training ends after `early_stopping` validations without a lesser one. `processes` above 1
-    trains under torchrun on this machine.
+    trains under torchrun on this machine. `seeds` trains that many times, from `seed` on; the
+    first one is the one that goes on, the others lie in the folder `seeds` of its checkpoints.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -210,6 +211,7 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     val_data_path: str | None = None
     keep_best: bool = True
     early_stopping: Positive | None = None
+    seeds: Positive = 1
     processes: Positive = 1
     fsdp: bool = False
     seed: int = 42
@@ -226,8 +228,9 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     `onnx_model_path` and `trt_model_path` are artifacts to measure beside the checkpoint; null: the
     stage export measures its own. `guard_data_path` is a second evaluation set, in any form of the
     first: base and fine-tuned model are compared on it too. Where the fine-tuned model is worse
-    than the base by more than chance, the stage fails unless `allow_worse`. `nim_api_key_env` names
-    the environment variable whose value is sent to `nim_url` as the bearer token.
+    than the base by more than chance, the stage fails unless `allow_worse`. `seeds` as in finetune:
+    mean and spread of that many fine-tuned checkpoints. `nim_api_key_env` names the environment
+    variable whose value is sent to `nim_url` as the bearer token.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -257,6 +260,7 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
 
     guard_data_path: str | None = None
     allow_worse: bool = False
+    seeds: Positive = 1
     nim_api_key_env: str | None = None
     onnx_model_path: str | None = None
     trt_model_path: str | None = None

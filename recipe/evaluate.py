@@ -8,7 +8,7 @@ import msgspec
 
 from recipe.config import EvalConfig
 from recipe.data.rows import normal
-from recipe.durable import write_json
+from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.candidates import (
     CANDIDATES_FILE,
@@ -35,17 +35,20 @@ from recipe.evaluation.session import (
     require_no_drift,
     require_no_worsening,
 )
+from recipe.evaluation.spread import spread_table
 from recipe.evaluation.vision import require_found, require_sight, sight_of
 from recipe.first_stage import Embedding, FirstStage, embedder_commit
 from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_training
-from recipe.training.job import read_facts
+from recipe.training.job import CONSOLIDATED, of_seed, read_facts
 from runtime.manifest import MANIFEST_FILE, read_manifest
 
 # The folder of the second evaluation set, in that of the first.
 GUARD = "guard"
+SEEDS_FILE = "seeds.md"
+_LATEST = Path("LATEST") / CONSOLIDATED
 _ADVICE = (
     "Train with a lower learning_rate, fewer epochs or more data; allow_worse=true takes the model "
     "as it is"
@@ -57,6 +60,10 @@ def _inputs(settings: EvalConfig) -> list[Input]:
     if settings.eval_finetuned:
         path = Path(settings.finetuned_model_path)
         inputs.append(Input(path, "fine-tuned checkpoint", "finetune"))
+        inputs += [
+            Input(path, "fine-tuned checkpoint of another seed", "finetune")
+            for path in _other_seeds(settings)
+        ]
     for column, directory in _artifacts(settings):
         inputs.append(Input(Path(directory), f"artifact for the column {column}", "export"))
     for name, what in ((settings.base_model, "base model"), (settings.retrieval_model, "embedder")):
@@ -65,6 +72,14 @@ def _inputs(settings: EvalConfig) -> list[Input]:
     if settings.guard_data_path is not None:
         inputs.append(Input(Path(settings.guard_data_path), "second evaluation set", None))
     return inputs
+
+
+def _other_seeds(settings: EvalConfig) -> list[Path]:
+    """The checkpoints of the seeds after the first, in folders that finetune gave them."""
+    if settings.seeds == 1:
+        return []
+    checkpoints = Path(settings.finetuned_model_path).parents[len(_LATEST.parts) - 1]
+    return [of_seed(checkpoints, number) / _LATEST for number in range(1, settings.seeds)]
 
 
 def _sources(settings: EvalConfig) -> dict[str, str]:
@@ -78,6 +93,12 @@ def _check_values(settings: EvalConfig) -> None:
         raise BadConfig(
             f"found top_k = {settings.top_k} and k_values up to {max(settings.k_values)}, wanted "
             "top_k at least as large: metrics cannot be deeper than the reranked list"
+        )
+    if settings.seeds > 1 and Path(settings.finetuned_model_path).parts[-3:] != _LATEST.parts:
+        raise BadConfig(
+            f"found seeds = {settings.seeds} and finetuned_model_path = "
+            f"{settings.finetuned_model_path}, wanted a path that ends in {_LATEST}, beside which "
+            "finetune writes the other seeds"
         )
     refuse_hub("guard_data_path", settings.guard_data_path)
     if settings.guard_data_path is not None and not (
@@ -114,6 +135,7 @@ def _guarding(settings: EvalConfig) -> EvalConfig:
         eval_nim=False,
         onnx_model_path=None,
         trt_model_path=None,
+        seeds=1,
     )
 
 
@@ -201,10 +223,26 @@ def _measure(settings: EvalConfig, directory: Path, log: Log) -> Drift:
     for name, column in read_results(directory).items():
         figures = ", ".join(f"{key} {value:.4f}" for key, value in column.NDCG.items())
         log(f"{name}: {figures}")
+    if settings.eval_finetuned and settings.seeds > 1:
+        _measure_seeds(settings, session, log)
     drift = session.write_drift()
     for pair in drift.pairs[:1]:
         log(" ".join(sentences(pair)))
     return drift
+
+
+def _measure_seeds(settings: EvalConfig, session: Session, log: Log) -> None:
+    """Measure the other seeds' checkpoints, and write mean and spread of all."""
+    results = read_results(session.directory)
+    columns = [results["finetuned"]]
+    for number, path in enumerate(_other_seeds(settings), start=1):
+        with closing(_scorer(settings, "finetuned", str(path))) as scorer:
+            columns.append(session.measure(f"finetuned-seed-{number}", scorer, log))
+    lines = spread_table(results.get("base"), columns)
+    for line in lines:
+        log(line)
+    file = session.directory / SEEDS_FILE
+    write_atomic(file, "\n".join(["# Seeds", "", *lines, ""]).encode())
 
 
 def _tuning(drift: Drift) -> Pair | None:
@@ -327,7 +365,16 @@ def _first_stage(settings: EvalConfig) -> FirstStage:
 
 
 def _outputs(settings: EvalConfig) -> Sequence[Path]:
-    names = (RESULTS_FILE, "drift.md", "drift.svg", SETTING_FILE, CANDIDATES_FILE, "scores", GUARD)
+    names = (
+        RESULTS_FILE,
+        "drift.md",
+        "drift.svg",
+        SETTING_FILE,
+        CANDIDATES_FILE,
+        "scores",
+        GUARD,
+        SEEDS_FILE,
+    )
     return [settings.home / name for name in names]
 
 

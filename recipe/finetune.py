@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+
 from recipe.config import FinetuneConfig
 from recipe.data.reading import parts
 from recipe.durable import write_json
@@ -14,7 +16,7 @@ from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_groups
-from recipe.training.job import CONSOLIDATED, accumulated_passes, validation_file
+from recipe.training.job import CONSOLIDATED, accumulated_passes, of_seed, validation_file
 from recipe.training.parent_death import kill_with_parent
 
 _JOB_FILE = "job.json"
@@ -111,6 +113,16 @@ def _plan(settings: FinetuneConfig) -> list[str]:
 
 
 def _run(settings: FinetuneConfig, log: Log) -> None:
+    for number in range(settings.seeds):
+        folder = of_seed(Path(settings.checkpoint_dir), number)
+        seed = settings.seed + number
+        if settings.seeds > 1:
+            log(f"seed {seed}, {number + 1} of {settings.seeds}")
+        # A finished run of an interrupted stage has nothing left to do but to be written again.
+        _train(msgspec.structs.replace(settings, seed=seed, checkpoint_dir=str(folder)), log)
+
+
+def _train(settings: FinetuneConfig, log: Log) -> None:
     if settings.processes == 1:
         from recipe.training.loop import train  # late: torch and transformers
 
@@ -118,6 +130,7 @@ def _run(settings: FinetuneConfig, log: Log) -> None:
         return
     if importlib.util.find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
+    settings.home.mkdir(parents=True, exist_ok=True)
     write_json(settings.home / _JOB_FILE, settings)
     parent = os.getpid()
     running = subprocess.Popen(_torchrun(settings), preexec_fn=lambda: kill_with_parent(parent))

@@ -38,6 +38,11 @@ def read_facts(checkpoint: Path) -> Facts | None:
     return read_json(checkpoint / FACTS_FILE, Facts)
 
 
+def of_seed(checkpoints: Path, number: int) -> Path:
+    """The folder of the run with the seed `number` after the first, whose folder is given."""
+    return checkpoints / "seeds" / str(number) if number else checkpoints
+
+
 class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """The steps of a run; `batch` counts the queries of all processes in a step of the optimizer.
 

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
@@ -11,8 +12,10 @@ from recipe.errors import Worsened
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.measured import Measured
 from recipe.evaluation.pairs import Pair, find_pairs, sentences, tables, worsening
+from recipe.evaluation.results import Basis, Column
 from recipe.evaluation.session import require_no_worsening
 from recipe.evaluation.significance import Figures, gains, holm
+from recipe.evaluation.spread import spread_table
 
 
 def figures(queries: int, shift: float, spread: float = 0.14, seed: int = 1) -> Figures:
@@ -152,3 +155,16 @@ def test_base_to_finetuned_comes_first() -> None:
         ("base", "onnx"),
         ("finetuned", "onnx"),
     ]
+
+
+def test_mean_and_spread_of_seeds() -> None:
+    columns = [seeded(value) for value in (0.3, 0.4, 0.5)]
+    lines = spread_table(seeded(0.35), columns)
+    assert "| NDCG@10 | 0.3500 | 0.4000 | 0.1000 | 0.3000 … 0.5000 | 2/3 |" in lines
+    assert "| NDCG@10 | – | 0.4000 | 0.1000 | 0.3000 … 0.5000 | – |" in spread_table(None, columns)
+
+
+def seeded(value: float) -> Column:
+    basis = Basis(eval_beir="", candidates="", prompt_template=None, max_length=1)
+    figures = {"NDCG": {"NDCG@10": value}, "Recall": {}, "MAP": {}, "Precision": {}}
+    return msgspec.convert({**figures, "source": "", "identity": "", "basis": basis}, Column)

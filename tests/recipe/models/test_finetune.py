@@ -284,6 +284,9 @@ def test_the_step_of_the_least_validation_loss_is_kept(
 ) -> None:
     # So high a rate that the first steps are the best: later ones forget what the base knows.
     wild = ["learning_rate=1", "lr_warmup_steps=0", "val_every_steps=1", "checkpoint_every_steps=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, Reporter, "on_save", 2)  # one validation was in vain
+        assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 130
     assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 0
     validated = {e["step"]: e["eval_loss"] for e in history(fresh) if "eval_loss" in e}
     best = min(validated, key=validated.__getitem__)
@@ -309,3 +312,15 @@ def test_a_run_that_only_warms_up_says_so_in_its_last_line(
     *_, last, done = output.splitlines()
     assert "done:" in done
     assert "the learning rate rose through all 3 steps" in last
+
+
+def test_seeds_are_trained_one_after_the_other(fresh: Path, finished: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, Reporter, "on_save", 4)  # the first has three checkpoints
+        assert main(["finetune", "-c", "c.toml", "seeds=2"]) == 130
+    assert weights(fresh) == weights(finished)
+    assert main(["finetune", "-c", "c.toml", "seeds=2"]) == 0
+    assert weights(fresh) == weights(finished)
+    other = fresh / CHECKPOINTS / "seeds/1/LATEST/model/consolidated"
+    assert json.loads((other / "training.json").read_text())["seed"] == 43
+    assert (other / "model.safetensors").read_bytes() != weights(fresh)

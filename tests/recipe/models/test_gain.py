@@ -1,6 +1,7 @@
 """How eval, run and compare end when the second model is worse, better or the same."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,3 +128,24 @@ def test_compare_has_a_sign(
     assert main(["compare", "-c", "c.toml", "A", "B"]) == code
     assert said in capsys.readouterr().err
     assert "| A → B |" in (EVAL / "compare" / "drift.md").read_text("utf-8")
+
+
+def test_three_seeds_have_a_mean_and_a_spread(
+    models: Given, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(base=ASKED)
+    latest = "output/rerank/stage2_finetune/checkpoints/{}LATEST/model/consolidated"
+    assert main(["eval", *WHOLE, "seeds=3"]) == 1
+    assert "checkpoints/seeds/1/LATEST" in capsys.readouterr().err
+    assert main(["eval", *WHOLE, "seeds=2", "finetuned_model_path=models/mine"]) == 1
+    assert "wanted a path that ends in LATEST/model/consolidated" in capsys.readouterr().err
+    for number in (1, 2):
+        shutil.copytree(latest.format(""), latest.format(f"seeds/{number}/"))
+    assert main(["eval", *WHOLE, "seeds=3"]) == 0
+    found = (EVAL / "seeds.md").read_text("utf-8")
+    assert "| NDCG@1 | 0.0000 | 1.0000 | 0.0000 | 1.0000 … 1.0000 | 3/3 |" in found
+    assert sorted(path.name for path in (EVAL / "scores").glob("finetuned*")) == [
+        "finetuned-seed-1.jsonl",
+        "finetuned-seed-2.jsonl",
+        "finetuned.jsonl",
+    ]
