@@ -67,10 +67,17 @@ def _check(settings: FinetuneConfig) -> None:
 
 def _check_base(settings: FinetuneConfig) -> None:
     import torch  # late: `rerank info` need not wait for it
+    from transformers.integrations import get_available_reporting_integrations
 
     from exporter.architectures import CROSS_ENCODERS, VISION
     from recipe.training.checkpoint import TEMPLATED, read_whole
 
+    known = ["none", *get_available_reporting_integrations()]
+    if settings.report_to not in known:
+        raise BadConfig(
+            f"found report_to = {settings.report_to}, wanted one whose package is installed: "
+            f"{', '.join(known)}"
+        )
     if settings.fsdp and not torch.cuda.is_available():
         raise BadConfig("found fsdp = true, which shards over GPUs, and no GPU; set fsdp=false")
     checkpoint = read_whole(settings.base_model)
@@ -170,7 +177,7 @@ STAGE = Stage(
     check_machine=_check_base,
     plan=_plan,
     run=_run,
-    free=frozenset({"processes"}),
+    free=frozenset({"processes", "report_to"}),
     sources=lambda settings: model_commit(settings.base_model),
     pin=pin_models("base_model"),
 )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import shlex
 import shutil
@@ -232,6 +233,7 @@ def test_a_bert_trains_without_a_template(
         ("optimizer_backend=fused_adam", "training uses PyTorch's AdamW"),
         ("attn_implementation=flash_attention_2", "wanted sdpa, eager or null"),
         ("fsdp=true", "no GPU"),
+        ("report_to=nobody", "wanted one whose package is installed: none"),
         ("train_data_path=./nowhere.json", "run `rerank prep`"),
         ("learning_rat=1", "learning_rate"),
     ],
@@ -324,3 +326,12 @@ def test_seeds_are_trained_one_after_the_other(fresh: Path, finished: Path) -> N
     other = fresh / CHECKPOINTS / "seeds/1/LATEST/model/consolidated"
     assert json.loads((other / "training.json").read_text())["seed"] == 43
     assert (other / "model.safetensors").read_bytes() != weights(fresh)
+
+
+def test_activations_that_are_computed_twice_give_the_same_curve(
+    fresh: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["finetune", "-c", "c.toml", "gradient_checkpointing=true"]) == 0
+    assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
+    said = [line for line in capsys.readouterr().err.splitlines() if ": step " in line]
+    assert all(re.search(r", about \d+ s left$", line) for line in said if "step 9 of" not in line)
