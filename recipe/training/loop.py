@@ -45,6 +45,9 @@ from recipe.training.job import (
 from recipe.training.trainer import FullBatches, LossTrainer, Reporter, arguments, last_complete
 from runtime.outputs import atomic_directory, locked_work_folder
 
+# Four float32 for each weight.
+_STATE_BYTES = 16
+
 
 def train(settings: FinetuneConfig, log: Log) -> Path:
     """Train, and return the consolidated checkpoint, to which `LATEST` in the directory points.
@@ -85,6 +88,7 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
             f"{len(groups)} examples, {steps} steps of {plan.batch} on {world} "
             f"process(es), {trainer.args.device.type}, {'bf16' if trainer.args.bf16 else 'fp32'}"
         )
+        log(_memory(model))
         if left := len(groups) - len(order):
             log(f"each epoch leaves out {left} examples, which fill no batch, other ones each time")
         if plan.batch != settings.global_batch_size:
@@ -113,6 +117,16 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
             "learned; lower lr_warmup_steps, or global_batch_size for more steps"
         )
     return published
+
+
+def _memory(model: nn.Module) -> str:
+    """What training holds whatever the batch: weights, gradients and AdamW's two moments."""
+    count = sum(one.numel() for one in model.parameters())
+    return (
+        f"{count / 1e6:.1f} million weights: with gradients and the optimizer "
+        f"{_STATE_BYTES * count / 2**30:.2f} GiB, and beside them the activations of "
+        "local_batch_size × train_n_passages rows (gradient_checkpointing=true keeps fewer)"
+    )
 
 
 def _early_stop(settings: FinetuneConfig) -> list[TrainerCallback]:
