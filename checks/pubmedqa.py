@@ -3,39 +3,19 @@
     python -m checks.pubmedqa PAIRS.jsonl FOLDER
 
 PAIRS.jsonl has a line {"id", "question", "passage"} for each question and the one abstract that
-answers it. They become records in the format of the stage sdg; a fifth is held out, and the stages
-prep, finetune and eval run on the configuration beside this file. Raises when the fine-tuned
+answers it. A fifth is held out, and the stages prep, finetune and eval run on the configuration
+beside this file. Raises when the fine-tuned
 model's nDCG@10 is not above the base's. LOG.md has one result.
 """
 
 import sys
-from codecs import BOM_UTF8
 from pathlib import Path
 
-import msgspec
-
 from recipe.cli import main as rerank
-from recipe.durable import write_atomic
 from recipe.evaluation.results import read_results
-from recipe.generation.record import (
-    Chunk,
-    Evaluation,
-    Evaluations,
-    Mark,
-    Overall,
-    QaPair,
-    Record,
-)
 from runtime.outputs import exit_on_refusal, refuse_inputs
 
 CONFIG = Path(__file__).with_suffix(".toml")
-_BEST = 10.0
-
-
-class _Pair(msgspec.Struct):
-    id: str
-    question: str
-    passage: str
 
 
 def main() -> None:
@@ -46,13 +26,9 @@ def main() -> None:
     if not pairs.is_file():
         sys.exit(f"found no file {pairs}; name PubMedQA's pairs: make check-pubmedqa PAIRS=FILE")
     refuse_inputs(folder, pairs)
-    decoder = msgspec.json.Decoder(_Pair)
-    content = pairs.read_bytes().removeprefix(BOM_UTF8)
-    records = [_record(decoder.decode(line)) for line in content.splitlines()]
-    write_atomic(folder / "records.jsonl", msgspec.json.Encoder().encode_lines(records))
     checkpoints = f"{folder}/finetune/checkpoints"
     settings = [
-        f"prep.sdg_input_path={folder}/records.jsonl",
+        f"prep.data={pairs}",
         f"prep.output_dir={folder}/prep",
         f"prep.embedder_dir={folder}/embedders",
         f"finetune.train_data_path={folder}/prep/train_mined.automodel_unrolled.json",
@@ -69,21 +45,6 @@ def main() -> None:
     print(", ".join(f"{name} {figure:.4f}" for name, figure in found.items()))
     if found["finetuned"] <= found["base"]:
         sys.exit("fine-tuning did not help")
-
-
-def _record(pair: _Pair) -> Record:
-    mark = Mark(_BEST)
-    opinion = Evaluation(
-        relevance=mark, accuracy=mark, context_support=mark, clarity=mark, overall=Overall(_BEST)
-    )
-    return Record(
-        file_name=[pair.id],
-        chunks=[Chunk(1, pair.passage)],
-        deduplicated_qa_pairs=[
-            QaPair(question=pair.question, answer=pair.passage, segment_ids=[1])
-        ],
-        qa_evaluations=Evaluations([opinion]),
-    )
 
 
 if __name__ == "__main__":

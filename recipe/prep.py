@@ -42,9 +42,13 @@ def _inputs(settings: PrepConfig) -> list[Input]:
         what, made_by = ("labelled questions", None) if own else ("generated questions", "sdg")
         inputs = [Input(path, what, made_by) for path in parts_of(settings.source)]
     # Anything else is a name on the hub.
-    if Path(settings.base_model).is_dir() or settings.base_model.startswith((".", "/")):
+    if settings.mining != "none" and _is_local(settings.base_model):
         inputs.append(Input(Path(settings.base_model), "embedder", None))
     return inputs
+
+
+def _is_local(model: str) -> bool:
+    return Path(model).is_dir() or model.startswith((".", "/"))
 
 
 def _outputs(settings: PrepConfig) -> list[Path]:
@@ -76,12 +80,13 @@ def _check(settings: PrepConfig) -> None:
     barred = barred_negatives(material)
     for split in ("train", "val"):
         for one in getattr(material, split):
-            taken = barred[split].union(one.positives, one.negatives)
+            own = {*one.positives, *one.negatives}
+            taken = len(barred[split]) + len(own - barred[split])
             need = wanted_negatives(one, wanted, settings.mining) - len(one.negatives)
-            if len(material.corpus) - len(taken) < need:
+            if len(material.corpus) - taken < need:
                 raise BadInput(
-                    f"found {len(material.corpus)} passages, of which {len(taken)} answer the "
-                    f"question {one.text!r}, are its given negatives or are held out; "
+                    f"found {len(material.corpus)} passages, of which {taken} answer the question "
+                    f"{one.text!r}, are its given negatives or are held out; "
                     f"hard_negatives_to_mine = {wanted} needs {need} more of them: give more "
                     "documents"
                 )
@@ -216,9 +221,12 @@ def _sources(settings: PrepConfig) -> dict[str, str]:
 
 def _pin(settings: PrepConfig, commits: Mapping[str, str]) -> PrepConfig:
     pinned: PrepConfig = pin_models("base_model")(settings, commits)
-    if pinned.data is None:
-        return pinned
-    return msgspec.structs.replace(pinned, data=pinned_dataset(pinned.data, commits))
+    own = {
+        key: pinned_dataset(given, commits)
+        for key in ("data", "train_input_file")
+        if (given := getattr(pinned, key)) is not None
+    }
+    return msgspec.structs.replace(pinned, **own)
 
 
 STAGE = Stage(

@@ -33,12 +33,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reported(installed: Path) -> dict[str, Any]:
     """What the installed packages say of themselves, asked in one process."""
     code = (
-        "import json; from recipe import config; from recipe.table import STAGES;"
+        "import json; from recipe import config, config_files; from recipe.table import STAGES;"
         "from runtime import profile; print(json.dumps({"
         "'files': [config.__file__, profile.__file__],"
         "'models': [profile.load_model_profile(n).id for n in profile.model_profile_names()],"
         "'targets': [profile.load_target_profile(n).name for n in profile.target_profile_names()],"
-        "'configurations': config.config_names(),"
+        "'configurations': config_files.config_names(),"
         "'stages': [stage.name for stage in STAGES]}))"
     )
     environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONSAFEPATH": "1"}

@@ -63,7 +63,7 @@ _REFUSED: dict[str, Any] = {
     "negative shape": [_Q, _tensor("passage", "a", shape=[-1, 1])],
     "a shape of 2^62": [_Q, _tensor("passage", "a", shape=[1 << 62, 1])],
     "wrong datatype": [_Q, _tensor("passage", "a", datatype="FP32")],
-    "wrong name": [_Q, _tensor("passages", "a")],
+    "wrong name": [_Q, _tensor("documents", "a")],
     "an input twice": [_Q, _Q, _tensor("passage", "a")],
     "no inputs": [],
     "numbers for texts": [_Q, _tensor("passage", 1, 2)],

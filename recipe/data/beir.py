@@ -30,14 +30,16 @@ def read_beir(folder: Path, broken: Broken) -> Source:
             source.notes.append(f"left out {file.name}: wanted train, dev or test as its name")
             continue
         for query, judged in read_grades(file, queries, texts, broken).items():
-            best_first = sorted(judged.items(), key=lambda one: -one[1])
-            positives = {ids[name]: grade for name, grade in reversed(best_first) if grade > 0}
-            positives = dict(sorted(positives.items(), key=lambda one: -one[1]))
+            graded: dict[str, int] = {}
+            for name, grade in judged.items():
+                graded[ids[name]] = max(grade, graded.get(ids[name], grade))
+            best_first = sorted(graded.items(), key=lambda one: -one[1])
+            positives = {name: grade for name, grade in best_first if grade > 0}
             source.rows.append(
                 Row(
                     queries[query],
                     tuple(positives),
-                    tuple({ids[n]: 0 for n, g in best_first if g <= 0 and ids[n] not in positives}),
+                    tuple(name for name in graded if name not in positives),
                     tuple(positives.values()),
                     id=query,
                     split=split,

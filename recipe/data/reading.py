@@ -13,12 +13,12 @@ from recipe.data.automodel import (
     row_of,
 )
 from recipe.data.beir import is_beir, read_beir
-from recipe.data.columns import choose, headless, known_names, split_of
+from recipe.data.columns import Chosen, choose, headless, known_names, split_of
 from recipe.data.files import SUFFIXES, Text, first_record, records, suffix
 from recipe.data.hub import HubFiles, hub_files
 from recipe.data.rows import BadRow, Broken, Source
 from recipe.data.sdg import PAIRS, generated_files, manifest_in, manifest_target, read_generated
-from recipe.errors import BadInput
+from recipe.errors import BadConfig, BadInput
 from recipe.generation.record import RESULT_FILE
 from recipe.progress import Log
 
@@ -120,21 +120,24 @@ def _read_files(found: HubFiles, how: Reading, broken: Broken) -> Source:
 
 
 def _read_rows(file: Path, split: str | None, how: Reading, broken: Broken, source: Source) -> None:
-    names = list(first_record(file, how.text))
-    if not names:
-        # Nothing but broken rows, or nothing at all: count them.
-        for _ in records(file, how.text, broken):
-            pass
-        return
-    chosen = choose(names, how.columns, file)
-    if chosen.rest:
-        source.notes.append(f"{file.name}: not read: {', '.join(chosen.rest)}")
     origin = {"file_name": [file.name]}
+    # Rows of one file may have different keys: each set of them is looked at once.
+    known: dict[tuple[str, ...], Chosen] = {}
     for place, record in records(file, how.text, broken):
+        keys = tuple(record)
         try:
-            source.rows.append(chosen.row(record, source, split, origin))
+            if keys not in known:
+                known[keys] = choose(keys, how.columns, file)
+            source.rows.append(known[keys].row(record, source, split, origin))
         except BadRow as error:
             broken.add(f"{file.name}, {place}", error)
+        except (BadInput, BadConfig) as error:
+            if not known:  # not one row that fits: another kind of file
+                raise
+            broken.add(f"{file.name}, {place}", error)
+    unread = dict.fromkeys(name for chosen in known.values() for name in chosen.rest)
+    if unread:
+        source.notes.append(f"{file.name}: not read: {', '.join(unread)}")
 
 
 def _with_corpus(found: HubFiles, how: Reading, broken: Broken) -> Source:

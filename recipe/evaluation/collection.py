@@ -1,12 +1,13 @@
 """A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; images beside them."""
 
+import gzip
 import hashlib
 import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -50,6 +51,11 @@ class _Document(msgspec.Struct):
     title: str = ""
     image: str | None = None
 
+    @property
+    def body(self) -> str:
+        """The title, a space and the text."""
+        return f"{self.title} {self.text}".strip()
+
 
 class _Query(msgspec.Struct):
     id: str = msgspec.field(name="_id")
@@ -73,8 +79,13 @@ def read_collection(folder: Path) -> Collection:
             "to a folder in BEIR's layout"
         )
     broken = Broken(0, key=None)
+    texts: dict[str, str] = {}
     images: dict[str, RowImage] = {}
-    texts = read_texts(folder / CORPUS, broken, images)
+    file = folder / CORPUS
+    for number, offset, row in _rows(file, _Document, broken):
+        texts[row.id] = row.body
+        if row.image is not None:
+            images[row.id] = find_image(file, offset, number, row.image)
     queries = read_queries(folder / QUERIES, broken)
     broken.settle(folder, lambda _: None)
     grades = read_grades(folder / TEST, queries, texts, broken)
@@ -86,26 +97,20 @@ def read_collection(folder: Path) -> Collection:
     return Collection(texts, judged, relevant, _digest(folder, images), images)
 
 
-def read_texts(
-    file: Path, broken: Broken, images: dict[str, RowImage] | None = None
-) -> dict[str, str]:
-    """The passages of a corpus.jsonl by id: each its title, a space and its text.
-
-    `images` gets those of the rows that have one; where it is None, every row needs a text.
-    """
-    texts: dict[str, str] = {}
-    offsets: list[int] = []
-    for number, row in _rows(file, _Document, broken, illustrated=images is not None):
-        texts[row.id] = f"{row.title} {row.text}".strip()
-        if images is not None and row.image is not None:
-            offsets = offsets or _offsets(file)
-            images[row.id] = find_image(file, offsets[number - 1], number, row.image)
+def read_texts(file: Path, broken: Broken) -> dict[str, str]:
+    """The texts of a corpus.jsonl by id; rows with an image alone go to `broken`."""
+    texts = {}
+    for number, _, row in _rows(file, _Document, broken):
+        if row.body:
+            texts[row.id] = row.body
+        else:
+            broken.add(f"{file.name}, line {number}", "has an image and no text to train on")
     return texts
 
 
 def read_queries(file: Path, broken: Broken) -> dict[str, str]:
     """The questions of a queries.jsonl by id."""
-    return {row.id: row.text for _, row in _rows(file, _Query, broken)}
+    return {row.id: row.text for _, _, row in _rows(file, _Query, broken)}
 
 
 def _digest(folder: Path, images: dict[str, RowImage]) -> str:
@@ -123,40 +128,39 @@ def _digest(folder: Path, images: dict[str, RowImage]) -> str:
     return digest.hexdigest()[:_HASH_DIGITS]
 
 
-def _offsets(file: Path) -> list[int]:
-    """The byte at which each line begins."""
-    found, offset = [], 0
-    with file.open("rb") as lines:
-        for line in lines:
-            marked = len(BOM_UTF8) if not offset and line.startswith(BOM_UTF8) else 0
-            found.append(offset + marked)
-            offset += len(line)
-    return found
-
-
-def _rows(
-    file: Path, kind: type[_Row], broken: Broken, *, illustrated: bool = False
-) -> Iterator[tuple[int, _Row]]:
-    """Each row behind the number of its line; one line is in memory at a time."""
+def _rows(file: Path, kind: type[_Row], broken: Broken) -> Iterator[tuple[int, int, _Row]]:
+    """Each row, behind the number of its line and the byte at which that begins. One line is in
+    memory at a time."""
     decoder = msgspec.json.Decoder(kind)
     ids: set[str] = set()
-    for number, line in text_lines(file, None):
-        try:
-            row = decoder.decode(line.encode())
-            title = row.title if isinstance(row, _Document) else ""
-            text = f"{title} {row.text}".strip()
-            image = row.image if isinstance(row, _Document) and illustrated else None
-            if text or image is None:
-                usable(text, "the text")
-            if row.id in ids:
-                raise BadRow(f"the id {row.id!r} occurs more than once")
-        except (BadRow, UnicodeEncodeError, *UNREADABLE) as error:
-            broken.add(f"{file.name}, line {number}", error)
-        else:
+    offset = 0
+    opener: Any = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            begin, offset = offset, offset + len(line)
+            if number == 1 and line.startswith(BOM_UTF8):
+                begin, line = begin + len(BOM_UTF8), line.removeprefix(BOM_UTF8)
+            if not line.strip():
+                continue
+            try:
+                row = decoder.decode(line)
+                _refuse_blank(row)
+                if row.id in ids:
+                    raise BadRow(f"the id {row.id!r} occurs more than once")
+            except (BadRow, *UNREADABLE) as error:
+                broken.add(f"{file.name}, line {number}", error)
+                continue
             ids.add(row.id)
-            yield number, row
+            yield number, begin, row
     if not ids and not broken.count:
         raise BadInput(f"{file} is empty; run the stage prep on a larger corpus")
+
+
+def _refuse_blank(row: _Document | _Query) -> None:
+    """Raise BadRow for a row without words, unless it has an image."""
+    text = row.body if isinstance(row, _Document) else row.text
+    if text or not isinstance(row, _Document) or row.image is None:
+        usable(text, "the text")
 
 
 def read_grades(

@@ -7,6 +7,7 @@ from recipe.data.reading import Reading, parts, read
 from recipe.data.rows import Broken, Row
 from recipe.errors import BadInput
 from recipe.evaluation.collection import FILES, Collection, read_collection
+from recipe.preparation.split import Material, join, with_ids
 from recipe.stage import hash_of
 
 _HASH_DIGITS = 16
@@ -23,21 +24,15 @@ def open_collection(given: Path) -> Collection:
     broken = Broken(0, key=None)
     source = read(str(given), Reading(), broken, lambda _: None)
     broken.settle(given, lambda _: None)
-    rows = _measured(source.rows)
-    queries: dict[str, str] = {}
-    grades: dict[str, dict[str, int]] = {}
-    for row in rows:
-        name = str(row.id)
-        if queries.setdefault(name, row.question) != row.question:
-            raise BadInput(f"{given} gives the id {name!r} to two questions, wanted one each")
-        judged = grades.setdefault(name, {})
-        positives = zip(row.positives, row.grades or (1,) * len(row.positives), strict=True)
-        judged.update(dict.fromkeys(row.negatives, 0) | dict(positives))
-    relevant = {name: judged for name, judged in grades.items() if any(judged.values())}
-    if not relevant:
+    asked = [one for one in join(_measured(source.rows)) if one.positives]
+    if not asked:
         raise BadInput(f"found no question with a passage that answers it in {given}")
-    asked = {name: queries[name] for name in relevant}
-    return Collection(source.texts, asked, relevant, _digest(given))
+    named = with_ids(Material(source.texts, [], [], asked)).test
+    grades = {
+        one.id: dict.fromkeys(one.negatives, 0) | dict(zip(one.positives, one.grades, strict=True))
+        for one in named
+    }
+    return Collection(source.texts, {one.id: one.text for one in named}, grades, _digest(given))
 
 
 def _measured(rows: list[Row]) -> list[Row]:

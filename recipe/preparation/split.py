@@ -1,12 +1,12 @@
 """Rows → one corpus, and questions in splits."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from recipe.config import PrepConfig
-from recipe.data.rows import SPLITS, Row, Source, normal
+from recipe.data.rows import SPLITS, Row, Source, normal, question_id
 from recipe.errors import BadInput
 from recipe.progress import Log
 
@@ -49,41 +49,52 @@ def convert(source: Source, settings: PrepConfig, log: Log) -> Material:
         if row.quality is None or row.quality >= settings.quality_threshold
     ]
     splits = _splits(source.rows, rows, settings, log)
-    joined: dict[str, dict[str, list[Row]]] = {split: {} for split in SPLITS}
+    divided: dict[str, list[Row]] = {split: [] for split in SPLITS}
     for row, split in zip(rows, splits, strict=True):
         if row.positives or row.negatives:
-            joined[split].setdefault(normal(row.question), []).append(row)
-    _say_repeated(joined, log)
-    unanswered = 0
-    made: dict[str, list[Question]] = {}
-    for split, questions in joined.items():
-        found = [_joined(same, settings.max_pos_docs) for same in questions.values()]
-        made[split] = [one for one in found if one.positives]
-        unanswered += len(found) - len(made[split])
-    if unanswered:
-        log(f"left out {unanswered} question(s) without a passage that answers them")
+            divided[split].append(row)
+    joined = {split: join(held, settings.max_pos_docs) for split, held in divided.items()}
+    made = {split: [one for one in found if one.positives] for split, found in joined.items()}
+    asked, answered = (sum(map(len, one.values())) for one in (joined, made))
+    if repeated := sum(map(len, divided.values())) - asked:
+        log(f"joined {repeated} row(s) with an earlier one of the same question")
+    if asked > answered:
+        log(f"left out {asked - answered} question(s) without a passage that answers them")
     _refuse_empty(made, settings)
     return Material(source.texts, **made)
 
 
 def with_ids(material: Material) -> Material:
-    """`material` with an id for each question that its data gave none: q0, q1, … in its order."""
-    number, splits = 0, {}
+    """`material` with an id for each question, which no other has.
+
+    One without an id in the data gets q0, q1, … in the order of the material.
+    """
+    number, seen, splits = 0, set[str](), {}
     for split in SPLITS:
         named = []
         for one in getattr(material, split):
-            named.append(one if one.id else replace(one, id=f"q{number}"))
+            name = one.id or f"q{number}"
+            name = question_id(one.text) if name in seen else name
+            seen.add(name)
+            named.append(replace(one, id=name))
             number += 1
         splits[split] = named
     return Material(material.corpus, **splits)
 
 
-def _joined(rows: Sequence[Row], most: int) -> Question:
-    """One question of all rows that ask it; at most `most` positives."""
+def join(rows: Iterable[Row], most: int | None = None) -> list[Question]:
+    """The questions of `rows`, each once, with at most `most` positives."""
+    same: dict[str, list[Row]] = {}
+    for row in rows:
+        same.setdefault(normal(row.question), []).append(row)
+    return [_joined(found, most) for found in same.values()]
+
+
+def _joined(rows: Sequence[Row], most: int | None) -> Question:
     grades: dict[str, int] = {}
     for row in rows:
         for name, grade in zip(row.positives, row.grades or [1] * len(row.positives), strict=True):
-            if name in grades or len(grades) < most:
+            if name in grades or most is None or len(grades) < most:
                 grades[name] = max(grade, grades.get(name, 0))
     positives = {name for row in rows for name in row.positives}
     negatives = dict.fromkeys(name for row in rows for name in row.negatives)
@@ -95,12 +106,6 @@ def _joined(rows: Sequence[Row], most: int) -> Question:
         grades=tuple(grades.values()),
         metadata=dict(rows[0].metadata),
     )
-
-
-def _say_repeated(joined: dict[str, dict[str, list[Row]]], log: Log) -> None:
-    repeated = sum(len(rows) > 1 for found in joined.values() for rows in found.values())
-    if repeated:
-        log(f"joined the rows of {repeated} question(s) that occur more than once")
 
 
 def _splits(every: Sequence[Row], rows: Sequence[Row], settings: PrepConfig, log: Log) -> list[str]:

@@ -47,7 +47,10 @@ def read_groups(
             f"of up to {most} negatives, each example takes its first {passages - 1} "
             f"(train_n_passages = {passages})"
         )
-    return [group for row in rows for group in _groups(row, source, passages)]
+    groups = [group for row in rows for group in _groups(row, source, passages)]
+    if asked := len(groups) - len({normal(group.query) for group in groups}):
+        log(f"{asked} example(s) repeat a question, once for each passage that answers it")
+    return groups
 
 
 def read_training(file: Path) -> Source:

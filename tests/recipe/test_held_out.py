@@ -100,3 +100,12 @@ def test_splits_that_the_data_name_are_kept() -> None:
     # All of it is for training.
     found = convert(source, PrepConfig(train_input_file="x.json"), lambda _: None)
     assert [len(found.train), len(found.val), len(found.test)] == [6, 0, 0]
+
+
+def test_ids_that_the_data_give_twice_are_not_given_twice() -> None:
+    source = a_source(6)
+    source.rows = [Row(row.question, row.positives, id="1") for row in source.rows]
+    found = with_ids(convert(source, PrepConfig(), lambda _: None))
+    ids = [one.id for one in (*found.train, *found.test)]
+    assert len(set(ids)) == 6
+    assert ids[0] == "1"

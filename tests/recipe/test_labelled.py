@@ -101,13 +101,24 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         read_all(str(lines(tmp_path / "y.jsonl", both)))
 
 
+def test_rows_of_one_file_may_have_different_keys(tmp_path: Path) -> None:
+    rows = [
+        {"query": "a?", "pos": ["b"]},
+        {"query": "c?", "pos": ["d"], "neg": ["e"], "prompt": "p"},
+        {"question": "f?", "answer": "g"},
+    ]
+    source = read_all(str(lines(tmp_path / "x.jsonl", rows)))
+    assert found_in(source) == {"a?": ({"b"}, set()), "c?": ({"d"}, {"e"}), "f?": ({"g"}, set())}
+    assert source.notes == ["x.jsonl: not read: prompt"]
+
+
 @pytest.mark.parametrize(
     ("row", "why"),
     [
         ('{"query": "a?", "positive": ', "line 2: "),
         ('["query"]', "line 2: found str, wanted an object"),
         ('{"query": " ", "positive": "b"}', "line 2: query is blank"),
-        ('{"positive": "b"}', "line 2: query is missing, wanted a text"),
+        ('{"positive": "b"}', "line 2: found the columns positive in .*, wanted one of a question"),
         ('{"query": "a?", "positive": 3}', "line 2: positive is a int, wanted a text"),
         ('{"query": "a?", "positive": []}', "line 2: found no passage in positive"),
         ('{"query": "a?", "positive": {"id": 4}}', "line 2: .*ids need the corpus beside them"),
@@ -157,19 +168,19 @@ def test_a_path_with_nothing_says_what_would_be_read(tmp_path: Path) -> None:
 
 
 def test_reading_holds_what_is_new_not_the_file(tmp_path: Path) -> None:
-    """200 answers, each 60 times: the memory is that of the answers and of the rows."""
+    """200 answers, each 30 times: the memory is that of the answers and of the rows."""
     row = [
         {"query": f"question {n}?", "positive": f"{'a long answer ' * 120}{n % 200}"}
         for n in range(200)
     ]
     file = lines(tmp_path / "x.jsonl", row)
-    file.write_bytes(file.read_bytes() * 60)
+    file.write_bytes(file.read_bytes() * 30)
     size = file.stat().st_size
     tracemalloc.start()
     source = read_all(str(file))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(source.rows) == 200 * 60
+    assert len(source.rows) == 200 * 30
     assert len(source.texts) == 200
     # A row holds its question and ids; every text is held once.
     assert peak < size / 2

@@ -1,6 +1,7 @@
 """prep: files as in NVIDIA's recipe, the split, the margin, bad input, kills."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from recipe.preparation.split import Question, convert
 from recipe.stage import perform
 from runtime.postprocess import Floats
 from tests.recipe.killing import killed_after
+from tests.recipe.labelled_forms import sdg_record
 
 GOLDENS = Path(__file__).parent / "goldens" / "prep"
 GOLDEN_NAMES = (
@@ -102,6 +104,38 @@ def test_the_files_are_the_golden_ones(settings: PrepConfig) -> None:
     lines = (out / "eval_beir" / "corpus.jsonl").read_text().splitlines()
     assert table.column("id").to_pylist() == [json.loads(line)["_id"] for line in lines]
     assert not (out / "val.json").exists()
+
+
+def test_the_files_hold_what_nvidias_own_tests_assert(settings: PrepConfig, tmp_path: Path) -> None:
+    """Records as those tests write them; assertions of test_data_formats.py in NVIDIA's recipe."""
+    records = write_records(tmp_path / "theirs.jsonl", [sdg_record(n) for n in range(15)])
+    ratios = {"train_ratio": 0.6, "val_ratio": 0.2, "test_ratio": 0.2}
+    given = {"sdg_input_path": str(records), "hard_neg_margin": 1.0, "corpus_id": "theirs"}
+    perform(STAGE, msgspec.structs.replace(settings, **given, **ratios), force=False, log=quiet)
+    out = tmp_path / "out"
+    corpus = parquet.read_table(out / "corpus" / "train.parquet")
+    ids = corpus.column("id").to_pylist()
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch(r"d_[0-9a-f]{16}", name) for name in ids)
+    for split in ("train", "val"):
+        content = json.loads((out / f"{split}.json").read_text())
+        assert set(content) == {"corpus", "data"}
+        assert content["corpus"] == {"path": "./corpus/"}
+        asked = [one["question_id"] for one in content["data"]]
+        assert asked
+        assert len(set(asked)) == len(asked)
+        for one in content["data"]:
+            assert one["corpus_id"] == "theirs"
+            assert all(passage["id"] in ids for passage in one["pos_doc"])
+    unrolled = json.loads((out / "train_mined.automodel_unrolled.json").read_text())
+    assert all(len(one["pos_doc"]) == 1 for one in unrolled["data"])
+    queries = [
+        json.loads(row) for row in (out / "eval_beir/queries.jsonl").read_text().splitlines()
+    ]
+    assert all({"file_name", "segment_ids"} <= set(one["metadata"]) for one in queries)
+    header, *judged = (out / "eval_beir" / "qrels" / "test.tsv").read_text().splitlines()
+    assert header == "query-id\tcorpus-id\tscore"
+    assert {row.split("\t")[2] for row in judged} == {"1"}
 
 
 def assert_alike(found: Any, wanted: Any) -> None:

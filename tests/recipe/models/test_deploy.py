@@ -17,13 +17,15 @@ import pytest
 
 from recipe.cli import main
 from recipe.config import DeployConfig
+from recipe.deploy import STAGE, _smoke_test
 from recipe.evaluation.results import read_results, write_results
 from recipe.launchers import DockerLauncher, ProcessLauncher
 from recipe.processes import read_started
+from rerank_client import RerankClient, RerankResult
 from tests.recipe.conftest import write_program
 from tests.recipe.killing import killed_after
 from tests.recipe.models import docker_stand_in
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -104,6 +106,36 @@ def test_a_deploy_killed_while_it_measures_is_begun_again_and_serves_what_was_me
     assert "replace_existing=true" in output
     assert f"kill {endpoint['handle']}" in output
     assert is_ready(port)
+    # info asks it, and does not take a finished stage for a running endpoint.
+    assert main(["info", "-c", "c.toml", f"deploy.host_port={port}"]) == 0
+    address = f"http://127.0.0.1:{port}"
+    assert f"(finished; its endpoint {address} answers)" in capsys.readouterr().out
+    os.kill(int(endpoint["handle"]), signal.SIGKILL)
+    wait_until(lambda: not is_ready(port))
+    assert main(["info", "-c", "c.toml", f"deploy.host_port={port}"]) == 0
+    assert "(finished; its endpoint does not run now)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [([2.0, 1.0], "it ranks 'what is AI?' as it should"), ([1.0, 1.0], "does NOT put the answer")],
+)
+def test_the_smoke_test_looks_at_the_order(
+    scores: list[float], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RerankClient, "rerank", lambda *_: RerankResult(scores, [0, 1]))
+    endpoint = DockerLauncher(DeployConfig(), None, tmp_path / "log", None, replace=False)
+    assert said in _smoke_test(DeployConfig(), endpoint)
+
+
+def test_without_a_model_dir_the_image_serves_its_own(tmp_path: Path) -> None:
+    """As NVIDIA's model_dir=null."""
+    settings = DeployConfig(model_dir=None)
+    command = DockerLauncher(settings, None, tmp_path / "log", None, replace=False).command_line()
+    assert "NIM_CUSTOM_MODEL" not in command
+    assert "--volume" not in command
+    assert [one.what for one in STAGE.inputs(settings)] == ["evaluation"]
+    assert any("docker run" in line for line in STAGE.plan(settings))
 
 
 def test_a_key_that_no_request_can_carry_is_told_before_anything_runs(
