@@ -104,7 +104,7 @@ def _composed(overlay: str, *more: str) -> None:
     assert len(set(variables)) == len(variables), variables
     limited = bool(more) or overlay == "vision"
     assert ("RERANK_IMAGE_MAX_TILES" in variables) == limited, variables
-    assert (server["resources"]["requests"]["memory"] == "12Gi") == limited, server["resources"]
+    assert (server["resources"]["requests"]["memory"] == "18Gi") == limited, server["resources"]
     scaler = kinds["HorizontalPodAutoscaler"]
     names = {scaler["metadata"]["name"], scaler["spec"]["scaleTargetRef"]["name"]}
     assert names == {deployment["metadata"]["name"]}, names

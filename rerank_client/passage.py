@@ -51,6 +51,7 @@ _MAGIC = {
 # Four bytes between them are the file's length.
 _RIFF, _WEBP = b"RIFF", b"WEBP"
 _HEAD_BYTES = 12
+_MOST_SHOWN = 200
 # A PNG holds pixels of these modes, those of the next ones as another mode, and others as RGB.
 _PNG_MODES = {"1", "L", "LA", "I;16", "P", "RGB", "RGBA"}
 _MODES = {"I": "I;16", "La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
@@ -131,14 +132,21 @@ def _read(path: str, place: str) -> bytes:
     try:
         # Opening a pipe would wait for its writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise RerankError(f"{place} is not a file: {path}")
+            raise RerankError(f"{place} is not a file: {_shown(path)}")
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
             # Of what is no image, nothing more is read.
             return head + file.read() if _kind(head) else head
     except (OSError, ValueError) as error:  # ValueError: a path that no system can have
         reason = getattr(error, "strerror", None) or error
-        raise RerankError(f"{place} cannot be read: {path}: {reason}") from error
+        raise RerankError(f"{place} cannot be read: {_shown(path)}: {reason}") from error
+
+
+def _shown(path: str) -> str:
+    """A path for a message; a file's content that was taken for one may have megabytes."""
+    if len(path) <= _MOST_SHOWN:
+        return path
+    return f"{path[:_MOST_SHOWN]}… ({len(path)} characters; base64 is no path: pass the bytes)"
 
 
 def _kind(file: bytes) -> str | None:

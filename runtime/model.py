@@ -171,7 +171,7 @@ class Model(ABC):
     def _distance(self, known: Known) -> tuple[Computed, float]:
         """Compute a golden; the largest difference from its outputs. Raises GoldenMismatch for
         other ids."""
-        computed = self._run(known.request)
+        computed = self._run(known.request, own=True)
         ids = computed.encodings.rows[0].token_ids.tolist()
         if ids != known.token_ids:
             raise GoldenMismatch(
@@ -370,13 +370,14 @@ class Model(ABC):
         self.scheduler.close()
         self._tokenizer_pool.close()
 
-    def _run(self, request: AnyRequest) -> Computed:
-        """Embed the images, if there are any, encode and compute, blocking."""
+    def _run(self, request: AnyRequest, *, own: bool = False) -> Computed:
+        """Embed the images, if there are any, encode and compute, blocking. Callers' limits do not
+        bound the model's `own` images."""
         tower = self._tower_for(request)
         if tower is None:
             return self._run_texts(request)
         began = time.monotonic()
-        with tower.embedded(request, self._text_s) as seen:
+        with tower.embedded(request, self._text_s, own=own) as seen:
             return _from(began, self._run_texts(seen))
 
     async def _run_async(self, request: AnyRequest) -> Computed:

@@ -36,12 +36,13 @@ _OUTCOMES: dict[Blame, Outcome] = {"admission": "refused", "disconnect": "cancel
 @dataclass(frozen=True)
 class Field:
     """A field of the caller's body: a list of texts, or one text if `alone`. `inside` is the path
-    to a text that is wrapped in objects; `images` are the paths to the texts' images, by number."""
+    to a text that is wrapped in objects; `images` are those of the texts, by number, without their
+    files."""
 
     name: str
     inside: Place = ()
     alone: bool = False
-    images: Mapping[int, Place] = field(default_factory=dict)
+    images: Mapping[int, SentImage] = field(default_factory=dict)
 
     def place(self, index: int) -> Place:
         """The path to text number `index`."""
@@ -92,10 +93,9 @@ def locating_errors(**fields: Field) -> Iterator[None]:
     except TextRejected as error:
         at, index = fields[error.field], error.index or 0
         if isinstance(error, ImageRejected):
-            place, what = at.images[index], "image"
-        else:
-            place, what = at.place(index), "text"
-        raise InvalidRequest("value_error", place, f"this {what} {error.complaint}") from error
+            raise at.images[index].wrong(error.complaint) from error
+        message = f"this text {error.complaint}"
+        raise InvalidRequest("value_error", at.place(index), message) from error
 
 
 class Call:
@@ -196,7 +196,9 @@ class Call:
         files = await decode_images(encoded, self.service.body_budget.slices)
         for index, file in zip(images, files, strict=True):
             found[index] = Passage(texts[index], file)
-        return found, replace(at, images={index: one.place for index, one in images.items()})
+        # Without their texts, which need not stay in memory until the answer.
+        sent = {index: one._replace(text="") for index, one in images.items()}
+        return found, replace(at, images=sent)
 
     def reserve(self, size: int) -> None:
         """Reserve `size` bytes beside what arrived, if positive. Raises Overloaded."""

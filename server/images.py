@@ -24,12 +24,13 @@ _GROUP = 4
 
 class SentImage(NamedTuple):
     """An image in a body: the part of `text` from `begin` to `end` (None: all of the rest) is
-    base64, or a data URL; `place` is the path to it."""
+    base64, or a data URL; `place` is the path to it. It may be `inferred` from a text's words."""
 
     text: str
     place: tuple[str | int, ...]
     begin: int = 0
     end: int | None = None
+    inferred: bool = False
 
     def base64(self, most_bytes: int) -> "Base64":
         """Its base64. Raises InvalidRequest for an address, another encoding, and a file that is
@@ -56,7 +57,8 @@ class SentImage(NamedTuple):
 
     def wrong(self, complaint: str) -> InvalidRequest:
         """An error about this image."""
-        return InvalidRequest("value_error", self.place, f"this image {complaint}")
+        hint = "; send modality text if it is text" if self.inferred else ""
+        return InvalidRequest("value_error", self.place, f"this image {complaint}{hint}")
 
 
 class Base64(NamedTuple):

@@ -24,7 +24,7 @@ PATIENCE_S = 60.0
 # A refusal must be immediate; a whole request may take as long as a slow model needs.
 REFUSAL_S = 5.0
 # Of the server with a model that takes images.
-OWN_IMAGE_BYTES = 4 << 20
+OWN_IMAGE_BYTES, OWN_TILES = 4 << 20, 256
 QUERY = "What is machine learning?"
 PASSAGES = ("Machine learning is a subset of AI", "The weather is nice today")
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -110,7 +110,10 @@ class Target:
         elif self.own is None or self.vision_dir is None:
             raise NotApplicable("its model takes no images")
         else:
-            given = {"NIM_MAX_IMAGE_BYTES": str(OWN_IMAGE_BYTES)}
+            given = {
+                "NIM_MAX_IMAGE_BYTES": str(OWN_IMAGE_BYTES),
+                "RERANK_IMAGE_MAX_TILES": str(OWN_TILES),
+            }
             server = self.start(given, model=self.vision_dir)
             self._sees = Target(server.ready().url, own=server, timed=self.timed)
         return self._sees

@@ -10,7 +10,8 @@ from runtime.requests import ImageEmbeddings
 
 @dataclass(frozen=True)
 class CacheStats:
-    """Images that were found and that were not, since the model was opened; what is kept now."""
+    """Images that were known and that were computed, since the model was opened; what is kept
+    now."""
 
     hits: int
     misses: int
@@ -30,20 +31,24 @@ class EmbedsCache:
         self._lock = threading.Lock()
 
     def get(self, digest: bytes) -> ImageEmbeddings | None:
-        """The image of this file; None where it is not kept."""
+        """The image of this file, which counts as a hit; None where it is not kept."""
         with self._lock:
             found = self._held.get(digest)
-            if found is None:
-                self._misses += 1
-                return None
-            self._hits += 1
-            self._held.move_to_end(digest)
+            if found is not None:
+                self._hits += 1
+                self._held.move_to_end(digest)
             return found
 
     def find(self, digest: bytes) -> ImageEmbeddings | None:
         """The image of this file, without counting it as a hit or a miss."""
         with self._lock:
             return self._held.get(digest)
+
+    def count(self, *, hits: int, misses: int) -> None:
+        """Count images that are known meanwhile, and those that will be computed."""
+        with self._lock:
+            self._hits += hits
+            self._misses += misses
 
     def put(self, image: ImageEmbeddings) -> None:
         """Keep an image, which owns its memory; others go until there is room. One that is larger

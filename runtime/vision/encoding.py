@@ -13,6 +13,7 @@ import tokenizers
 from runtime.errors import ImageNotAllowed, InputTooLong, InputTypeRequired
 from runtime.manifest import Manifest
 from runtime.requests import (
+    NO_LIMITS,
     EmbedRequest,
     ImageEmbeddings,
     Pairs,
@@ -105,7 +106,12 @@ class _ImageRows:
         # The tokens that the image and what is before it add to a text.
         taken = len(self._head) - self._added + tiles * self._vision.tokens + 2
         if taken + self._added > most:
-            raise InputTooLong(taken + self._added, most)
+            whole = replace(request, truncate="NONE", limits=NO_LIMITS)
+            try:
+                longest = max(map(len, self._behind.encode_pairs(texts, whole, check).rows))
+            except InputTooLong as error:
+                longest = error.found_tokens
+            raise InputTooLong(longest + taken, most)
         limits = replace(request.limits, pair=most - taken)
         try:
             return self._behind.encode_pairs(texts, replace(request, limits=limits), check)

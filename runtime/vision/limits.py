@@ -21,7 +21,7 @@ class VisionLimits:
     (None: as suits its device); `cache_bytes` what is kept of embeddings (0: nothing)."""
 
     image: ImageLimits = DEFAULT_LIMITS
-    request_tiles: int = 256
-    held_tiles: int = 512
+    request_tiles: int = 1024
+    held_tiles: int = 2048
     call_tiles: int | None = None
     cache_bytes: int = 1 << 30

@@ -54,6 +54,7 @@ _MOST_DECODERS = 4
 # Four pages of seven tiles.
 _GPU_CALL_TILES = 28
 _CPU_CALL_TILES = 2
+_OWN_LIMITS = VisionLimits()
 
 T = TypeVar("T")
 
@@ -138,16 +139,21 @@ class Tower:
 
     @contextmanager
     def embedded(
-        self, request: AnyRequest, after_s: Callable[[int], float] = _nothing
+        self,
+        request: AnyRequest,
+        after_s: Callable[[int], float] = _nothing,
+        *,
+        own: bool = False,
     ) -> Iterator[AnyRequest]:
         """The request with embeddings in the place of its images' files; `after_s` predicts how
-        many seconds are needed behind the tower for so many tiles.
+        many seconds are needed behind the tower for so many tiles. The limits do not bound the
+        model's `own` images.
 
         Their room is kept for the length of the block. Raises InvalidImage, ImageTooLarge and
         TooManyTiles, Unavailable and EngineError; what headers and the measured speed tell, before
         anything is decoded.
         """
-        task = self._look(request)
+        task = self._look(request, _OWN_LIMITS if own else self._limits)
         with self._room(task.tiles):
             while task.pictures:
                 with self._in_flight.claim(task.pictures) as claim:
@@ -165,7 +171,8 @@ class Tower:
         task drops the tiles that still wait."""
         try:
             async with asyncio.timeout(time_left_s(request.deadline)):
-                task = await in_thread(self._lookers, partial(self._look, request))
+                look = partial(self._look, request, self._limits)
+                task = await in_thread(self._lookers, look)
         except TimeoutError as error:
             raise DeadlineExceeded from error
         with self._room(task.tiles):
@@ -245,11 +252,13 @@ class Tower:
         with ExitStack() as stack:
             if claim.others and not claim.own:
                 stack.enter_context(admit(0, 0))
-            yield {
+            tickets = {
                 digest: stack.enter_context(admit(tiles, tiles))
                 for digest in claim.own
                 for tiles in [task.counts[digest]]
             }
+            self.cache.count(hits=len(claim.found) + len(claim.others), misses=len(claim.own))
+            yield tickets
 
     def _submit(
         self, ticket: Ticket, tiles: list[Tile], digest: bytes, awaited: Awaited
@@ -317,7 +326,7 @@ class Tower:
                 f"constraints.txt (the export had {pillow})"
             )
 
-    def _look(self, request: AnyRequest) -> _Task:
+    def _look(self, request: AnyRequest, limits: VisionLimits) -> _Task:
         """Read the headers of what the cache does not know."""
         task = _Task([])
         for index, text in enumerate(request.texts):
@@ -330,11 +339,11 @@ class Tower:
                 task.known[digest] = found
                 task.counts[digest] = found.tiles
                 continue
-            picture = open_image(data, request.image_place(index), self._limits.image)
+            picture = open_image(data, request.image_place(index), limits.image)
             task.pictures[digest] = picture
             task.counts[digest] = self.vision.rule.count(picture.size)
-        if task.tiles > self._limits.request_tiles:
-            raise TooManyTiles(task.tiles, self._limits.request_tiles)
+        if task.tiles > limits.request_tiles:
+            raise TooManyTiles(task.tiles, limits.request_tiles)
         return task
 
     def _decode(self, picture: ImageFile) -> list[Tile]:

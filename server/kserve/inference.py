@@ -117,7 +117,9 @@ def _by_name(model: KserveModel, tensors: Iterable[TextTensor]) -> Inputs:
     for tensor in tensors:
         name = _ALIASES.get(tensor[0], tensor[0])
         if name not in (*known, *optional):
-            message = f"found another input, wanted {' and '.join(known)}"
+            message = (
+                f"found another input, wanted {' and '.join(known)}, or {optional[0]} beside them"
+            )
             raise InvalidRequest("value_error", ("inputs",), message)
         if name in found:
             raise InvalidRequest("value_error", ("inputs",), f"found {name} twice")

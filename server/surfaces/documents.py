@@ -19,7 +19,7 @@ from server.errors import InvalidRequest
 from server.exchange import Exchange
 from server.images import SentImage
 from server.lax import Flag, Positive, Whole
-from server.surfaces.parts import CONTENT, Parts, parts_of, refuse_settings
+from server.surfaces.parts import CONTENT, IMAGE, Parts, parts_of, refuse_settings
 from server.surfaces.pooling import PoolingFields, cut_of, is_vllm, wants_logits
 from server.surfaces.truncation import Truncation
 
@@ -165,6 +165,9 @@ def _parts(document: Document, place: Place, ranks: Mapping[str, int]) -> Parts:
         return Parts(document)
     if not ranks:
         return parts_of(document, place)
+    if isinstance(document.get(IMAGE), str) or isinstance(document.get(CONTENT), list):
+        message = "rank_fields rank texts; leave them out, or the image"
+        raise InvalidRequest("value_error", place, message)
     # Loop over the document's own fields, not all named ones: a body may have many of both.
     named = sorted((name for name in document if name in ranks), key=ranks.__getitem__)
     found = [document[name] for name in named]

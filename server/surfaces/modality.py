@@ -22,9 +22,13 @@ Modality = Literal["text", "image", "text_image"]
 _MODALITIES: tuple[Modality, ...] = get_args(Modality)
 
 _FIELD = "modality"
+_TEXT_ONLY = "this model embeds text, and this is an image; send modality text if it is text"
 _NO_QUERY = "an image is no query; send input_type passage, or modality text if it is text"
 _OWN_WORDS = "objects and messages say themselves what they are; leave it out"
-_URL = re.compile(r"data:image/[\w.+-]{1,64}(?:;[\w=.+-]{1,64}){0,4};base64,")
+_SETTINGS = r"(?:;\s?[^\s;,\"'<>()]{1,64}){0,4};base64,"
+_URL = re.compile(rf"data:image/[\w.+-]{{1,64}}{_SETTINGS}", re.IGNORECASE)
+# Where the caller says that there is an image, its URL may name another type, or none.
+_ANY_URL = re.compile(rf"data:(?:[\w.+-]{{1,64}}/[\w.+-]{{1,64}})?{_SETTINGS}", re.IGNORECASE)
 # What ends a data URL, as it is neither in base64 nor among its usual mistakes.
 _END = re.compile(r"[\s\"'<>()]")
 # No match of the patterns above is longer.
@@ -66,8 +70,12 @@ async def images_of(
             if kind is not None:
                 raise InvalidRequest("value_error", (_FIELD,), _OWN_WORDS)
             found.append(one)
-        elif takes_images and kind != "text":
+        elif kind == "text":
+            found.append(Parts(one))
+        elif takes_images:
             found.append(await _parts(call, one, kind, at.place(index), pace))
+        elif await _is_image(one, pace):
+            raise InvalidRequest("value_error", at.place(index), _TEXT_ONLY)
         else:
             found.append(Parts(one))
     images = {index: one.image for index, one in enumerate(found) if one.image is not None}
@@ -79,12 +87,13 @@ async def images_of(
 
 async def _parts(call: Call, text: str, kind: Modality | None, place: Place, pace: Pace) -> Parts:
     """Text and image of a text at `place` of that kind, which is not text; None is unknown."""
-    split = await _split(call, text, place, pace)
+    split = await _split(call, text, place, pace, _URL if kind is None else _ANY_URL)
     if split is not None:
         if kind == "image" and split.rest:
             message = "found text beside the image, wanted the modality text_image"
             raise InvalidRequest("value_error", place, message)
-        return Parts(split.rest, SentImage(text, place, split.begin, split.end))
+        image = SentImage(text, place, split.begin, split.end, inferred=kind is None)
+        return Parts(split.rest, image)
     if kind == "image":
         return Parts("", SentImage(text, place))
     if kind == "text_image":
@@ -103,9 +112,18 @@ def _for_each(modality: str | list[str] | None, inputs: int) -> list[Modality | 
     return kinds * inputs if len(kinds) == 1 else kinds
 
 
-async def _split(call: Call, text: str, place: Place, pace: Pace) -> _Split | None:
-    """The parts of a text with a data URL; None without one. Raises InvalidRequest for several."""
-    url = await _search(_URL, text, 0, pace)
+async def _is_image(text: str, pace: Pace) -> bool:
+    """Whether a text is nothing but the data URL of an image."""
+    url = _URL.match(text)
+    return url is not None and await _search(_END, text, url.end(), pace) is None
+
+
+async def _split(
+    call: Call, text: str, place: Place, pace: Pace, kind: re.Pattern[str]
+) -> _Split | None:
+    """The parts of a text with a data URL of that `kind`; None without one. Raises InvalidRequest
+    for several."""
+    url = await _search(kind, text, 0, pace)
     if url is None:
         return None
     begin, stop = url.start(), await _search(_END, text, url.end(), pace)

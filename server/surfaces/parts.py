@@ -21,8 +21,14 @@ class Parts(NamedTuple):
 
 def parts_of(document: Mapping[str, Any], place: Place) -> Parts:
     """Text and image of the object at `place`, which has vLLM's `content`, or `text`, Jina's
-    `image`, or both. Raises InvalidRequest."""
-    if CONTENT in document and TEXT not in document:
+    `image`, or both. Raises InvalidRequest, also rather than leave an image out."""
+    by_content = CONTENT in document and TEXT not in document
+    if document.get(IMAGE) is not None if by_content else _shows_image(document.get(CONTENT)):
+        message = (
+            "found content beside text or image, and an image among them; send one or the other"
+        )
+        raise InvalidRequest("value_error", place, message)
+    if by_content:
         return content_of(document, place)
     image, at = document.get(IMAGE), (*place, IMAGE)
     sent = None if image is None else SentImage(_text(image, at), at)
@@ -30,6 +36,8 @@ def parts_of(document: Mapping[str, Any], place: Place) -> Parts:
     if TEXT not in document and sent is None:
         raise InvalidRequest("missing", place, f"wanted the field {TEXT}")
     text = document.get(TEXT, "")
+    if text is None and sent is not None:
+        text = ""
     if not isinstance(text, str):
         raise InvalidRequest("type_error", place, f"wanted a text as the field {TEXT}")
     return Parts(text, sent)
@@ -67,6 +75,12 @@ def refuse_settings(**given: Mapping[str, Any] | None) -> None:
         if settings:
             message = "images are read and cut as the model's own files say; leave it out"
             raise InvalidRequest("value_error", (name,), message)
+
+
+def _shows_image(content: object) -> bool:
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and "image_url" in part for part in content[:_MOST_PARTS]
+    )
 
 
 def _part(part: object, place: Place) -> str | SentImage:

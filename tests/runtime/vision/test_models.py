@@ -172,6 +172,14 @@ def test_warming_up_reproduces_what_was_recorded(ranker: Ranker) -> None:
     assert ranker.fault(60.0) is None
 
 
+def test_limits_of_callers_do_not_bound_the_model_s_own_images(vision_artifact: Path) -> None:
+    limits = VisionLimits(image=ImageLimits(bytes=100, pixels=100), request_tiles=1)
+    with closing(cast(Ranker, open_model(vision_artifact, vision=limits))) as model:
+        model.warm_up()
+        with pytest.raises(ImageTooLarge, match="wanted at most 100 bytes"):
+            model.rank(RankRequest("why?", [Passage(image=ONE)]))
+
+
 def test_a_closed_model_takes_no_images(ranker: Ranker) -> None:
     ranker.close()
     with pytest.raises(ModelClosed):

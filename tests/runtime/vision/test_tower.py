@@ -102,6 +102,7 @@ def test_a_request_s_tiles_are_bounded_before_anything_is_decoded(
         embed(seeing, THREE, FIVE)
     assert engine.calls == []
     assert seeing.idle()
+    assert seeing.stats().misses == 0  # what is refused is not computed
     assert len(embed(seeing, THREE, THREE, THREE, THREE, ONE)) == 5  # once each
 
 

@@ -66,10 +66,24 @@ def test_one_document_needs_no_list(client: httpx.Client) -> None:
     assert good(client, SCORE, pair)["data"][0]["score"] == pytest.approx(many[0])
 
 
-def test_rank_fields_say_what_counts(client: httpx.Client) -> None:
-    document = {"title": "words", **IMAGE, "content": [part(data_url(ONE))]}
-    found = scores(client, "words", document, rank_fields=["title"])
-    assert found[0] == pytest.approx(found[1])
+@pytest.mark.parametrize("more", [IMAGE, {"content": [part(data_url(ONE))]}])
+@pytest.mark.parametrize("fields", [["title"], ["title", "image"]])
+def test_rank_fields_do_not_lose_an_image(
+    client: httpx.Client, more: dict[str, Any], fields: list[str]
+) -> None:
+    body = {"query": "q", "documents": ["a", {"title": "words", **more}], "rank_fields": fields}
+    for path in (SIMPLE, V1):
+        found = assert_superset(client.post(path, json=body), 400)
+        assert "documents[1]: rank_fields rank texts" in found
+
+
+def test_a_text_named_content_is_no_image(client: httpx.Client) -> None:
+    documents = [{"text": "words", "content": "more"}, {"text": "words", "content": [1, 2]}]
+    with_image = [{"text": "a", **IMAGE, "content": "more"}, {"text": "a", **IMAGE}]
+    found = scores(client, "words", *documents, *with_image, {"text": None, **IMAGE}, IMAGE)
+    assert found[:3] == pytest.approx([found[0]] * 3)
+    assert found[3] == pytest.approx(found[4])
+    assert found[5] == pytest.approx(found[6])
 
 
 @pytest.mark.parametrize("path", [SIMPLE, V1])
@@ -101,6 +115,10 @@ WRONG: list[tuple[Any, str, str]] = [
         "several images",
     ),
     ({"content": [text("a")] * 65}, "documents[1].content", "65 parts"),
+    ({"content": [text("a")], **IMAGE}, "documents[1]", "content beside text or image"),
+    ({"content": "a", **IMAGE}, "documents[1]", "content beside text or image"),
+    ({"text": "a", "content": [part(data_url(ONE))]}, "documents[1]", "content beside text"),
+    ({"text": None}, "documents[1]", "wanted a text"),
 ]
 
 

@@ -156,8 +156,9 @@ def test_nvidia_s_names_of_vision_models(client: httpx.Client, name: str) -> Non
         ({"input": [URL, f"b {URL}"], "modality": "image"}, "input.1", "text_image"),
         ({"input": ["a", f"b {URL} {URL}"]}, "input.1", "several images"),
         ({"input": ["a", "https://a.example/b.png"], "modality": "image"}, "input.1", "fetched"),
-        ({"input": ["a", data_url(b"no image...")]}, "input.1", "PNG, JPEG"),
-        ({"input": ["a", f"caption {URL}A"]}, "input.1", "not base64"),
+        ({"input": ["a", data_url(b"no image...")]}, "input.1", "send modality text if it is"),
+        ({"input": ["a", f"caption {URL}A"]}, "input.1", "send modality text if it is text"),
+        ({"input": ["a", f"b {URL}A"], "modality": "text_image"}, "input.0", "found no image"),
         ({"input": f"caption {URL}A"}, "input", "not base64"),
         ({"input": ["a", f"caption {URL[:-8]}-_-_-_-_"]}, "input.1", "not base64"),
         ({"input": ["a", "caption data:image/png;base64, and so on"]}, "input.1", "is empty"),
@@ -179,6 +180,28 @@ def test_a_text_model_embeds_what_has_a_data_url_as_text(mock_in_process: InProc
     for modality in ("image", "text_image", ["image"]):
         found = assert_error(post(http, text, modality=modality), 400, "modality")
         assert "embeds text only" in found["message"]
+
+
+def test_a_text_model_refuses_an_image_that_is_all_of_an_input(mock_in_process: InProcess) -> None:
+    http = mock_in_process.http
+    found = assert_error(post(http, "a", URL, truncate="END"), 400, "input.1")
+    assert "send modality text if it is text" in found["message"]
+    assert post(http, "a", URL, truncate="END", modality="text").status_code == 200
+
+
+HEADS = ["Data:image/png;base64,", "data:image/png; charset=utf-8;base64,"]
+HEADS += ["data:image/png;name=page%201.png;base64,", "DATA:IMAGE/PNG;BASE64,"]
+OTHER_HEADS = ["data:;base64,", "data:application/octet-stream;base64,"]
+
+
+@pytest.mark.parametrize("head", HEADS + OTHER_HEADS)
+def test_heads_of_data_urls(client: httpx.Client, embedder: Embedder, head: str) -> None:
+    url = head + bare(ONE)
+    both = post(client, f"a caption\n{url}", modality="text_image")
+    assert_vectors(both, embedder, Passage("a caption", ONE))
+    assert_vectors(post(client, url, modality="image"), embedder, Passage("", ONE))
+    if head in HEADS:
+        assert_vectors(post(client, url), embedder, Passage("", ONE))
 
 
 def test_long_texts_are_searched_in_time_slices(
