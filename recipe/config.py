@@ -185,8 +185,9 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     training ends after `early_stopping` validations without a lesser one. `processes` above 1
     trains under torchrun on this machine. `seeds` trains that many times, from `seed` on; the
     first one is the one that goes on, the others lie in the folder `seeds` of its checkpoints.
-    `gradient_checkpointing` computes activations twice instead of keeping them. `report_to` is a
-    program that transformers reports to, such as wandb or tensorboard.
+    `peft` "lora" trains adapters of `lora_rank` and the head instead of all weights, and adds them
+    to the checkpoint. `gradient_checkpointing` computes activations twice instead of keeping them.
+    `report_to` is a program that transformers reports to, such as wandb or tensorboard.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -213,6 +214,8 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     val_data_path: str | None = None
     keep_best: bool = True
     early_stopping: Positive | None = None
+    peft: Literal["lora"] | None = None
+    lora_rank: Positive = 16
     gradient_checkpointing: bool = False
     report_to: str = "none"
     seeds: Positive = 1

@@ -46,6 +46,8 @@ def _check_values(settings: FinetuneConfig) -> None:
             "eager or null"
         )
     accumulated_passes(settings.global_batch_size, settings.local_batch_size, settings.processes)
+    if settings.peft is not None and settings.fsdp:
+        raise BadConfig("found peft and fsdp = true, wanted one of them: adapters need no shards")
     if settings.early_stopping is not None and not settings.keep_best:
         raise BadConfig(
             "found early_stopping and keep_best = false, wanted keep_best: the steps after the "

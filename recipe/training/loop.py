@@ -17,6 +17,7 @@ from torch.nn import functional
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
+    PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
 )
@@ -42,11 +43,12 @@ from recipe.training.job import (
     recorded_schedule,
     validation_file,
 )
+from recipe.training.lora import add_lora, merged
 from recipe.training.trainer import FullBatches, LossTrainer, Reporter, arguments, last_complete
 from runtime.outputs import atomic_directory, locked_work_folder
 
-# Four float32 for each weight.
-_STATE_BYTES = 16
+# Of a float32 weight; of its gradient and AdamW's two moments.
+_WEIGHT_BYTES, _TRAINED_BYTES = 4, 12
 
 
 def train(settings: FinetuneConfig, log: Log) -> Path:
@@ -71,6 +73,8 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         pooling=settings.pooling,
         temperature=settings.temperature,
     )
+    if settings.peft == "lora":
+        model = add_lora(model, settings.lora_rank, settings.seed)
     order = FullBatches(len(groups), plan.batch, settings.seed)
     trainer = LossTrainer(
         loss=_group_loss,
@@ -122,9 +126,11 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
 def _memory(model: nn.Module) -> str:
     """What training holds whatever the batch: weights, gradients and AdamW's two moments."""
     count = sum(one.numel() for one in model.parameters())
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    held = _WEIGHT_BYTES * count + _TRAINED_BYTES * trained
     return (
-        f"{count / 1e6:.1f} million weights: with gradients and the optimizer "
-        f"{_STATE_BYTES * count / 2**30:.2f} GiB, and beside them the activations of "
+        f"{count / 1e6:.1f} million weights, {trained / 1e6:.1f} of them trained: with gradients "
+        f"and the optimizer {held / 2**30:.2f} GiB, and beside them the activations of "
         "local_batch_size × train_n_passages rows (gradient_checkpointing=true keeps fewer)"
     )
 
@@ -247,7 +253,11 @@ def _publish(
     """Write the checkpoint, rename it into place when complete, and point LATEST to it."""
     name = f"epoch_{epochs}_step_{facts.steps}"
     model = trainer.accelerator.unwrap_model(trainer.model)
-    weights = trainer.accelerator.get_state_dict(trainer.model)  # gathered from every process
+    if isinstance(model, PreTrainedModel):
+        weights = trainer.accelerator.get_state_dict(trainer.model)  # gathered from every process
+    else:
+        model = merged(model)
+        weights = model.state_dict()
     if trainer.is_world_process_zero():
         with atomic_directory(directory / name, "finetune", lambda _: None) as new:
             save_consolidated(model, weights, base, new / CONSOLIDATED)

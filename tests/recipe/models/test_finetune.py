@@ -313,7 +313,9 @@ def test_a_run_that_only_warms_up_says_so_in_its_last_line(
     assert main(["finetune", "-c", "c.toml", *few]) == 0
     output = capsys.readouterr().err
     assert "lr_warmup_steps = 2, not 100" in output
-    assert re.search(r"million weights: with gradients and the optimizer [0-9.]+ GiB", output)
+    assert re.search(
+        r"million weights, .* trained: with gradients and the optimizer [0-9.]+ GiB", output
+    )
     assert re.search(r": step 2 of 3: loss [0-9.]+, about \d+ s left$", output, re.MULTILINE)
     *_, last, done = output.splitlines()
     assert "done:" in done
@@ -347,3 +349,29 @@ def test_activations_that_are_computed_twice_give_the_same_curve(
     assert main(["finetune", "-c", "c.toml", "gradient_checkpointing=true"]) == 0
     assert layers
     assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
+
+
+@pytest.mark.heavy
+def test_an_adapter_is_trained_resumed_and_merged(
+    fresh: Path, tiny_llama_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["finetune", "-c", "c.toml", "peft=lora", "lora_rank=2", "learning_rate=1e-2"]
+    assert main([*line, "fsdp=true"]) == 1
+    assert "wanted one of them" in capsys.readouterr().err
+    assert main([*line]) == 0
+    whole, curve = weights(fresh), losses(fresh)
+    assert sum(curve[-3:]) < sum(curve[:3])
+    # The published model is one that any loader takes, with other weights in its layers.
+    before = load_file(tiny_llama_checkpoint / "model.safetensors")
+    after = load_file(fresh / CONSOLIDATED / "model.safetensors")
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert after.keys() == before.keys()
+    assert any("q_proj" in name for name in changed)
+    assert "score.weight" in changed
+    assert not any("embed_tokens" in name or "norm" in name for name in changed)
+    load_model(read_checkpoint(str(fresh / CONSOLIDATED)))
+    shutil.rmtree(fresh / "output")
+    stop_at_the_first_checkpoint(*line[3:])
+    assert main(line) == 0
+    assert losses(fresh) == curve
+    assert weights(fresh) == whole
