@@ -31,7 +31,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 PIP := $(BIN)/pip --disable-pip-version-check install --progress-bar off -c constraints.txt
 
-.PHONY: help help-all install serve serve-embed dev test test-heavy test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-vl check-real check-minilm check-zoo check-optimum check-triton check-tensorrt check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
+.PHONY: help help-all install serve serve-embed dev test test-heavy test-anywhere check test-clients test-contract test-page test-faults hostile soak overload audit docs recipe check-pubmedqa check-ray check-sky embedded check-1b check-vl check-real check-minilm check-zoo check-optimum check-triton check-tensorrt check-cuda check-deploy check-network check-replicas check-all test-gpu bench bench-gpu profile image-test build run clean
 
 # A line of text behind ## is for newcomers, behind ### for the rest; #@ begins a group.
 help:
@@ -168,6 +168,9 @@ check-triton: .venvs/tritonserver/.installed $(RANK_DIR)/manifest.json  ### a re
 check-tensorrt: .venvs/tensorrt-10/.installed .venvs/tensorrt-11/.installed  ### our calls of TensorRT's API against its real bindings
 	@$(BIN)/python -m checks.tensorrt_names
 
+check-cuda: .venvs/cuda/.installed .venvs/cuda-headers/.installed  ### the real onnxruntime-gpu under a fake CUDA, on a machine without a GPU
+	@$(BIN)/python -m checks.cuda
+
 #@ Fine-tune
 
 recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (under 5 minutes): RECIPE=--force
@@ -207,14 +210,14 @@ profile: $(if $(ARTIFACT),$(INSTALLED),$(RANK_DIR)/manifest.json)  ## where the 
 
 #@ On a GPU
 
-# On a machine with a card, of which the environment may be a system's own: nothing is installed.
-GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+# On a machine with a card. The system's own Python, as .venv has packages for CPUs; nothing is installed.
+GPU_PYTHON ?= python3
 GPU ?=
 
-test-gpu:  ### what only a GPU can show, as one table: make test-gpu GPU="--model tiny"
+test-gpu:  ### what only a GPU can show, as one table: make test-gpu GPU=--model=1b
 	@$(GPU_PYTHON) -m checks.gpu $(GPU)
 
-bench-gpu:  ### ours beside PyTorch on one GPU: make bench-gpu GPU=--quick
+bench-gpu:  ### ours beside PyTorch on one GPU: make bench-gpu GPU=--model=1b
 	@$(GPU_PYTHON) -m benchmarks.gpu $(GPU)
 
 #@ Images

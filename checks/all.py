@@ -52,7 +52,10 @@ class Target:
 TARGETS = (
     *map(Target, ("check-tensorrt", "check-sky", "check-deploy", "docs", "test-heavy")),
     *map(Target, ("check-triton", "check-minilm", "check-zoo", "check-optimum", "check-ray")),
-    *map(Target, ("check-network", "test-page", "test-contract", "test-clients", "overload")),
+    *map(
+        Target,
+        ("check-cuda", "check-network", "test-page", "test-contract", "test-clients", "overload"),
+    ),
     *map(Target, ("hostile", "check-replicas")),
     Target("soak", ("MINUTES=2",)),
     Target("recipe", ("RECIPE=--force",)),  # without it, finished stages are skipped

@@ -1,4 +1,4 @@
-"""The exact shape of the 1B models, and seeded weights for it."""
+"""The exact shapes of the 1B models and of Qwen3-Reranker-0.6B, and seeded weights for them."""
 
 from typing import Any
 
@@ -32,6 +32,26 @@ SHAPE: dict[str, Any] = {
     },
     "pooling": "avg",
     "temperature": 1.0,
+    "num_labels": 1,
+    "torch_dtype": "bfloat16",
+    "random_weights": True,
+}
+
+# Qwen/Qwen3-Reranker-0.6B, with the one row of its head that an export keeps.
+QWEN3_SHAPE: dict[str, Any] = {
+    "architectures": ["Qwen3ForSequenceClassification"],
+    "model_type": "qwen3",
+    "hidden_act": "silu",
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151669,
+    "max_position_embeddings": 40960,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
     "num_labels": 1,
     "torch_dtype": "bfloat16",
     "random_weights": True,

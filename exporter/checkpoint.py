@@ -16,21 +16,30 @@ import torch
 from exporter.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter
 from exporter.adapter_head import adapted_config, without_head
 from exporter.architectures import BODIES, CROSS_ENCODERS, VISION
-from exporter.architectures.base import Architecture, CrossEncoder
+from exporter.architectures.base import Architecture, CrossEncoder, Size
 from exporter.architectures.config import Config, shown, unlike_base
 from exporter.architectures.embedding import EmbeddingModel
+from exporter.architectures.modules import ModularCrossEncoder
 from exporter.embedding_files import ARCHITECTURE, VectorFacts, vector_facts
 from exporter.errors import AttentionMismatch, CheckpointRefused
 from exporter.folders import Folders, find_folders
 from exporter.labels import OF_TWO_LOGITS, ONE_LABEL, Labels, merge_labels, read_labels
 from exporter.merging import full_tensors, merged
+from exporter.modules import Tail
 from exporter.nested import nested_checkpoints
 from exporter.options import POOLING_OPTION
 from exporter.progress import print_line
-from exporter.sentence_files import MODULES_FILE, TextFacts, model_settings, text_facts
+from exporter.sentence_files import (
+    MODULES_FILE,
+    TextFacts,
+    Use,
+    is_cross_encoder,
+    model_settings,
+    text_facts,
+)
 from exporter.sizes import check_sizes
 from exporter.tokenizer_files import check_tokenizer
-from exporter.unread_settings import refuse_processor, refuse_rank_modules
+from exporter.unread_settings import refuse_processor, refuse_rank_modules, score_modules
 from exporter.vision_files import VisionFacts, read_vision
 from exporter.vision_weights import check_vision_sizes, plain_vision_names
 from exporter.weight_names import plain_names
@@ -45,6 +54,8 @@ from runtime.profile import Kind
 _VISION_RANKERS = [name for name, kind in VISION.items() if issubclass(kind, CrossEncoder)]
 VISION_TYPES = ("llama_nemotron_vl_rerank", "llama_nemotron_vl")
 VISION_LOGIT = "score.weight"
+# The head of a language model, and the key of config.json by which it is the table of words.
+LM_HEAD, TIED = "lm_head.weight", "tie_word_embeddings"
 _OTHERS = "others cannot be exported"
 # What an architecture raises for values of config.json that it does not check itself.
 _OF_ANY_VALUE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -62,7 +73,8 @@ class Checkpoint:
     `config` is config.json, whose sizes match the `weights` by name. `texts` says how texts become
     tokens, `vectors` how an embedder makes vectors (None for a reranker). `activation` maps a
     reranker's logit to a relevance (None for an embedder); `labels` are the classes behind that
-    logit. `vision` is what the files say of images (None for a text model). `random_weights` is
+    logit. The `tail` are sentence-transformers' modules behind the Transformer, if there are any.
+    `vision` is what the files say of images (None for a text model). `random_weights` is
     true for seeded checkpoints of tests and measurements: their config.json has
     `"random_weights": true`, and parity applies another rule to them.
     """
@@ -81,6 +93,7 @@ class Checkpoint:
     adapter: Adapter | None = None
     labels: Labels = ONE_LABEL
     vision: VisionFacts | None = None
+    tail: Tail | None = None
 
     @property
     def kind(self) -> Kind:
@@ -134,16 +147,22 @@ def read_checkpoint(
     refuse_processor(root, directory)
     ranks = CROSS_ENCODERS.get(architecture)
     body = BODIES[architecture] if ranks is None else ranks.trunk
-    vectors, activation, labels = None, None, ONE_LABEL
-    if ranks is None:
+    vectors, activation, labels, tail = None, None, ONE_LABEL, None
+    if ranks is None and is_cross_encoder(root):
+        _refuse_pooling(architecture, pooling)
+        tail = score_modules(root, config)
+        activation = _activation(root, config, labels)
+    elif ranks is None:
         vectors = vector_facts(root, config, family_pools=body.pools, requested=pooling)
+        tail = vectors.tail
     else:
         _refuse_pooling(architecture, pooling)
-        labels = read_labels(config)
-        refuse_rank_modules(root)
+        labels = ONE_LABEL if ranks.judges else read_labels(config)
+        refuse_rank_modules(root, judges=ranks.judges)
         activation = _activation(root, config, labels)
     templated = ranks is not None and ranks.templated
-    texts = text_facts(root, directory, "embed" if ranks is None else "rank", templated=templated)
+    use: Use = "embed" if ranks is None else "judge" if ranks.judges else "rank"
+    texts = text_facts(root, directory, use, templated=templated)
     weights = plain_names(stored_tensors(folders.base))
     if own is not None:
         added: Collection[str] = ()
@@ -151,20 +170,32 @@ def read_checkpoint(
             weights = without_head(weights, body)
             added = () if ranks is None else full_tensors(own)
         weights = merged(weights, own, body, added)
-    head = [] if ranks is None else [labels.size(ranks.logit)]
+    head = [] if ranks is None else _head_sizes(ranks, config, labels)
     check_sizes(body, head, config, weights)
     if ranks is not None and labels.count == 2:
         print_line(labels.message)
         weights = merge_labels(weights, ranks.logit)
     check_tokenizer(directory, config.whole("vocab_size"))
+    behind = {} if tail is None else tail.weights
     return checkpoint(
         config=config,
-        weights=weights,
+        weights={**body.stored(weights), **behind},
         texts=texts,
         vectors=vectors,
         activation=activation,
         labels=labels,
+        tail=tail,
     )
+
+
+def _head_sizes(ranks: type[CrossEncoder], config: Config, labels: Labels) -> list[Size]:
+    """The sizes of a reranker's head. That of a language model is as large as its vocabulary, or
+    none if it is the table of words (tie_word_embeddings)."""
+    if not ranks.judges:
+        return [labels.size(ranks.logit)]
+    if config.flag(TIED, False):
+        return []
+    return [Size("vocab_size", config.whole("vocab_size"), LM_HEAD)]
 
 
 def _refuse_wishes(architecture: str, adapter: Adapter | None, pooling: str | None) -> None:
@@ -310,10 +341,15 @@ def _build(checkpoint: Checkpoint) -> Architecture:
     vectors = checkpoint.vectors
     if checkpoint.vision is not None:
         return VISION[checkpoint.architecture](checkpoint.config)
-    if vectors is None:
+    tail = checkpoint.tail
+    if vectors is None and tail is None:
         return CROSS_ENCODERS[checkpoint.architecture](checkpoint.config)
     body = BODIES[checkpoint.architecture](checkpoint.config)
-    return EmbeddingModel(body, vectors.pooling, normalize=vectors.normalize)
+    if vectors is None:
+        assert tail is not None
+        return ModularCrossEncoder(body, tail.pooling, tail.steps)
+    steps = () if tail is None else tail.steps
+    return EmbeddingModel(body, vectors.pooling, normalize=vectors.normalize, steps=steps)
 
 
 def _known_architecture(config: Config) -> str:

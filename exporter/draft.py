@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass, field
 
-from transformers import PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, PreTrainedTokenizerBase
 
 from exporter import onnxruntime_cuda
-from exporter.architectures.base import Architecture
+from exporter.architectures.base import Architecture, CrossEncoder
 from exporter.architectures.nemotron_vl import NemotronVL
 from exporter.checkpoint import Checkpoint, outline, places_of
 from exporter.embedding_files import ARCHITECTURE
 from exporter.errors import CheckpointRefused
+from exporter.judge_head import with_head
 from exporter.labels import DIFFERENCE
 from exporter.model_profile import ChosenProfile, refuse_other_family, refuse_other_kind
 from exporter.onnx_file import OPSET
@@ -24,7 +25,7 @@ from exporter.pad_token import drop_pad
 from exporter.parity import package_versions
 from exporter.progress import print_line
 from exporter.prompt import TRAINED_LIMIT, TRAINING_FILE, Prompt, find_prompt, training_limit
-from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG
+from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG, is_cross_encoder
 from exporter.tokenizer_files import refuse_unknown_ids
 from exporter.tokens import TYPES, CheckpointTokenizer, load_tokenizer
 from exporter.unread_settings import refuse_unread_keys
@@ -64,18 +65,22 @@ NO_WISHES = ExportArgs()
 
 @dataclass(frozen=True)
 class Draft:
-    """A manifest without files and goldens, and the tokenizer that it was made with.
+    """A manifest without files and goldens, with the tokenizer and the `checkpoint` that it was
+    made with: of a judge with the head that the profile's words choose.
 
     The other fields are what no witness can find in the folder: `template` is the requested or the
-    family's one; `prefixes` are the requested ones, else None; `published` are the family's
-    prefixes, for folders without any.
+    family's one, with its default instruction; `prefixes` are the requested ones, else None;
+    `published` are the family's prefixes, for folders without any; `words` are those of a language
+    model's answer.
     """
 
     manifest: Manifest
     tokenizer: CheckpointTokenizer
+    checkpoint: Checkpoint
     template: str | None
     prefixes: dict[str, str] | None = None
     published: dict[str, str] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
 
 
 def draft(
@@ -95,6 +100,11 @@ def draft(
     refuse_other_kind(chosen, checkpoint)
     model = outline(checkpoint)
     refuse_other_family(chosen, model)
+    model_type, lower_case = checkpoint.config.get("model_type"), checkpoint.texts.lower_case
+    judges = isinstance(model, CrossEncoder) and model.judges
+    if judges:
+        loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
+        checkpoint, judged_by = with_head(checkpoint, chosen, loaded)
     places_of(model, checkpoint.weights)  # its messages have better names than any loader's
     if unread := [name for name in checkpoint.weights if model.is_left_out(name)]:
         print_line(
@@ -104,8 +114,8 @@ def draft(
     refuse_unread_keys(checkpoint.config, strict=strict)
     for part in filter(None, map(checkpoint.config.get, VISION_PARTS if checkpoint.vision else ())):
         refuse_unread_keys(part, strict=strict)
-    model_type, lower_case = checkpoint.config.get("model_type"), checkpoint.texts.lower_case
-    loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
+    if not judges:
+        loaded = load_tokenizer(checkpoint.directory, model_type, lower_case=lower_case)
     vocabulary = checkpoint.config["vocab_size"]
     if dropped := drop_pad(loaded, vocabulary):
         print_line(
@@ -126,13 +136,17 @@ def draft(
     usual = checkpoint.architecture in profile.architectures and not chosen.is_own
     origins["profile"] = ARCHITECTURE if usual else PROFILE_OPTION
     origins["max_tokens"] = limited_by if max_tokens is None else MAX_TOKENS_OPTION
+    if judges:
+        origins["logit"] = judged_by
     if checkpoint.labels.count == 2:
         origins["logit"] = f"two labels of config.json: {DIFFERENCE}"
     if prompt is not None:
         origins["template"] = prompt.origin
+        if prompt.instruction is not None:
+            origins["instruction"] = prompt.origin if prompt.written else chosen.origin
     elif profile.kind == "embed":
         origins["prefixes"] = prefixed_by
-    read_as = None if prompt is None else prompt.template
+    read_as = None if prompt is None else prompt.filled
     tokenizer = CheckpointTokenizer(
         loaded, checkpoint.directory, read_as, max_tokens or limit, dropped
     )
@@ -143,7 +157,8 @@ def draft(
         profile=chosen.name,
         target=target.name,
         version="draft",
-        template=read_as,
+        template=None if prompt is None else prompt.template,
+        instruction=None if prompt is None else prompt.instruction,
         special_tokens=_special_tokens(profile, tokenizer, vocabulary),
         padding_side=profile.padding_side,
         max_tokens=max_tokens or limit,
@@ -168,9 +183,11 @@ def draft(
         own_profile=profile if chosen.is_own else None,
         vision=_vision(checkpoint, model, loaded),
     )
-    unwritten = None if prompt is None or prompt.written else prompt.template
+    unwritten = None if prompt is None or prompt.written else prompt.filled
     requested = args.prefixes if prefixed_by == PREFIX_OPTION else None
-    return Draft(manifest, tokenizer, unwritten, requested, profile.prefixes)
+    return Draft(
+        manifest, tokenizer, checkpoint, unwritten, requested, profile.prefixes, profile.words
+    )
 
 
 def _vision(
@@ -239,8 +256,21 @@ def _prompt(
                 "remove it if the model was not trained with it"
             )
         return None
-    published = Prompt(profile.facts.template, profile.origin, written=False)
-    return find_prompt(checkpoint.root, tokenizer, published, requested)
+    published = Prompt(
+        profile.facts.template,
+        profile.origin,
+        written=False,
+        instruction=profile.facts.instruction,
+    )
+    prompt = find_prompt(checkpoint.root, tokenizer, published, requested)
+    known = checkpoint.config.get("model_type") in CONFIG_MAPPING
+    if prompt is published and known and is_cross_encoder(checkpoint.root):
+        raise CheckpointRefused(
+            "found sentence-transformers' files and no prompt: it joins query and passage by the "
+            f"tokenizer, and {checkpoint.architecture} is exported for one text; name the prompt "
+            f"that it was trained with as {TEMPLATE_OPTION}, or save it as chat_template"
+        )
+    return prompt
 
 
 def _prefixes(
@@ -284,7 +314,7 @@ def _special_tokens(
         ("end", specials.eos, profile.adds_eos),
     )
     for where, token, wanted in facts:
-        if (token is not None) != wanted:
+        if wanted is not None and (token is not None) != wanted:
             raise CheckpointRefused(
                 f"the tokenizer adds {'no token' if token is None else f'token {token}'} at the "
                 f"{where} of a text, but this family wants {'one' if wanted else 'none'}; check "

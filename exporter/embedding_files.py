@@ -1,9 +1,8 @@
 """How an embedding checkpoint makes a vector: from config.json, or sentence-transformers' files.
 
 sentence-transformers writes modules.json (the modules in order), 1_Pooling/config.json,
-sentence_bert_config.json (maximum length) and config_sentence_transformers.json (prompts).
-Transformer, Pooling (mean, cls or lasttoken) and Normalize are known; everything else is refused by
-name, because leaving it out would give other vectors.
+sentence_bert_config.json (maximum length) and config_sentence_transformers.json (prompts); what
+stands between its Transformer and its Normalize is read in `exporter.modules`.
 """
 
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ import msgspec
 from exporter.architectures.config import Config
 from exporter.architectures.pooling import POOLINGS
 from exporter.errors import CheckpointRefused
+from exporter.modules import EMBEDDING, Tail, read_tail, refuse_other_steps
 from exporter.options import POOLING_OPTION
 from exporter.sentence_files import (
     MODEL_FILE,
@@ -31,20 +31,11 @@ from exporter.sentence_files import (
 # The origin of a family's default, if no file says otherwise.
 ARCHITECTURE = "the architecture"
 _MODEL_TYPE = "SentenceTransformer"
-_KNOWN = ("Transformer", "Pooling", "Normalize")
+_NORMALIZE = "Normalize"
 # Only the text's vector may be normalized, in place.
 _NORMALIZED: Mapping[str, tuple[object, ...]] = {
     "module_input_name": ("sentence_embedding",),
     "module_output_name": (None, "sentence_embedding"),
-}
-# What stands before names of poolings in older files, each of which has a key.
-_OLDER = "pooling_mode_"
-_POOLINGS = {
-    "mean": "avg",
-    "mean_tokens": "avg",
-    "cls": "cls",
-    "cls_token": "cls",
-    "lasttoken": "last",
 }
 # sentence-transformers' names of prompts, as input types.
 _INPUT_TYPES = {
@@ -60,7 +51,8 @@ class VectorFacts:
     """How states become a vector, and texts become tokens, as far as the checkpoint says.
 
     `prefixes` by input type is None if the checkpoint does not say, and empty if it has none.
-    `pooled_by` and `normalized_by` are the origins of the other two.
+    `pooled_by` and `normalized_by` are the origins of the other two; `tail` are the modules that
+    make the vector, None without modules.json.
     """
 
     pooling: str
@@ -68,6 +60,7 @@ class VectorFacts:
     prefixes: dict[str, str] | None
     pooled_by: str = field(default="", compare=False)
     normalized_by: str = field(default="", compare=False)
+    tail: Tail | None = field(default=None, compare=False)
 
     @property
     def requested_pooling(self) -> str | None:
@@ -100,19 +93,27 @@ def vector_facts(
     modules = read_modules(root)
     if modules is None:
         return _without_modules(family, config, requested)
-    _refuse_modules(modules)
-    found, place = _pooling(root, modules)
+    refuse_other_steps(modules, (_NORMALIZE,))
+    normalizes = modules[-1].name == _NORMALIZE
+    behind = modules[:-1] if normalizes else modules
+    tail = read_tail(root, behind, config.whole("hidden_size"), gives=EMBEDDING)
+    found, place = tail.pooling, tail.pooled_by
+    if family is not None and tail.steps:
+        raise CheckpointRefused(
+            f"{MODULES_FILE} has {', '.join(step.kind for step in tail.steps)} behind a family "
+            "whose own class has none, and which no loader here can witness; save it as a plain "
+            "LlamaModel"
+        )
     if family is not None and family != found:
         raise CheckpointRefused(
             f"config.json has pooling = {family!r}, the Pooling module of {MODULES_FILE} says "
             f"{found!r}; keep the one that the model was trained with"
         )
     _refuse_other_pooling(requested, found, place)
-    for module in modules[2:]:
-        _refuse_normalizing(root, module)
-    normalizes = len(modules) > 2
+    if normalizes:
+        _refuse_normalizing(root, modules[-1])
     normalized_by = f"{MODULES_FILE} ({'' if normalizes else 'no '}Normalize)"
-    return VectorFacts(found, normalizes, _prefixes(root), place, normalized_by)
+    return VectorFacts(found, normalizes, _prefixes(root), place, normalized_by, tail)
 
 
 def _without_modules(family: str | None, config: Config, requested: str | None) -> VectorFacts:
@@ -141,48 +142,6 @@ def _refuse_other_pooling(requested: str | None, found: str, place: str) -> None
             f"found {POOLING_OPTION} {requested}, but {place} says {found}; leave the option out, "
             "or correct the file if the model was trained otherwise"
         )
-
-
-def _refuse_modules(modules: list[Module]) -> None:
-    names = [module.name for module in modules]
-    for name in names:
-        if name not in _KNOWN:
-            raise CheckpointRefused(
-                f"{MODULES_FILE} has the module {name}, wanted only {', '.join(_KNOWN)}; leaving "
-                "it out would give other vectors, so this model cannot be exported"
-            )
-    if names not in ([*_KNOWN], [*_KNOWN[:2]]):
-        raise CheckpointRefused(
-            f"{MODULES_FILE} has the modules {', '.join(names) or 'none'}, wanted "
-            f"{', '.join(_KNOWN)} in this order (the last one may be missing); save the model with "
-            "these"
-        )
-
-
-def _pooling(root: Path, modules: list[Module]) -> tuple[str, str]:
-    """The pooling, and the file and key that name it."""
-    path = module_folder(root, modules[1]) / "config.json"
-    config = read_json(path, dict[str, Any])
-    named = config.get("pooling_mode")
-    if named is None:
-        older = [key for key in config if key.startswith(_OLDER) and config[key]]
-        # As sentence-transformers takes a file that names none.
-        modes = [key.removeprefix(_OLDER) for key in older] or ["mean"]
-    else:
-        modes = list(named) if isinstance(named, list | tuple) else [named]
-    (mode,) = modes if len(modes) == 1 else (None,)
-    if not isinstance(mode, str) or mode not in _POOLINGS:
-        raise CheckpointRefused(
-            f"{path.parent.name}/config.json pools by {', '.join(map(str, modes)) or 'nothing'}, "
-            "wanted mean, cls or lasttoken; pooling otherwise would give other vectors"
-        )
-    if config.get("include_prompt") is False:
-        raise CheckpointRefused(
-            f"{path.parent.name}/config.json has include_prompt = false (prompts are left out of "
-            "the mean), wanted true; this model cannot be exported"
-        )
-    key = f"{_OLDER}{mode}" if f"{_OLDER}{mode}" in config else "pooling_mode"
-    return _POOLINGS[mode], f"{path.parent.name}/config.json ({key})"
 
 
 def _refuse_normalizing(root: Path, module: Module) -> None:

@@ -60,7 +60,9 @@ def _table(directory: Path, manifest: Manifest) -> Iterator[str]:
         facts["template"] = repr(manifest.template)
     else:
         facts["template"] = "none: the tokenizer joins the pair"
-    names = (*_DECISIVE[manifest.kind], *_OF_ALL, *(["merged"] if manifest.merged else []))
+    sometimes = {"instruction": manifest.instruction, "merged": manifest.merged}
+    present = [name for name, value in sometimes.items() if value]
+    names = (*_DECISIVE[manifest.kind], *_OF_ALL, *present)
     rows = [(name, str(facts[name])) for name in names]
     width = max((len(value) for _, value in rows if len(value) <= _WIDEST), default=0)
     yield f"{'fact':<16} {'value':<{width}}  read in"
@@ -70,7 +72,7 @@ def _table(directory: Path, manifest: Manifest) -> Iterator[str]:
             origin = manifest.origins.get(name, "the architecture")
         yield f"{name:<16} {value:<{width}}  {origin}"
     # Facts without a field in the manifest.
-    listed = {*_OF_ALL, *itertools.chain(*_DECISIVE.values())}
+    listed = {*_OF_ALL, *sometimes, *itertools.chain(*_DECISIVE.values())}
     for name in sorted(manifest.origins.keys() - listed):
         yield f"{name:<16} {'':<{width}}  {manifest.origins[name]}"
 
@@ -106,7 +108,7 @@ def _rest(manifest: Manifest) -> Iterator[tuple[str, object]]:
     facts["goldens"] = f"{len(manifest.goldens)} pairs"
     facts["vector_goldens"] = f"{len(manifest.vector_goldens)} texts"
     facts["image_goldens"] = f"{len(manifest.image_goldens)} images"
-    shown_fields = {*_DECISIVE[manifest.kind], *_OF_ALL, "merged", "origins"}
+    shown_fields = {*_DECISIVE[manifest.kind], *_OF_ALL, "instruction", "merged", "origins"}
     return ((name, value) for name, value in facts.items() if name not in shown_fields)
 
 

@@ -1,8 +1,8 @@
 """Chunked attention for long rows, which limits its memory.
 
 ONNX Runtime's CPU kernel stores heads × queries × keys numbers: 9 GB for one row of 8192 tokens of
-the 1B model. Queries are independent of each other, so chunks of queries give the same answer.
-Shorter rows are computed at once.
+the 1B model. Queries are independent of each other, so chunks of queries give the same answer; of a
+causal model each needs the keys up to its end alone. Shorter rows are computed at once.
 """
 
 import shutil
@@ -80,23 +80,29 @@ def _unwrapped(node: NodeProto) -> NodeProto:
 def chunk_model(model: ModelProto) -> None:
     """Wrap every Attention node in an If node: at once, or in _CHUNKS chunks of queries.
 
-    Nodes without a mask row for each query are unchanged.
+    Nodes with neither a mask row for each query nor the causal form without a mask are unchanged.
     """
     graph = model.graph
-    split = {n.output[0] for n in graph.node if n.op_type == "Attention" and _has_rows(n)}
-    nodes = _measures(graph) if split else []
-    nodes += [_choice(n) if n.output[0] in split else deepcopy(n) for n in graph.node]
+    nodes = [_choice(n) if n.op_type == "Attention" and _splits(n) else n for n in graph.node]
+    copies = [deepcopy(node) for node in nodes]
+    if any(node.op_type == "If" for node in copies):
+        copies = [*_measures(graph), *copies]
     del graph.node[:]
-    graph.node.extend(nodes)
+    graph.node.extend(copies)
 
 
-def _has_rows(node: NodeProto) -> bool:
-    causal = any(a.name == "is_causal" and a.i for a in node.attribute)
-    return len(node.input) >= 4 and bool(node.input[3]) and not causal
+def _splits(node: NodeProto) -> bool:
+    masked = len(node.input) >= 4 and bool(node.input[3])
+    return masked != _is_causal(node)
+
+
+def _is_causal(node: NodeProto) -> bool:
+    return any(a.name == "is_causal" and a.i for a in node.attribute)
 
 
 def _measures(graph: GraphProto) -> list[NodeProto]:
-    """Nodes that give `long.is` (bool) and `long.step` (int64 [1], queries in a chunk)."""
+    """Nodes that give `long.is` (bool), `long.step` (int64 [1], queries in a chunk) and
+    `long.places` (int64 [sequence])."""
     for name, value in (
         ("long.limit", np.asarray(LONG_ROW_TOKENS, np.int64)),
         ("long.one", np.asarray([1], np.int64)),
@@ -104,6 +110,9 @@ def _measures(graph: GraphProto) -> list[NodeProto]:
         ("long.pieces", np.asarray([_CHUNKS], np.int64)),
         ("long.axis", np.asarray([2], np.int64)),
         ("long.scalar", np.asarray([], np.int64)),
+        ("long.zero", np.asarray(0, np.int64)),
+        ("long.unit", np.asarray(1, np.int64)),
+        ("long.rows", np.asarray([0], np.int64)),
     ):
         graph.initializer.append(numpy_helper.from_array(value, name))
     make = helper.make_node
@@ -114,6 +123,7 @@ def _measures(graph: GraphProto) -> list[NodeProto]:
         make("Greater", ["long.count", "long.limit"], ["long.is"]),
         make("Add", ["long.length", "long.round"], ["long.raised"]),
         make("Div", ["long.raised", "long.pieces"], ["long.step"]),
+        make("Range", ["long.zero", "long.count", "long.unit"], ["long.places"]),
     ]
 
 
@@ -145,15 +155,40 @@ def _chunks(node: NodeProto) -> list[NodeProto]:
         bounds = [f"{result}.bound.{i}", f"{result}.bound.{i + 1}", "long.axis"]
         query, mask, piece = (f"{result}.{part}.{i}" for part in ("query", "mask", "piece"))
         attention = deepcopy(node)
-        attention.input[0], attention.input[3], attention.output[0] = query, mask, piece
         attention.name = piece
-        nodes += [
-            make("Slice", [node.input[0], *bounds], [query]),
-            make("Slice", [node.input[3], *bounds], [mask]),
-            attention,
-        ]
+        nodes.append(make("Slice", [node.input[0], *bounds], [query]))
+        if _is_causal(node):
+            keys, values = f"{piece}.keys", f"{piece}.values"
+            seen = ["long.rows", bounds[1], "long.axis"]  # those before the chunk's end
+            nodes += [
+                make("Slice", [node.input[1], *seen], [keys]),
+                make("Slice", [node.input[2], *seen], [values]),
+                *_causal_mask(bounds, mask),
+            ]
+            attention.input[:] = [query, keys, values, mask]
+            plain = [a for a in attention.attribute if a.name != "is_causal"]
+            del attention.attribute[:]
+            attention.attribute.extend(plain)
+        else:
+            nodes.append(make("Slice", [node.input[3], *bounds], [mask]))
+            attention.input[0], attention.input[3] = query, mask
+        attention.output[0] = piece
+        nodes.append(attention)
     parts = [f"{result}.piece.{i}" for i in range(_CHUNKS)]
     return [*nodes, make("Concat", parts, [f"{result}.pieces"], axis=2)]
+
+
+def _causal_mask(bounds: list[str], mask: str) -> list[NodeProto]:
+    """Nodes that give the `mask` of a chunk of queries, bool [queries, keys up to their end]."""
+    make = helper.make_node
+    begin, end = bounds[:2]
+    here, there, row = f"{mask}.here", f"{mask}.there", f"{mask}.row"
+    return [
+        make("Slice", ["long.places", begin, end, "long.rows"], [here]),
+        make("Slice", ["long.places", "long.rows", end, "long.rows"], [there]),
+        make("Unsqueeze", [here, "long.one"], [row]),
+        make("LessOrEqual", [there, row], [mask]),
+    ]
 
 
 def _branch(nodes: list[NodeProto], output: str) -> GraphProto:

@@ -8,6 +8,7 @@ from exporter.checkpoint import Checkpoint
 from runtime.errors import ProfileError
 from runtime.manifest import Manifest
 from runtime.profile import (
+    Kind,
     ModelProfile,
     is_own_profile,
     load_model_profile,
@@ -33,17 +34,23 @@ class ChosenProfile:
         return f"the profile {self.name}, not witnessed"
 
 
-def choose_profile(name: str | None, architecture: str) -> ChosenProfile:
+def choose_profile(name: str | None, architecture: str, kind: Kind | None = None) -> ChosenProfile:
     """The profile called `name` (one of ours, an id, or the path of a user's own), or without a
-    name, or an empty one, the one for this architecture. Raises ProfileError."""
+    name, or an empty one, the one for this architecture, and of this `kind` if that is given:
+    bodies make either. Raises ProfileError."""
     if name:
         return ChosenProfile(name.rsplit("/", 1)[-1], load_model_profile(name))
     names = model_profile_names()
     known = [ChosenProfile(one, load_model_profile(one)) for one in names]
-    fitting = [profile for profile in known if architecture in profile.facts.architectures]
+    fitting = [
+        profile
+        for profile in known
+        if architecture in profile.facts.architectures and kind in (None, profile.facts.kind)
+    ]
     if len(fitting) != 1:
         raise ProfileError(
-            f"found {len(fitting)} profiles for the architecture {architecture}, wanted one; "
+            f"found {len(fitting)} profiles for the architecture {architecture}"
+            f"{'' if kind is None else f' and the kind {kind}'}, wanted one; "
             f"choose with --profile: {', '.join(names)}"
         )
     return fitting[0]

@@ -4,18 +4,34 @@ Its kernel of ONNX's Attention runs flash attention only where no mask is given 
 compute capability 8.0 on); with a mask it falls back to slower kernels, and to one that stores all
 scores when the row's length is no multiple of 4 (onnxruntime/core/providers/cuda/llm/attention.cc,
 release 1.31). Opset 24 has the number of keys of each row as an input instead of a mask: so rows
-are rotated until their padding is at the end. The kernel also expects heads in the layout of the
-linear layers, and would transpose others back.
+are rotated until their padding is at the end. A causal model does that itself, and its rows need no
+lengths. The kernel also expects heads in the layout of the linear layers, and would transpose
+others back.
+
+Nothing may need cuDNN, a gigabyte that is loaded when the first kernel asks for it: the least and
+the greatest of integers are found by sorting; sums over the tokens and patches become products.
 
 A sum with its norm becomes one of ONNX Runtime's own operators, in float32: the half-precision
 ones have overflowed in the past (github.com/microsoft/onnxruntime/issues/29034).
 """
 
 from collections import defaultdict
+from collections.abc import Callable, MutableSequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper, parser
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+    parser,
+)
 
 from exporter.errors import ExportError
 from runtime.engines import MODEL_FILE, VISION_FILE
@@ -32,6 +48,8 @@ _PLAIN_MASK = frozenset(
     "Cast Concat Constant Equal Expand Or Range Shape Squeeze Unsqueeze".split()
 )
 _TOKEN_AXES = 2
+_HEAD_RANK = 4  # of values [batch, heads, rows, size]
+_ONE = "ends.one"  # how many of the sorted values are taken, int64 [1]
 _HEADS_MOVED = [0, 2, 1, 3]
 # Which place each token of a row moves to, and how many real ones there are. The output of Shape
 # is on the host; only Range reads it there. Whatever else needs the length takes it from the
@@ -40,16 +58,16 @@ _ROTATION = """
 rotation (int64[batch, sequence] attention_mask) => (int64[batch] rows_lengths)
 <
     int64 rows_begin = {0}, int64 rows_step = {1}, int64 rows_none = {0}, int64 rows_one = {1},
-    int64[1] rows_axis = {1}, int64[1] rows_all = {0}
+    int64[1] rows_axis = {1}, int64[1] rows_end = {-1}, int64[1] rows_least = {1}
 >
 {
     rows_shape = Shape <start = 1, end = 2> (attention_mask)
     rows_length = Squeeze (rows_shape)
     rows_places = Range (rows_begin, rows_length, rows_step)
-    rows_last = ReduceMax <keepdims = 1> (rows_places, rows_all)
+    rows_last = Gather (rows_places, rows_end)
     rows_real = Cast <to = 9> (attention_mask)
     rows_candidates = Where (rows_real, rows_places, rows_last)
-    rows_first = ReduceMin <keepdims = 1> (rows_candidates, rows_axis)
+    rows_first, rows_at = TopK <axis = 1, largest = 0> (rows_candidates, rows_least)
     rows_far = Add (rows_places, rows_first)
     rows_inside = LessOrEqual (rows_far, rows_last)
     rows_beyond = Sub (rows_far, rows_last)
@@ -83,6 +101,10 @@ def use_fast_kernels(model: ModelProto) -> None:
     changed = [graph.drop_mask(node) for node in model.graph.node]
     for node in model.graph.node:
         graph.join_sum(node)
+        graph.sort_for_extreme(node)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.int64), _ONE))
+    for change in (graph.patches, graph.weighted_sum, graph.length, graph.with_batch):
+        _replace(model.graph, change)
     if any(changed):
         _rotate_rows(model.graph)
     _drop_unread(model.graph)
@@ -99,24 +121,31 @@ class _Graph:
         for node in graph.node:
             for name in node.input:
                 self._readers[name].append(node)
-        self._shapes = {v.name: _shape(v) for v in graph.value_info}
+        self._constants = {i.name: i for i in graph.initializer}
+        self._added = graph.initializer
+        self._shapes = {v.name: _shape(v) for v in (*graph.value_info, *graph.input)}
 
     def drop_mask(self, node: NodeProto) -> bool:
-        """Replace an Attention node's mask by row lengths; False if it must keep the mask."""
-        if node.op_type != "Attention" or len(node.input) != 4:
+        """Replace an Attention node's mask by row lengths; False if it must keep the mask.
+
+        A causal node has no mask, and padding behind its rows: it needs no lengths either."""
+        causal = _attribute(node, "is_causal", 0) == 1 and len(node.input) == 3
+        if node.op_type != "Attention" or not (causal or len(node.input) == 4):
             return False
         moved = [self._before_moving(name) for name in node.input[:3]]
         result = self._after_moving(node.output[0])
-        if result is None or None in moved or not self._ancestors(node.input[3]) <= _PLAIN_MASK:
+        masked = not causal and not self._ancestors(node.input[3]) <= _PLAIN_MASK
+        if result is None or None in moved or masked:
             return False
         heads = [self._shapes[name][1] for name in node.input[:2]]
         # Neither mask nor past keys and values; the last is nonpad_kv_seqlen.
-        node.input[:] = [*(name for name in moved if name), "", "", "", "rows_lengths"]
+        lengths = [] if causal else ["", "", "", "rows_lengths"]
+        node.input[:] = [*(name for name in moved if name), *lengths]
         node.output[0] = result.output[0]
         result.output[0] += ".moved"  # no longer read
         node.attribute.append(helper.make_attribute("q_num_heads", heads[0]))
         node.attribute.append(helper.make_attribute("kv_num_heads", heads[1]))
-        return True
+        return not causal
 
     def join_sum(self, node: NodeProto) -> None:
         """Fuse a norm with the sum that it reads into one node with both outputs."""
@@ -138,6 +167,93 @@ class _Graph:
         total.output[0] = f"{name}.apart"  # no longer read
         node.CopyFrom(joined)
 
+    def sort_for_extreme(self, node: NodeProto) -> None:
+        """Replace the least or greatest along one axis by the first in order, the same value: the
+        provider reduces integers by cuDNN, and sorts them itself."""
+        largest = {"ReduceMax": 1, "ReduceMin": 0}.get(node.op_type)
+        axes = self._axes(node)
+        if largest is None or len(axes) != 1 or not _attribute(node, "keepdims", 1):
+            return
+        outputs = [node.output[0], f"{node.output[0]}.place"]
+        inputs = [node.input[0], _ONE]
+        node.CopyFrom(helper.make_node("TopK", inputs, outputs, axis=axes[0], largest=largest))
+
+    def patches(self, node: NodeProto) -> list[NodeProto]:
+        """A convolution of patches side by side as a product: the provider convolves by cuDNN."""
+        if node.op_type != "Conv" or _attribute(node, "group", 1) != 1:
+            return [node]
+        (pixels, weight, *bias), name = node.input, node.output[0]
+        kernel = list(self._constants[weight].dims)
+        channels, rows, columns = (int(size) for size in self._shapes[pixels][1:])
+        height, width = kernel[2:]
+        uneven = rows % height or columns % width
+        pads = _attribute(node, "pads", [0] * 4)
+        if _attribute(node, "strides", []) != [height, width] or pads != [0] * 4 or uneven:
+            return [node]
+        down, across = rows // height, columns // width
+        made = _Making(name, self._added)
+        cut = made("Reshape", pixels, made.sizes(0, channels, down, height, across, width))
+        cut = made("Transpose", cut, perm=[0, 2, 4, 1, 3, 5])
+        cut = made("Reshape", cut, made.sizes(0, down, across, channels * height * width))
+        # In the graph: the weights may be in the file beside it.
+        matrix = made("Reshape", weight, made.sizes(kernel[0], -1))
+        found = made("MatMul", cut, made("Transpose", matrix, perm=[1, 0]))
+        if bias:
+            found = made("Add", found, bias[0])
+        made("Transpose", found, perm=[0, 3, 1, 2], to=name)
+        return made.nodes
+
+    def weighted_sum(self, node: NodeProto) -> list[NodeProto]:
+        """A sum of states [batch, sequence, size], weighted by a value a token, as a product.
+        The provider sums along an axis in the middle by cuDNN."""
+        if node.op_type != "ReduceSum" or self._axes(node) != [1]:
+            return [node]
+        product = self._maker.get(node.input[0])
+        if product is None or product.op_type != "Mul":
+            return [node]
+        for states, spread in (product.input, product.input[::-1]):
+            last = self._maker.get(spread)
+            if last is None or last.op_type != "Unsqueeze" or self._axes(last) not in ([2], [-1]):
+                continue
+            made = _Making(node.output[0], self._added)
+            weights = made("Unsqueeze", last.input[0], made.sizes(1))
+            if _attribute(node, "keepdims", 1):
+                made("MatMul", weights, states, to=node.output[0])
+            else:
+                total = made("MatMul", weights, states)
+                made("Squeeze", total, made.sizes(1), to=node.output[0])
+            return made.nodes
+        return [node]
+
+    def length(self, node: NodeProto) -> list[NodeProto]:
+        """The length of vectors by its definition, of which the provider has all kernels."""
+        if node.op_type != "ReduceL2":
+            return [node]
+        vectors, *axes = node.input
+        made = _Making(node.output[0], self._added)
+        squares = made("Mul", vectors, vectors)
+        total = made("ReduceSum", squares, *axes, keepdims=_attribute(node, "keepdims", 1))
+        made("Sqrt", total, to=node.output[0])
+        return made.nodes
+
+    def with_batch(self, node: NodeProto) -> list[NodeProto]:
+        """A product of which one factor is the same for all rows, with that factor repeated.
+
+        The provider would hand cuBLAS the addresses of all matrices in a buffer of the host that it
+        gives back after the call: a replayed CUDA graph would read whatever is there then."""
+        if node.op_type != "MatMul":
+            return [node]
+        batches = [self._shapes.get(name, [None])[0] for name in node.input]
+        ranks = {len(self._shapes.get(name, [])) for name in node.input}
+        if ranks != {_HEAD_RANK} or batches.count(1) != 1:
+            return [node]
+        place = batches.index(1)
+        made = _Making(f"{node.output[0]}.batch", self._added)
+        batch = made("Shape", node.input[1 - place], start=0, end=1)
+        sizes = made("Concat", batch, made.sizes(1, 1, 1), axis=0)
+        node.input[place] = made("Expand", node.input[place], sizes)
+        return [*made.nodes, node]
+
     def _before_moving(self, name: str) -> str | None:
         """The value [batch, sequence, heads × size] that Reshape and Transpose made `name` of."""
         moving = self._maker.get(name)
@@ -147,6 +263,11 @@ class _Graph:
         if parting is None or parting.op_type != "Reshape":
             return None
         return parting.input[0] if _attribute(moving, "perm", []) == _HEADS_MOVED else None
+
+    def _axes(self, node: NodeProto) -> list[int]:
+        """The constant axes of a reduction; none where they are not known."""
+        constant = self._constants.get(node.input[1]) if len(node.input) > 1 else None
+        return [] if constant is None else numpy_helper.to_array(constant).tolist()
 
     def _after_moving(self, name: str) -> NodeProto | None:
         """The Reshape that joins the heads of `name` again, behind a Transpose."""
@@ -168,6 +289,37 @@ class _Graph:
                 ways += [one for one in maker.input if one not in seen]
                 seen.update(maker.input)
         return found
+
+
+class _Making:
+    """New nodes; their values are named after the one that they make, constants go to `added`."""
+
+    def __init__(self, name: str, added: MutableSequence[TensorProto]) -> None:
+        self.nodes: list[NodeProto] = []
+        self._name, self._added, self._count = name, added, 0
+
+    def __call__(self, op_type: str, *inputs: str, to: str | None = None, **attributes: Any) -> str:
+        """Add a node and return the name of its one output."""
+        output = to or self._new_name()
+        self.nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
+        return output
+
+    def sizes(self, *sizes: int) -> str:
+        """The name of a new constant, int64 [number of sizes]."""
+        name = self._new_name()
+        self._added.append(numpy_helper.from_array(np.asarray(sizes, np.int64), name))
+        return name
+
+    def _new_name(self) -> str:
+        self._count += 1
+        return f"{self._name}.{self._count}"
+
+
+def _replace(graph: GraphProto, change: Callable[[NodeProto], list[NodeProto]]) -> None:
+    """Put the nodes that `change` makes of each node in its place."""
+    new = [one for node in graph.node for one in change(node)]
+    del graph.node[:]
+    graph.node.extend(new)
 
 
 def _rotate_rows(graph: GraphProto) -> None:

@@ -55,6 +55,8 @@ def origins_of(
     }
     if checkpoint.vectors is None:
         origins |= {name: key_origin(checkpoint, name) for name in ("pooling", "temperature")}
+        if checkpoint.tail is not None:
+            origins["pooling"] = checkpoint.tail.pooled_by
         origins["activation"] = _activated_by(checkpoint)
     else:
         origins |= {
@@ -62,6 +64,8 @@ def origins_of(
             "normalize": checkpoint.vectors.normalized_by,
             "dimensions": key_origin(checkpoint, "dimensions"),
         }
+        if checkpoint.tail is not None and checkpoint.tail.sized_by:
+            origins["dimensions"] = checkpoint.tail.sized_by
     if checkpoint.adapter is not None:
         base = checkpoint.adapter.base or checkpoint.base.name
         origins["merged"] = f"{ADAPTER_CONFIG} (LoRA) and its base {base}"

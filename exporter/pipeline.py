@@ -16,6 +16,7 @@ from exporter.draft import ExportArgs as ExportArgs
 from exporter.draft import draft
 from exporter.errors import ManifestMismatch, ParityFailed
 from exporter.long_rows import chunk_attention
+from exporter.memory_need import memory_need
 from exporter.model_profile import choose_profile
 from exporter.parity import new_report, package_versions
 from exporter.progress import print_line, stage
@@ -58,10 +59,13 @@ def export(
     refuse_foreign(out)
     require_engine(engine)
     checkpoint = read_checkpoint(source, args.adapter, strict=args.strict, pooling=args.pooling)
-    profile = choose_profile(args.profile, checkpoint.architecture)
+    profile = choose_profile(args.profile, checkpoint.architecture, checkpoint.kind)
     refuse_blind_target(target, checkpoint)
     with workspace(out) as directory:
         found = draft(checkpoint, profile, target, args)
+        checkpoint = found.checkpoint
+        if need := memory_need(checkpoint.weights):
+            print_line(need)
         answers = ask(found, checkpoint, unwitnessed=args.unwitnessed)
         proof = make_proof(found.manifest, answers)
         refuse_weak_proof(proof, found.manifest.max_tokens, strict=args.strict)

@@ -1,12 +1,14 @@
 """The prompt of rerankers that read query and passage as one text: where it is read.
 
 In this order: an option, training.json (which this project's recipe writes beside the weights), a
-chat template with the roles query and document, the family's published prompt.
+chat template with the roles query and document, the family's published prompt. What a chat template
+makes of a system message is the instruction, whose default is the folder's default prompt, or what
+the template renders without one.
 """
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +17,37 @@ from transformers import PreTrainedTokenizerBase
 from exporter.errors import CheckpointRefused
 from exporter.options import TEMPLATE_OPTION
 from exporter.progress import print_line
-from exporter.sentence_files import TOKENIZER_CONFIG, read_json
+from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG, default_prompt, read_json
+from runtime.profile import FIELDS, INSTRUCTION, check_instruction
 
 TRAINING_FILE = "training.json"
 TRAINED_LIMIT = "rerank_max_length"
 _TRAINED_PROMPT = "prompt_template"
+_CHAT = "the chat template"
 _JINJA_FILE = "chat_template.jinja"
-_FIELDS = ("{query}", "{passage}")
 # How chat templates write their special tokens.
 _CHAT_TOKEN = re.compile(r"<\|[^\s<>|]+\|>")
 _ROLES = ("query", "document")
-# Private-use characters stand for the two texts; blanks around them show whether a template trims.
-_QUERY, _DOCUMENT = " \ue000 ", " \ue001 "
+_INSTRUCTS = "system"
+# Private-use characters stand for the texts; blanks around them show whether a template trims.
+_QUERY, _DOCUMENT, _INSTRUCTION = " \ue000 ", " \ue001 ", " \ue002 "
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`template` has {query} and {passage}; `origin` says where it was read; `written` is true for
-    a prompt from the checkpoint's folder."""
+    """`template` has {query} and {passage}, and {instruction} before them if it has an
+    `instruction`, its default; `origin` says where it was read; `written` is true for a prompt from
+    the checkpoint's folder."""
 
     template: str
     origin: str
     written: bool = True
+    instruction: str | None = None
+
+    @property
+    def filled(self) -> str:
+        """The template with its default instruction."""
+        return self.template.replace(INSTRUCTION, self.instruction or "")
 
 
 def training_limit(root: Path) -> int | None:
@@ -61,7 +72,7 @@ def find_prompt(
     Raises CheckpointRefused if two prompts differ and none was requested.
     """
     prompt = _chosen(root, tokenizer, published, requested)
-    for message in _suspicious(prompt.template, tokenizer):
+    for message in _suspicious(prompt.filled, tokenizer):
         print_line(f"the prompt of {prompt.origin} {message}")
     return prompt
 
@@ -70,10 +81,10 @@ def _chosen(
     root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, requested: Prompt | None
 ) -> Prompt:
     if requested is not None:
-        _checked(requested.template, requested.origin)
-        return requested
-    found = [prompt for prompt in (_trained(root), _chat(tokenizer)) if prompt is not None]
-    if len({prompt.template for prompt in found}) > 1:
+        default = published.instruction if INSTRUCTION in requested.template else None
+        return _checked(replace(requested, instruction=default))
+    found = [prompt for prompt in (_trained(root), _chat(root, tokenizer)) if prompt is not None]
+    if len({prompt.filled for prompt in found}) > 1:
         listed = " and ".join(f"{prompt.template!r} ({prompt.origin})" for prompt in found)
         raise CheckpointRefused(
             f"found the prompts {listed}, wanted one; name the one that the model was trained with "
@@ -90,12 +101,15 @@ def _trained(root: Path) -> Prompt | None:
     found = _training(root).get(_TRAINED_PROMPT)
     if found is None:
         return None
-    return Prompt(_checked(found, TRAINING_FILE), f"{TRAINING_FILE} ({_TRAINED_PROMPT})")
+    if not isinstance(found, str):
+        raise CheckpointRefused(
+            f"{TRAINING_FILE} has {_TRAINED_PROMPT} = {found!r}, wanted a text; correct it"
+        )
+    return _checked(Prompt(found, f"{TRAINING_FILE} ({_TRAINED_PROMPT})"))
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
+def _chat(root: Path, tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
     """The chat template if it has both roles; other templates are for generating text."""
-    where = "the chat template"
     source = tokenizer.chat_template
     if isinstance(source, dict):  # several by name; this one is the default
         if "default" not in source and any(map(_joins, source.values())):
@@ -110,29 +124,50 @@ def _chat(tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
         )
     if not _joins(source):
         return None
-    try:
-        text = tokenizer.apply_chat_template(
-            [
-                {"role": role, "content": content}
-                for role, content in zip(_ROLES, (_QUERY, _DOCUMENT), strict=True)
-            ],
-            tokenize=False,
-        )
-    except Exception as error:  # Jinja raises many unrelated classes
+    plain = _rendered(tokenizer)
+    if plain.count(_QUERY) != 1 or plain.count(_DOCUMENT) != 1:
         raise CheckpointRefused(
-            f"{where} cannot be rendered ({error}), wanted one for the roles query and document; "
-            f"correct it, or name the prompt as {TEMPLATE_OPTION}"
-        ) from error
-    if not isinstance(text, str) or text.count(_QUERY) != 1 or text.count(_DOCUMENT) != 1:
-        raise CheckpointRefused(
-            f"{where} changes, repeats or leaves out a text, wanted query and document once each "
+            f"{_CHAT} changes, repeats or leaves out a text, wanted query and document once each "
             f"and as they are; name the prompt as {TEMPLATE_OPTION}"
+        )
+    told = _rendered(tokenizer, _INSTRUCTION) if _INSTRUCTS in str(source) else plain
+    written = default_prompt(root)
+    template, default = plain, None
+    ahead, found, behind = told.partition(_INSTRUCTION)
+    if found and (written or (plain.startswith(ahead) and plain.endswith(behind))):
+        template = told
+        default = written or plain[len(ahead) : len(plain) - len(behind)]
+    elif written:
+        raise CheckpointRefused(
+            f"{MODEL_FILE} has the default prompt {written!r}, which {_CHAT} leaves out; remove "
+            "one of the two"
         )
     beginning = tokenizer.bos_token
     if beginning and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
-        text = text.removeprefix(beginning)  # the tokenizer adds its own
-    template = text.replace(_QUERY, "{query}").replace(_DOCUMENT, "{passage}")
-    return Prompt(_checked(template, where), f"{where} ({_chat_file(tokenizer)})")
+        template = template.removeprefix(beginning)  # the tokenizer adds its own
+    marks = {_QUERY: "{query}", _DOCUMENT: "{passage}", _INSTRUCTION: INSTRUCTION}
+    for mark, name in marks.items():
+        template = template.replace(mark, name)
+    origin = f"{_CHAT} ({_chat_file(tokenizer)})"
+    return _checked(Prompt(template, origin, instruction=default))
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, instruction: str | None = None) -> str:
+    """What the chat template makes of the marks, with a system message if there is an
+    `instruction`."""
+    messages = [
+        {"role": role, "content": content}
+        for role, content in zip(_ROLES, (_QUERY, _DOCUMENT), strict=True)
+    ]
+    if instruction is not None:
+        messages.insert(0, {"role": _INSTRUCTS, "content": instruction})
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+    except Exception as error:  # Jinja raises many unrelated classes
+        raise CheckpointRefused(
+            f"{_CHAT} cannot be rendered ({error}), wanted one for the roles query and document; "
+            f"correct it, or name the prompt as {TEMPLATE_OPTION}"
+        ) from error
 
 
 def _joins(source: object) -> bool:
@@ -164,8 +199,9 @@ def _suspicious(template: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[s
             yield f"{how} with {name}, which the tokenizer adds as well: it occurs twice"
 
 
-def _checked(template: object, where: str) -> str:
-    if not isinstance(template, str) or any(template.count(field) != 1 for field in _FIELDS):
+def _checked(prompt: Prompt) -> Prompt:
+    where, template = prompt.origin, prompt.template
+    if any(template.count(field) != 1 for field in FIELDS):
         raise CheckpointRefused(
             f"{where} has the prompt {template!r}, wanted a text with {{query}} and {{passage}} "
             "once each; correct it"
@@ -175,4 +211,8 @@ def _checked(template: object, where: str) -> str:
             f"{where} puts the passage before the query, wanted it after; such a model cannot be "
             "exported"
         )
-    return template
+    try:
+        check_instruction(template, prompt.instruction)
+    except ValueError as error:
+        raise CheckpointRefused(f"{where}: {error}; name the instruction in the text") from None
+    return prompt

@@ -12,11 +12,18 @@ from exporter.onnx_file import OPSET
 from runtime.engines import open_engine
 from runtime.manifest import MODEL_FILE, Manifest
 from runtime.profile import TargetProfile
+from runtime.selection import EngineOptions, setup_for
 
-# IR version 10 fits engines of this opset; by default the library writes its newest.
+# With the inputs of a text graph, whose shapes an engine may be opened for. IR version 10 fits
+# engines of this opset; by default the library writes its newest.
 _SMALLEST = f"""
 <ir_version: 10, opset_import: ["" : {OPSET}]>
-g (float[1] x) => (float[1] y) {{ y = Identity (x) }}
+g (int64[batch, sequence] input_ids, int64[batch, sequence] attention_mask)
+    => (float[batch, sequence] found)
+{{
+    real = Mul (input_ids, attention_mask)
+    found = Cast <to = 1> (real)
+}}
 """
 
 
@@ -27,11 +34,12 @@ def proving_engine(target: TargetProfile) -> str:
 
 
 def require_engine(name: str) -> None:
-    """Open the engine on a graph of one node, so that missing hardware is found before any work.
-    Raises EngineError."""
+    """Open the engine on a graph of two nodes, for the shapes of its usual target, so that missing
+    hardware is found before any work. Raises EngineError."""
+    setup = setup_for(name, None, None, EngineOptions())
     with tempfile.TemporaryDirectory() as directory:
         onnx.save(parser.parse_model(_SMALLEST), Path(directory) / MODEL_FILE)
-        open_engine(name, Path(directory)).close()
+        open_engine(name, Path(directory), setup).close()
 
 
 def needs_chunks(manifest: Manifest, engine: str) -> bool:

@@ -17,6 +17,7 @@ _FACTS = (
     "kind",
     "model_id",
     "template",
+    "instruction",
     "prefixes",
     "special_tokens",
     "padding_side",

@@ -59,7 +59,7 @@ def ask_witness(found: Draft, checkpoint: Checkpoint, *, unwitnessed: bool = Fal
         else:
             gc.collect()  # the witness is gone, but for what its hooks refer to
             return answers
-        model = load_model(checkpoint)
+        model = load_model(found.checkpoint)
         own = own_reading(model, found.tokenizer, found.manifest, why)
         return _ask(found, checkpoint, own)
 
@@ -79,7 +79,7 @@ def ask_artifact(source: Path, manifest: Manifest, engine: str, quantized: Manif
     place = source / "tokenizer"
     loaded = load_checkpoint_tokenizer(place, None)
     dropped = drop_pad(loaded, vocabulary)  # the pad token, if transformers' class adds it again
-    tokenizer = CheckpointTokenizer(loaded, place, manifest.template, manifest.max_tokens, dropped)
+    tokenizer = CheckpointTokenizer(loaded, place, manifest.prompt, manifest.max_tokens, dropped)
     with (
         stage("ask the artifact about the parity texts"),
         artifact_reading(source, engine, manifest, tokenizer) as artifact,
@@ -93,7 +93,7 @@ def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:
     own = checkpoint.adapter
     adapted = None if own is None else Adapted(checkpoint.base, own.directory)
     if checkpoint.vectors is None:
-        return rank_witness(*where, found.template, adapted)
+        return rank_witness(*where, found.template, found.words, adapted)
     requested = found.prefixes, checkpoint.vectors.requested_pooling
     return vector_witness(*where, found.published, *requested, adapted)
 

@@ -45,6 +45,8 @@ def version_of(manifest: Manifest) -> str:
     # Older artifacts have no activation and always used the sigmoid.
     if manifest.activation == "identity":
         facts.append(manifest.activation)
+    if manifest.instruction is not None:
+        facts.append(manifest.instruction)
     if manifest.merged:
         facts.append(manifest.merged)
     if manifest.vision is not None:

@@ -10,7 +10,7 @@ refused by name; an unknown one is logged (exporter.unread_settings).
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -35,10 +35,13 @@ SETTINGS_FILES = tuple(
 _TOKENIZER_LIMITS = ("model_max_length", "max_len")
 # Longer limits mean none: transformers writes 10^30 where there is no limit.
 _NO_LIMIT = 1_000_000
-# The values of transformer_task that match each kind of model.
-_TASKS: Mapping[str, tuple[object, ...]] = {
+# What is read of a Transformer: a classifier's logits, states, or logits of the next token.
+Use = Literal["rank", "embed", "judge"]
+# The values of transformer_task that match each use.
+_TASKS: Mapping[Use, tuple[object, ...]] = {
     "rank": ("sequence-classification",),
     "embed": (None, "feature-extraction"),
+    "judge": ("text-generation",),
 }
 
 _T = TypeVar("_T")
@@ -110,7 +113,7 @@ def module_folder(root: Path, module: Module, *, needed: bool = True) -> Path:
     return folder
 
 
-def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = False) -> TextFacts:
+def text_facts(root: Path, directory: Path, use: Use, *, templated: bool = False) -> TextFacts:
     """The limit and the lower-casing of the folder `root`, whose tokenizer is in `directory`.
 
     `templated` is true for cross-encoders that read query and passage as one text, which a chat
@@ -119,12 +122,12 @@ def text_facts(root: Path, directory: Path, kind: str, *, templated: bool = Fals
     tokenizer = read_json(directory / TOKENIZER_CONFIG, dict[str, Any], absent={})
     settings: dict[str, Any] = {}
     name = SETTINGS_FILES[0]
-    if (root / MODULES_FILE).is_file() and (kind == "embed" or is_cross_encoder(root)):
+    if (root / MODULES_FILE).is_file() and (use == "embed" or is_cross_encoder(root)):
         modules = read_modules(root) or []
         name, settings = transformer_settings(module_folder(root, modules[0]))
         chat = tokenizer.get("chat_template") is not None or any(directory.glob("*chat_template*"))
         rendered = chat and not templated
-        _refuse_settings(name, settings, kind, rendered=rendered)
+        _refuse_settings(name, settings, use, rendered=rendered)
     key, lowering = "max_seq_length", "do_lower_case"
     limit, place = _limit(name, key, settings.get(key)), f"{name} ({key})"
     if limit is None:
@@ -170,6 +173,15 @@ def read_prompts(root: Path) -> Prompts:
     return read_json(root / MODEL_FILE, Prompts)
 
 
+def default_prompt(root: Path) -> str:
+    """What the folder puts before every text unless it is told otherwise; empty without one.
+    Raises CheckpointRefused."""
+    found = read_prompts(root)
+    if found.default_prompt_name is None or found.prompts is msgspec.UNSET:
+        return ""
+    return found.prompts.get(found.default_prompt_name) or ""
+
+
 def read_json(path: Path, kind: type[_T], absent: _T | None = None) -> _T:
     """The JSON in `path`; `absent` if there is no such file. Raises CheckpointRefused."""
     try:
@@ -211,8 +223,9 @@ _HARMLESS = frozenset(
     "trust_remote_code torch_dtype dtype attn_implementation add_pooling_layer".split()
 )
 # The output of a Transformer that version 6 uses, and its own name for it.
-_OUTPUTS = {
+_OUTPUTS: Mapping[Use, tuple[str, str]] = {
     "rank": ("logits", "scores"),
+    "judge": ("logits", "causal_logits"),
     "embed": ("last_hidden_state", "token_embeddings"),
 }
 # Every key that is read here, or changes no score.
@@ -223,9 +236,9 @@ SETTINGS = {*_SETTLED, *_ARGUMENTS} | set(
 )
 
 
-def _refuse_settings(name: str, settings: Mapping[str, Any], kind: str, *, rendered: bool) -> None:
+def _refuse_settings(name: str, settings: Mapping[str, Any], use: Use, *, rendered: bool) -> None:
     """`rendered`: a Transformer that takes messages renders every text by a chat template."""
-    output, module = _OUTPUTS[kind]
+    output, module = _OUTPUTS[use]
     text = {"method": "forward", "method_output_name": output}
     modalities: list[object] = [None, {"text": text}]
     if not rendered:
@@ -233,7 +246,7 @@ def _refuse_settings(name: str, settings: Mapping[str, Any], kind: str, *, rende
         modalities += [{"text": text, "message": text | {"format": form}} for form in forms]
     wanted = {
         **_SETTLED,
-        "transformer_task": _TASKS[kind],
+        "transformer_task": _TASKS[use],
         "module_output_name": (None, module),
         "modality_config": modalities,
     }

@@ -111,7 +111,6 @@ def compile_plan(
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     _parse(trt, network, logger, graph)
-    _allow_unfused_attention(trt, network)
     if target.precision in ("fp8", "int8"):
         _require_rounding(trt, network, target)
     config = builder.create_builder_config()
@@ -124,10 +123,20 @@ def compile_plan(
     monitor = _monitor(trt, log)
     config.progress_monitor = monitor
     serialized = builder.build_serialized_network(network, config)
+    attentions = _attentions(trt, network)
+    if serialized is None and attentions and not monitor.interrupted:
+        log(
+            f"TensorRT cannot fuse the attention of all {len(attentions)} layers "
+            f"({logger.take_errors()}); it is compiled again in parts, which are slower and store "
+            "the scores of all pairs of tokens"
+        )
+        for attention in attentions:
+            attention.decomposable = True
+        serialized = builder.build_serialized_network(network, config)
     if monitor.interrupted:
         raise KeyboardInterrupt
     if serialized is None:
-        reason = logger.summary()
+        reason = logger.take_errors()
         raise PlanFailed(f"TensorRT {trt.__version__} could not build {plan.name}: {reason}")
     plan.write_bytes(serialized)
     if timing_cache is not None and cached:
@@ -144,22 +153,22 @@ def _parse(trt: Any, network: Any, logger: Any, graph: Path) -> None:
         f"node {e.node()} {e.node_name()!r} ({e.node_operator()}): {e.desc()}" for e in errors
     )
     raise PlanFailed(
-        f"TensorRT {trt.__version__} cannot parse {graph.name}: {details or logger.summary()}; use "
-        "a newer TensorRT, or another target"
+        f"TensorRT {trt.__version__} cannot parse {graph.name}: {details or logger.take_errors()}; "
+        "use a newer TensorRT, or another target"
     )
 
 
-def _allow_unfused_attention(trt: Any, network: Any) -> None:
-    """Let TensorRT compute attention in parts if no fused kernel fits; by default it fails.
-
-    ONNX's operator has no attribute for it, so it is set on what the parser made.
-    """
+def _attentions(trt: Any, network: Any) -> list[Any]:
+    """What the parser made of ONNX's Attention. If no fused kernel fits, TensorRT fails, unless an
+    attention is `decomposable`, for which the operator has no attribute."""
+    found = []
     for number in range(network.num_layers):
         layer = network.get_layer(number)
         if layer.type == trt.LayerType.ATTENTION_INPUT:
             # The bindings return every layer as its base class.
             layer.__class__ = trt.IAttentionInputLayer
-            layer.attention.decomposable = True
+            found.append(layer.attention)
+    return found
 
 
 def _require_rounding(trt: Any, network: Any, target: TargetProfile) -> None:
@@ -289,8 +298,10 @@ def _logger(trt: Any) -> Any:
             if severity in error_severities:
                 self._errors = [*self._errors, msg][-_MAX_ERRORS:]
 
-        def summary(self) -> str:
-            return "; ".join(self._errors) or "it gave no reason"
+        def take_errors(self) -> str:
+            """The last errors, which it forgets."""
+            found, self._errors = self._errors, []
+            return "; ".join(found) or "it gave no reason"
 
     return Logger()
 

@@ -73,8 +73,9 @@ class CheckpointTokenizer:
     def _cut(self, text: str, start: int, stop: int) -> Tokens:
         """The tokens of `text` cut to the limit; the passage is its characters `start` to `stop`.
 
-        Tokens are dropped from the end of the passage, then from the end of the text before it,
-        then of the text after it, at last those that the tokenizer adds. A token with a character
+        Tokens are dropped from the end of the passage, then from the end of the text before it.
+        Those behind it and those that the tokenizer adds are kept; CheckpointRefused if they alone
+        are too many. A token with a character
         of the template is not the passage's, except for the blank before a first word.
         """
         found = self.loaded(text, return_offsets_mapping=True)
@@ -87,7 +88,14 @@ class CheckpointTokenizer:
             turn = 3 if owners[place] is None else 0 if inside else 2 if last > stop else 1
             return turn, -place
 
-        dropped = set(sorted(range(len(ids)), key=later)[: len(ids) - self.max_tokens])
+        order = sorted(range(len(ids)), key=later)
+        dropped = set(order[: len(ids) - self.max_tokens])
+        if any(later(place)[0] == 2 for place in dropped):
+            raise CheckpointRefused(
+                f"found a limit of {self.max_tokens} tokens, fewer than the prompt has behind the "
+                "passage, which must not be cut: they ask the model; raise --max-tokens, or the "
+                "model_max_length of the folder"
+            )
         return Tokens([one for place, one in enumerate(ids) if place not in dropped], None)
 
     def encode_text(self, text: str) -> tuple[Tokens, bool]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from exporter.architectures.config import Config
 from exporter.errors import CheckpointRefused
+from exporter.modules import SCORES, Tail, read_tail, refuse_other_steps
 from exporter.progress import print_line
 from exporter.sentence_files import (
     MODEL_FILE,
@@ -122,6 +123,14 @@ _MODULES: Mapping[str, AbstractSet[str]] = {
         """.split()
     ),
     "Normalize": frozenset(("module_input_name", "module_output_name")),
+    "Dense": frozenset(
+        """
+        activation_function bias in_features module_input_name module_output_name out_features
+        use_residual
+        """.split()
+    ),
+    "LayerNorm": frozenset(("dimension",)),
+    "LogitScore": frozenset(("true_token_id", "false_token_id", "module_input_name")),
 }
 
 
@@ -177,9 +186,10 @@ def refuse_processor(root: Path, directory: Path) -> None:
             )
 
 
-def refuse_rank_modules(root: Path) -> None:
+def refuse_rank_modules(root: Path, *, judges: bool = False) -> None:
     """Raise CheckpointRefused if sentence-transformers would compute more than the classifier, or
-    put a prompt before every query."""
+    put a prompt before every query. A language model that `judges` is followed by LogitScore, and
+    its prompt is the instruction (`exporter.prompt`)."""
     modules = read_modules(root)
     if modules is None:
         return
@@ -189,11 +199,27 @@ def refuse_rank_modules(root: Path) -> None:
             "has model_type = 'CrossEncoder'; remove the files of the other kind"
         )
     names = [module.name for module in modules]
-    if names != ["Transformer"]:
+    wanted = ["Transformer", "LogitScore"] if judges else ["Transformer"]
+    if names != wanted:
         raise CheckpointRefused(
-            f"{MODULES_FILE} has the modules {', '.join(names)}, wanted a Transformer alone: what "
-            "follows it changes the score, and is not exported; export a cross-encoder without it"
+            f"{MODULES_FILE} has the modules {', '.join(names)}, wanted {' and '.join(wanted)} "
+            "alone: what follows changes the score, and is not exported; export a cross-encoder "
+            "without it"
         )
+    if not judges:
+        _refuse_default_prompt(root)
+
+
+def score_modules(root: Path, config: Config) -> Tail:
+    """The modules by which sentence-transformers' cross-encoder makes states a score. Raises
+    CheckpointRefused."""
+    modules = read_modules(root) or []
+    refuse_other_steps(modules, ())
+    _refuse_default_prompt(root)
+    return read_tail(root, modules, config.whole("hidden_size"), gives=SCORES)
+
+
+def _refuse_default_prompt(root: Path) -> None:
     found = read_prompts(root)
     default = found.default_prompt_name
     if default is not None and found.prompts and found.prompts.get(default):

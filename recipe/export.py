@@ -83,7 +83,7 @@ def _check_prompt(settings: ExportConfig) -> None:
     refuse_other_template(settings.model_path, settings.prompt_template)
     checkpoint = read_whole(settings.model_path)
     target = load_target_profile(_target(settings))
-    profile = choose_profile(settings.model_profile, checkpoint.architecture)
+    profile = choose_profile(settings.model_profile, checkpoint.architecture, checkpoint.kind)
     found = draft(checkpoint, profile, target).manifest
     if found.template != settings.prompt_template:
         origin = found.origins.get("template", "the family, whose tokenizer joins the pair")
@@ -119,7 +119,8 @@ def _profile(settings: ExportConfig) -> str:
 
     if settings.model_profile is not None:
         return settings.model_profile
-    return choose_profile(None, read_whole(settings.model_path).architecture).name
+    whole = read_whole(settings.model_path)
+    return choose_profile(None, whole.architecture, whole.kind).name
 
 
 def _target(settings: ExportConfig) -> str:

@@ -124,6 +124,16 @@ class ForbiddenText(TextRejected):
         super().__init__(place, f"contains {character}; remove it and send the text again")
 
 
+class InstructionNotTaken(TextRejected):
+    """An instruction for a model whose prompt has no place for one."""
+
+    def __init__(self, place: TextPlace) -> None:
+        super().__init__(
+            place,
+            "is not taken: the model's prompt has none; put it into the query, or leave it out",
+        )
+
+
 class NoTokens(TextRejected):
     """The model's tokenizer produces no token for the text."""
 

@@ -31,6 +31,7 @@ from runtime.model_files import (
 from runtime.outputs import write_json
 from runtime.postprocess import Activation, InputType
 from runtime.profile import (
+    INSTRUCTION,
     Kind,
     ModelProfile,
     PaddingSide,
@@ -140,7 +141,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     `version` is a short hash of graph, weights, tokenizer, template, limit, activation and
     `merged`: two artifacts with one version give the same scores. `template` is None where the
-    tokenizer joins the pair. Embedders have `prefixes` (by input type, none for symmetric models),
+    tokenizer joins the pair; `instruction` is the default of its field of that name, None where it
+    has none. Embedders have `prefixes` (by input type, none for symmetric models),
     `dimensions` and `vector_goldens` instead of a template and `goldens`; `activation` maps a
     reranker's logit to a relevance, and embedders have none. `golden_tolerance` is the largest
     |Δ logit|, or |Δ| of a vector's component, that a golden may show when the artifact is opened.
@@ -188,6 +190,14 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     own_profile: ModelProfile | None = None
     vision: Vision | None = None
     image_goldens: list[ImageGolden] = []
+    instruction: str | None = None
+
+    @property
+    def prompt(self) -> str | None:
+        """The template with its default instruction."""
+        if self.template is None or self.instruction is None:
+            return self.template
+        return self.template.replace(INSTRUCTION, self.instruction)
 
 
 def is_witnessed(manifest: Manifest) -> bool:
@@ -220,6 +230,7 @@ def unproven_manifest(
         target=target,
         version=version,
         template=facts.template,
+        instruction=facts.instruction,
         special_tokens=SpecialTokens(bos=None, eos=None, pad=pad_id),
         padding_side=facts.padding_side,
         max_tokens=facts.max_tokens,

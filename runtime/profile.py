@@ -20,7 +20,8 @@ _Count = Annotated[int, msgspec.Meta(ge=1)]
 # The suffix of a user's own profile.
 PROFILE_SUFFIX = ".toml"
 PROFILE_BYTES = 1 << 20
-_FIELDS = ("{query}", "{passage}")
+FIELDS = ("{query}", "{passage}")
+INSTRUCTION = "{instruction}"
 # Least, best and most.
 Sizes = tuple[_Count, _Count, _Count]
 _INPUT_TYPES = ("query", "passage")
@@ -30,9 +31,13 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Facts about one model family that decide its scores.
 
     `template` holds `{query}` and `{passage}` for families that read one sequence; None means
-    that the tokenizer joins the pair itself (BERT). `architectures` are the names in config.json
-    that select this profile when none is named. `max_tokens` limits one encoded pair or text.
-    `adds_bos` and `adds_eos` say whether the family's tokenizer puts special tokens around it.
+    that the tokenizer joins the pair itself (BERT). Before them it may hold `{instruction}`, whose
+    default is `instruction`. `words` are the words by whose next token a language model answers:
+    the relevant one, and the other one if its logit is subtracted. `architectures` are the names in
+    config.json that select this profile when none is named. `max_tokens` limits one encoded pair or
+    text.
+    `adds_bos` and `adds_eos` say whether the family's tokenizer puts special tokens around it; None
+    leaves that to the checkpoint's own.
 
     For embedders: `prefixes` maps input types to the text before every text of that type (none: the
     model is symmetric), `dimensions` is the size of a vector where the family has only one.
@@ -42,8 +47,10 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kind: Kind
     architectures: tuple[str, ...] = ()
     template: str | None = None
-    adds_bos: bool
-    adds_eos: bool
+    instruction: str | None = None
+    words: tuple[str, ...] = ()
+    adds_bos: bool | None = None
+    adds_eos: bool | None = None
     max_tokens: _Count
     padding_side: PaddingSide
     prefixes: dict[str, str] = {}
@@ -54,6 +61,10 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"id = {self.id!r}, wanted a name without blanks, such as org/name")
         if self.template is not None:
             self._check_template(self.template)
+        elif self.instruction is not None:
+            raise ValueError("found an instruction without a template, wanted both or neither")
+        if self.words and (self.kind != "rank" or len(self.words) > 2 or not all(self.words)):
+            raise ValueError(f"words = {list(self.words)}, wanted one or two, of a reranker")
         if self.prefixes and self.kind != "embed":
             raise ValueError("found prefixes for a reranker, wanted a template or neither")
         if unknown := self.prefixes.keys() - {*_INPUT_TYPES}:
@@ -65,11 +76,25 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def _check_template(self, template: str) -> None:
         if self.kind != "rank":
             raise ValueError("found a template for an embedder, wanted prefixes or neither")
-        query, passage = map(template.find, _FIELDS)
-        if any(template.count(field) != 1 for field in _FIELDS) or query > passage:
+        query, passage = map(template.find, FIELDS)
+        if any(template.count(field) != 1 for field in FIELDS) or query > passage:
             raise ValueError(
-                f"template = {template!r}, wanted {' followed by '.join(_FIELDS)} in it, once each"
+                f"template = {template!r}, wanted {' followed by '.join(FIELDS)} in it, once each"
             )
+        check_instruction(template, self.instruction)
+
+
+def check_instruction(template: str, instruction: str | None) -> None:
+    """Raise ValueError for a template whose field for an instruction is not once before the query,
+    or that has one without a default `instruction`, or the other way round."""
+    place, count = template.find(INSTRUCTION), template.count(INSTRUCTION)
+    if count > 1 or place > template.find("{query}"):
+        raise ValueError(f"template = {template!r}, wanted {INSTRUCTION} once, before {{query}}")
+    if (count == 1) != (instruction is not None):
+        raise ValueError(
+            f"template = {template!r} with instruction = {instruction!r}, wanted {INSTRUCTION} and "
+            "its default, or neither"
+        )
 
 
 class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -81,17 +81,22 @@ class Request:
 @dataclass(frozen=True)
 class RankRequest(Request):
     """Score every passage, one of `texts`, for the `query`: one for all, or a list of one for each
-    passage. Errors name texts as in "query", "queries[3]" and "passages[3]"."""
+    passage. An `instruction` stands in the model's prompt instead of its default, and counts as
+    part of the query. If texts are `plain`, no part of them is a special token
+    (`runtime.plain_texts`). Errors name texts as in "query", "queries[3]", "passages[3]" and
+    "instruction"."""
 
     query: str | Sequence[str]
     texts: Sequence[str | Passage]
+    instruction: str | None = None
+    plain: bool = False
 
     @cached_property
     def characters(self) -> Ints:
-        """The lengths of each row's query and passage, int64 [n, 2]."""
-        query = self.query
+        """The lengths of each row's query, with an instruction, and passage, int64 [n, 2]."""
+        query, told = self.query, len(self.instruction or "")
         queries = len(query) if isinstance(query, str) else _lengths(query)
-        return _columns(queries, self.texts)
+        return _columns(told + queries, self.texts)
 
     def image_place(self, index: int) -> TextPlace:
         """How errors name the image of a passage."""
@@ -102,6 +107,7 @@ class RankRequest(Request):
         score."""
         if not self.texts:
             raise NoPassages
+        check_text(TextPlace("instruction"), self.instruction or "", blanks=True)
         queries: Sequence[str]
         if isinstance(self.query, str):
             check_text(TextPlace("query"), self.query, blanks=self.blanks)

@@ -1,9 +1,10 @@
 """Engine selection: the requested engine, or the best one that fits this machine.
 
 A requested engine without its hardware is an error, never a silent fallback. Two requests leave a
-choice. AUTO takes the plan if it fits this machine, else ONNX Runtime's TensorRT provider, else its
-CUDA provider. ONNX, which NVIDIA's two known profile ids stand for, takes the graph by CUDA. Both
-take the CPU for an artifact that was exported for the CPU, or where there is no GPU.
+choice. AUTO takes the plan if it fits this machine, else ONNX Runtime's TensorRT provider if the
+graph was exported for it, else its CUDA provider. ONNX, which NVIDIA's two known profile ids stand
+for, takes the graph by CUDA. Both take the CPU for an artifact that was exported for the CPU, or
+where there is no GPU.
 
 Engines that would truncate rows are skipped. A GPU engine that fails is logged and the next GPU
 engine is tried. A failure never leads to the CPU: the GPU's memory may be free at the next start.
@@ -182,10 +183,11 @@ def candidates(
 
 
 def _on_gpu(requested: str, own_target: TargetProfile | None) -> list[str]:
-    """GPU engines for the graph. TensorRT knows ONNX's own operators only, and needs the graph's
-    precision as an option, which only a target names."""
-    for_tensorrt = requested == AUTO and own_target is not None and own_target.operators == "onnx"
-    return [*(["onnxruntime-tensorrt"] if for_tensorrt else []), "onnxruntime-cuda"]
+    """GPU engines for the graph. ONNX Runtime's TensorRT provider chooses types of its own, so it
+    computes only what was proven on it when it was exported."""
+    compiled = "onnxruntime-tensorrt"
+    proven = own_target is not None and own_target.engine == compiled
+    return [*([compiled] if requested == AUTO and proven else []), "onnxruntime-cuda"]
 
 
 def serving_target(engine: str, manifest: Manifest, own_target: TargetProfile) -> TargetProfile:

@@ -5,8 +5,11 @@ The tokenizer is the artifact's own tokenizer.json; nothing here adds a token th
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +19,17 @@ from runtime.errors import (
     ArtifactError,
     InputTooLong,
     InputTypeRequired,
+    InstructionNotTaken,
     NoTokens,
-    ProfileError,
     TextPlace,
     TextTooLarge,
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.parts import CHUNK_CHARS, chunks, part
+from runtime.plain_texts import PlainTexts, Reading
 from runtime.postprocess import Ints
 from runtime.requests import EmbedRequest, Pairs, RankRequest, Request, Truncate
+from runtime.template import Template
 from runtime.tokens import encoded, pieces, translate_panics
 
 # Raises if the caller's work is no longer needed: its deadline has passed, or the client is gone.
@@ -86,24 +91,58 @@ class PairEncoder:
     Safe to call from several threads; tokenising runs in Rust threads without the GIL.
     """
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, template: str | None, max_tokens: int):
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        template: str | None,
+        max_tokens: int,
+        instruction: str | None = None,
+    ) -> None:
+        """`instruction` is the default of the template's field of that name, if it has one."""
         # tokenizer.json may have truncation and padding from training.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._template = None if template is None else _split_template(template)
+        self._template = None if template is None else Template.parse(template, instruction)
+        self._plain: PlainTexts | None = None
         self.max_tokens = max_tokens
 
     def encode(self, request: RankRequest, check: Check = unchecked) -> Encodings:
         """Encode the pairs of a request; special tokens are counted.
 
         END drops tokens from the passage's end, START from its start; when no passage token is
-        left, from the same side of what comes before it, and then of what comes after it. Raises
-        InputTooLong for the first pair over `max_tokens` or `limits.pair` when `truncate` is NONE,
+        left, from the same side of what comes before it; what the template has behind it is never
+        dropped. Raises InputTooLong for the first pair over `max_tokens` or `limits.pair` when
+        `truncate` is NONE, or where the template's tail alone is longer,
         InputRejected for texts that cannot be encoded, and what `check` raises, which is called on
         the way to cancel the work.
         """
-        return self.encode_pairs(request.pairs(), request, check)
+        pairs, limits = request.pairs(), request.limits
+        if request.instruction and limits.query is not None:
+            # The caller's own instruction is part of the query.
+            count = len(encoded(self._tokenizer, request.instruction, add_special_tokens=False))
+            if count >= limits.query:
+                raise InputTooLong(count + 1, limits.query)
+            request = replace(request, limits=replace(limits, query=limits.query - count))
+        return self._of(request).encode_pairs(pairs, request, check)
+
+    def check_plain(self) -> None:
+        """Raise ArtifactError if requests cannot be `plain`."""
+        assert self._plain_texts
+
+    @cached_property
+    def _plain_texts(self) -> PlainTexts:
+        return PlainTexts(self._tokenizer)
+
+    def _of(self, request: RankRequest) -> Self:
+        """The encoder of a request: with its instruction, or the default one, and for plain texts
+        if it asks for that. Raises InstructionNotTaken."""
+        own, template = copy(self), self._template
+        if request.instruction and (template is None or template.instruction is None):
+            raise InstructionNotTaken(TextPlace("instruction"))
+        own._template = None if template is None else template.told(request.instruction)
+        own._plain = self._plain_texts if request.plain else None
+        return own
 
     def encode_pairs(
         self, pairs: Pairs, request: Request, check: Check, *, called: str = "passages"
@@ -150,13 +189,13 @@ class PairEncoder:
         contain of the side that is kept."""
         if tokens is not None:
             # Text past the engine's limit is cut without being tokenised.
-            texts = part(self._tokenizer, texts, self.most(tokens), check)
+            texts = part(self._reader, texts, self.most(tokens), check)
         long = most * _LONG_CHARS_PER_TOKEN
         places = [index for index, text in enumerate(texts) if len(text) > long]
         if truncate == "NONE" or not places:
             return texts
         near = part(
-            self._tokenizer,
+            self._reader,
             [texts[index] for index in places],
             most + _SPARE_TOKENS,
             check,
@@ -186,7 +225,7 @@ class PairEncoder:
                     count = count * whole // seen
                     break
                 check()
-                count += len(encoded(self._tokenizer, piece, add_special_tokens=False))
+                count += len(encoded(self._reader, piece, add_special_tokens=False))
                 seen += len(piece)
                 joints += 1
             # At a boundary of pieces the complete text may have fewer tokens.
@@ -195,48 +234,66 @@ class PairEncoder:
             if whole > _MOST_CHARS:
                 raise TextTooLarge(whole, _MOST_CHARS)
 
+    @property
+    def _reader(self) -> tokenizers.Tokenizer:
+        """The tokenizer of a text by itself."""
+        return self._tokenizer if self._plain is None else self._plain.bare
+
     def _pair(self, query: str, passage: str) -> _Pair:
         if self._template is None:
             return query, passage
-        before, between, after = self._template
-        return f"{before}{query}{between}{passage}{after}"
+        return self._template.join(query, passage)
 
     def _encode_chunk(self, pairs: Pairs) -> list[Encoding]:
+        if self._plain is not None:
+            return [self._row(found) for found in self._plain.read(pairs, self._template)]
         joined = [self._pair(query, passage) for query, passage in pairs]
         with translate_panics():
             encodings = self._tokenizer.encode_batch_fast(joined)
-        return [self._row(found) for found in encodings]
+        # Not a Reading each: lists of offsets take long.
+        typed = self._template is None
+        return [
+            Encoding(
+                np.asarray(found.ids, dtype=np.int64),
+                np.asarray(found.type_ids, dtype=np.int64) if typed else None,
+            )
+            for found in encodings
+        ]
 
-    def _row(self, encoding: tokenizers.Encoding) -> Encoding:
-        type_ids = None
-        if self._template is None:
-            type_ids = np.asarray(encoding.type_ids, dtype=np.int64)
-        return Encoding(np.asarray(encoding.ids, dtype=np.int64), type_ids)
+    def _row(self, found: Reading) -> Encoding:
+        return Encoding(found.token_ids, found.type_ids if self._template is None else None)
 
     def _cut(self, pairs: Pairs, truncate: Truncate, most: int) -> list[Encoding]:
         """These pairs, which are too long, cut to `most` tokens."""
         if not pairs:
             return []
-        joined = [self._pair(query, passage) for query, passage in pairs]
-        with translate_panics():
-            encodings = self._tokenizer.encode_batch(joined)  # with offsets, unlike the fast form
+        if self._plain is not None:
+            readings = self._plain.read(pairs, self._template)
+        else:
+            joined = [self._pair(query, passage) for query, passage in pairs]
+            with translate_panics():
+                encodings = self._tokenizer.encode_batch(joined)  # with offsets
+            readings = [Reading.of(encoding) for encoding in encodings]
         return [
-            self._cut_one(encoding, query, passage, most, from_end=truncate == "END")
-            for encoding, (query, passage) in zip(encodings, pairs, strict=True)
+            self._cut_one(reading, query, passage, most, from_end=truncate == "END")
+            for reading, (query, passage) in zip(readings, pairs, strict=True)
         ]
 
     def _cut_one(
-        self, encoding: tokenizers.Encoding, query: str, passage: str, most: int, *, from_end: bool
+        self, reading: Reading, query: str, passage: str, most: int, *, from_end: bool
     ) -> Encoding:
-        row = self._row(encoding)
-        in_passage, behind = self._passage_tokens(encoding, query, passage)
-        special = np.asarray(encoding.special_tokens_mask, dtype=bool) & ~in_passage
+        row = self._row(reading)
+        in_passage, behind = self._passage_tokens(reading, query, passage)
+        special = reading.special & ~in_passage
         ahead = ~(in_passage | behind | special)
         keep = np.ones(len(row), dtype=bool)
         excess = len(row) - most
-        # The passage is cut first, then the query and the template before it, then the
-        # template's tail, which may instruct the model; the tokenizer's own tokens last.
-        for droppable in (in_passage, ahead, behind & ~special, special):
+        # The passage is cut first, then the query and the template before it. The template's tail
+        # asks the model, so a row without it is worth nothing; the tokenizer's own tokens last.
+        tail = behind & ~special
+        if excess > (in_passage | ahead).sum() and tail.any():
+            raise InputTooLong(int((tail | special).sum()), most)
+        for droppable in (in_passage, ahead, special):
             positions = np.flatnonzero(droppable)
             count = min(excess, len(positions))
             keep[positions[len(positions) - count :] if from_end else positions[:count]] = False
@@ -245,7 +302,7 @@ class PairEncoder:
         return Encoding(row.token_ids[keep], type_ids)
 
     def _passage_tokens(
-        self, encoding: tokenizers.Encoding, query: str, passage: str
+        self, reading: Reading, query: str, passage: str
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
         """Which tokens are completely inside the passage, and which reach into the template's tail.
 
@@ -253,13 +310,11 @@ class PairEncoder:
         most tokenizers join to the word.
         """
         if self._template is None:
-            inside = np.asarray([s == 1 for s in encoding.sequence_ids], dtype=bool)
+            inside = reading.owners == 1
             return inside, np.zeros_like(inside)
-        before, between, _ = self._template
-        ahead = f"{before}{query}{between}"
+        ahead = f"{self._template.before}{query}{self._template.between}"
         start = len(ahead)
-        offsets = np.asarray(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-        added = np.asarray([s is None for s in encoding.sequence_ids], dtype=bool)
+        offsets, added = reading.offsets, reading.owners < 0
         inside = (offsets[:, 0] >= len(ahead.rstrip())) & (offsets[:, 1] > start)
         behind = offsets[:, 1] > start + len(passage)
         return inside & ~behind & ~added, behind & ~added
@@ -315,13 +370,3 @@ def load_tokenizer(path: Path, vocabulary: int | None = None) -> tokenizers.Toke
 
 def _length(texts: tuple[str, str]) -> int:
     return sum(map(len, texts))
-
-
-def _split_template(template: str) -> tuple[str, str, str]:
-    before, query, rest = template.partition("{query}")
-    between, passage, after = rest.partition("{passage}")
-    if not (query and passage):
-        raise ProfileError(
-            f"found the template {template!r}, wanted {{query}} followed by {{passage}} in it"
-        )
-    return before, between, after

@@ -124,12 +124,18 @@ class Call:
     ) -> Ranking:
         """Score the passages for the query, or for one query each."""
         self.check_count("rank", len(request.texts), passages_at)
-        request = replace(request, deadline=self.deadline, caller=self.caller)
+        plain = self.service.settings.plain_special_tokens
+        request = replace(request, deadline=self.deadline, caller=self.caller, plain=plain)
         ranker = self.service.ranker
         with (
             ranker.in_use(),
             self._counted("rank"),
-            locating_errors(query=query_at, queries=query_at, passages=passages_at),
+            locating_errors(
+                query=query_at,
+                queries=query_at,
+                passages=passages_at,
+                instruction=Field("instruction", alone=True),
+            ),
         ):
             return await self._answer(ranker.rank_async(request))
 

@@ -13,6 +13,7 @@ from runtime.errors import ServingError
 from runtime.model import Model
 from runtime.opening import ModelLimits, mock_model, open_model
 from runtime.profile import Kind, load_model_profile
+from runtime.ranker import Ranker
 from runtime.selection import AUTO, ONNX
 from runtime.vision.limits import ImageLimits, VisionLimits
 from server.memory import map_large_blocks
@@ -104,7 +105,7 @@ def open_served(settings: Settings, kind: Kind | None, directory: Path | None) -
     if directory is None:
         return mock_model(kind or "rank", triton, **bounds)
     choice = settings.target if settings.target in (AUTO, ONNX) else None
-    return open_model(
+    model = open_model(
         directory,
         kind=kind,
         engine=triton or choice,
@@ -115,6 +116,10 @@ def open_served(settings: Settings, kind: Kind | None, directory: Path | None) -
         host_code=settings.host_code,
         **bounds,
     )
+    with closed_on_error(model):
+        if settings.plain_special_tokens and isinstance(model, Ranker):
+            model.encoder.check_plain()
+    return model
 
 
 def _directories(settings: Settings) -> list[tuple[Kind | None, Path | None]]:

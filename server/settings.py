@@ -114,6 +114,7 @@ class Settings:
     drain_timeout_s: int = 25
     batch_window_us: int = 0
     overload_status: int = 503
+    plain_special_tokens: bool = False
     too_long_status: int = 422
     host: str = "0.0.0.0"
     port: int = 8000

@@ -161,8 +161,8 @@ VARIABLES: tuple[Variable, ...] = (
         "NIM_MODEL_PROFILE",
         "target",
         "the target that graph or plan must have been made for; `auto`: the plan if it fits, else "
-        "TensorRT or CUDA in ONNX Runtime, else the CPU; NVIDIA's ids of ONNX profiles: the graph, "
-        "never the plan",
+        "ONNX Runtime on the GPU, else the CPU; NVIDIA's ids of ONNX profiles: the graph, never "
+        "the plan",
         "the plan's target where there is one, else the graph's",
         read=_target,
     ),
@@ -301,6 +301,14 @@ VARIABLES: tuple[Variable, ...] = (
         "overload_status",
         "status when the queue is full: 503 or 429",
         read=one_of({"503": 503, "429": 429}, "503 or 429"),
+    ),
+    _honoured(
+        "RERANK_PLAIN_SPECIAL_TOKENS",
+        "plain_special_tokens",
+        "true: special tokens in a query or passage stay text; otherwise they are read as the "
+        "model's own loader reads them, and a passage can steer a model that reads a prompt",
+        "false",
+        read=FLAG,
     ),
     _honoured(
         "RERANK_TOO_LONG_STATUS",

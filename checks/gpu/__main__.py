@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from checks.gpu.bundled import use_bundled, versions
+from checks.gpu.bundled import NO_GPU, lacking, use_bundled, versions
 from runtime.telemetry import disable_telemetry
 
 _WIDTHS = (26, 9, 8)
@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     disable_telemetry()
     args = _parser().parse_args(arguments)
     bundled = use_bundled()
+    if (lacks := lacking("torch", "onnx", "onnxscript", "numpy")) is not None:
+        print(lacks)
+        return 1
     # After bundled packages, which must come first on the path.
     import torch
 
@@ -32,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.model not in CONFIGS:
         raise SystemExit(f"found model {args.model!r}, wanted one of {', '.join(CONFIGS)}")
     if args.device == "cuda" and not torch.cuda.is_available():
-        print("no GPU found: PyTorch sees no CUDA device; wanted one NVIDIA GPU with its driver")
+        print(NO_GPU)
         return 1
     print(_versions(bundled), flush=True)
     chosen = [one for one in CHECKS if one.__name__ in args.only or not args.only]
@@ -60,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m checks.gpu", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--model", default="1b", help="tiny or 1b (%(default)s)")
+    parser.add_argument(
+        "--model", default="tiny", help="tiny, 1b, qwen3-tiny or qwen3-0.6b (%(default)s)"
+    )
     parser.add_argument("--only", nargs="*", default=[], metavar="CHECK", help="some of them")
     return parser
 

@@ -10,8 +10,14 @@ import tarfile
 import zipfile
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
+# What is said where PyTorch sees no GPU; it may be that of another Python.
+NO_GPU = (
+    f"no GPU found: PyTorch of {sys.executable} sees no CUDA device; wanted one NVIDIA GPU with "
+    "its driver, and PyTorch built for CUDA (GPU_PYTHON names another Python)"
+)
 FOLDER = Path(__file__).resolve().parents[2] / "build" / "gpu"
 
 
@@ -29,6 +35,17 @@ def use_bundled(folder: Path = FOLDER) -> list[str]:
             done.touch()
     sys.path.insert(0, str(site))
     return [archive.name for archive in archives]
+
+
+def lacking(*packages: str) -> str | None:
+    """Which of these packages this Python lacks; None: none of them."""
+    missing = [name for name in packages if find_spec(name) is None]
+    if not missing:
+        return None
+    return (
+        f"found no {', '.join(missing)} in {sys.executable}; install them, or name another Python "
+        "(GPU_PYTHON)"
+    )
 
 
 def versions(packages: Iterable[str]) -> dict[str, str | None]:

@@ -166,15 +166,21 @@ def cuda_bf16(machine: Machine) -> str:
 
 
 def cuda_graphs(machine: Machine) -> str:
-    """Captured graphs and plain calls agree, also for other inputs of the same shape."""
+    """Captured graphs and plain calls agree as two orders of half-precision sums do, also for other
+    inputs of the same shape."""
     exported = machine.graph("float16", "onnxruntime-cuda")
     with closing(machine.opened(machine.engine, exported)) as engine:
         pairs = [_calls(engine, machine, shift) for shift in range(3)]
+    far = 0.0
     with closing(machine.opened(machine.engine, exported, graph_tokens=4096)) as engine:
+        if machine.device == "cuda":
+            assert engine.shape_for(3, 10) == (4, 16), "the engine opened without CUDA graphs"
         for shift, wanted in enumerate(pairs):
             found = _calls(engine, machine, shift)
-            assert np.abs(found - wanted).max() <= 1e-3, (shift, found, wanted)
-    return "3 inputs a shape, captured and plain alike"
+            far = max(far, float(np.abs(found - wanted).max()))
+    spread = float(machine.wanted.std())
+    assert far <= _TOLERANCE["fp16"] * spread, (far, spread)
+    return f"3 inputs a shape, captured and plain at most {far:.2g} apart"
 
 
 def neighbours(machine: Machine) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from checks.random_weights import SHAPE, random_model
+from checks.random_weights import QWEN3_SHAPE, SHAPE, random_model
 from exporter import onnxruntime_cuda
 from exporter.architectures.base import Architecture
 from exporter.onnx_file import move_to_onnx
@@ -28,7 +28,12 @@ _TINY = {
     "head_dim": 32,
     "vocab_size": 512,
 }
-CONFIGS: dict[str, dict[str, Any]] = {"tiny": SHAPE | _TINY, "1b": SHAPE}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "tiny": SHAPE | _TINY,
+    "1b": SHAPE,
+    "qwen3-tiny": QWEN3_SHAPE | _TINY,
+    "qwen3-0.6b": QWEN3_SHAPE,
+}
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _SEED = 0
 

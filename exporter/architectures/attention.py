@@ -32,14 +32,18 @@ def attend(
     mask: Tensor | None,
     heads: int,
     kv_heads: int | None = None,
+    *,
+    causal: bool = False,
 ) -> Tensor:
     """[batch, rows, heads × size] of `query` of that shape and `key` and `value` [batch, sequence,
-    kv_heads × size]; `heads` share the fewer `kv_heads`. True in `mask` is seen."""
+    kv_heads × size]; `heads` share the fewer `kv_heads`. True in `mask` is seen; if `causal` there
+    is none, and every row sees the keys up to its own place."""
     found = functional.scaled_dot_product_attention(
         split_heads(query, heads),
         split_heads(key, kv_heads or heads),
         split_heads(value, kv_heads or heads),
         attn_mask=mask,
+        is_causal=causal,
         enable_gqa=kv_heads not in (None, heads),
     )
     return join_heads(found)

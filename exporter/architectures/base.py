@@ -1,7 +1,7 @@
 """What every architecture offers the exporter: a body that reads, and a head that answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from exporter.architectures.config import Config
 from exporter.architectures.pooling import Chosen, pool
+from exporter.weights import Stored
 
 # Prefixes of heads of pretraining, which remain in files beside a body or another head and are not
 # read here.
@@ -91,6 +92,11 @@ class Body(nn.Module):
         yield Size("hidden_size", config.whole("hidden_size"), cls.words, axis=1)
         inner = config.whole("intermediate_size")
         yield Size("intermediate_size", inner, cls.widening, cls.widening_axis)
+
+    @classmethod
+    def stored(cls, weights: Mapping[str, Stored]) -> Mapping[str, Stored]:
+        """A checkpoint's `weights` by name as they are computed with: mostly as they are saved."""
+        return weights
 
     def pooled(self, pooling: str, *inputs: Any) -> Tensor:
         """The states of a row as one vector, float32 [batch, hidden]; see `pool`."""
@@ -183,11 +189,13 @@ class Architecture(nn.Module, ABC):
 class CrossEncoder(Architecture):
     """A body with a head that gives one logit a row, built from config.json as a Body is.
 
-    `trunk` is the body's class, `logit` the parameter that has a row for each label.
+    `trunk` is the body's class, `logit` the parameter that has a row for each label. A language
+    model that `judges` is saved with a head for all words (`exporter.judge_head`).
     """
 
     trunk: ClassVar[type[Body]]
     logit: ClassVar[str]
+    judges: ClassVar[bool] = False
 
     @property
     def body(self) -> Body:

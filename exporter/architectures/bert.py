@@ -189,7 +189,7 @@ class Bert(BertBody):
         chosen: Chosen | None = None,
     ) -> Tensor:
         embedded = self.embeddings(input_ids, token_type_ids)
-        return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
+        return self.encoder(embedded, visible(attention_mask), chosen)
 
 
 class PooledBert(Bert):

@@ -162,7 +162,7 @@ class Deberta(Body):
         chosen: Chosen | None = None,
     ) -> Tensor:
         embedded = self.embeddings(input_ids, token_type_ids)
-        return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
+        return self.encoder(embedded, visible(attention_mask), chosen)
 
 
 class DebertaCrossEncoder(CrossEncoder):

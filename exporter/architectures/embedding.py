@@ -1,13 +1,17 @@
 """Embedding models: a body, pooled to one vector a text, of length 1 where that is asked."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from torch.nn import functional
 
 from exporter.architectures.base import Architecture, Body
+from exporter.architectures.modules import Step, modules, place_in_trunk
 
 
 class EmbeddingModel(Architecture):
-    """`inputs` of the body → embeddings float32 [batch, hidden].
+    """`inputs` of the body → embeddings float32 [batch, dimensions]: states pooled, and the `steps`
+    behind them.
 
     Pooling and normalisation run in float32 whatever the body's weights are. A shorter vector
     (Matryoshka) is a matter of whoever serves: the graph gives all components.
@@ -15,12 +19,15 @@ class EmbeddingModel(Architecture):
 
     output = "embeddings"
 
-    def __init__(self, body: Body, pooling: str, *, normalize: bool) -> None:
+    def __init__(
+        self, body: Body, pooling: str, *, normalize: bool, steps: Sequence[Step] = ()
+    ) -> None:
         super().__init__()
         self.pooling = pooling
         self.normalize = normalize
-        self.dimensions = body.hidden
+        self.dimensions = steps[-1].outputs if steps else body.hidden
         self.trunk = body
+        self.steps = modules(steps)
 
     @property
     def body(self) -> Body:
@@ -31,13 +38,12 @@ class EmbeddingModel(Architecture):
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> Tensor:
         types = () if token_type_ids is None else (token_type_ids,)
-        vectors = self.trunk.pooled(self.pooling, input_ids, attention_mask, *types)
+        vectors = self.steps(self.trunk.pooled(self.pooling, input_ids, attention_mask, *types))
         return functional.normalize(vectors, dim=1) if self.normalize else vectors
 
     def place(self, name: str) -> str | None:
-        """See Architecture: checkpoints are saved with the body's prefix or without it."""
-        inner = name.removeprefix(self.trunk.prefix)
-        return None if inner.startswith(self.trunk.unused) else f"trunk.{inner}"
+        """See Architecture."""
+        return place_in_trunk(self.trunk, name)
 
     def stored_name(self, parameter: str) -> str:
         """See Architecture."""

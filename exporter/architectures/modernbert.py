@@ -137,7 +137,7 @@ class ModernBert(Body):
         batch, sequence = input_ids.shape
         positions = torch.arange(sequence, device=input_ids.device)
         near = (positions.unsqueeze(1) - positions.unsqueeze(0)).abs() <= self.reach
-        all_real = visible(attention_mask, causal=False)
+        all_real = visible(attention_mask)
         masks = {GLOBAL: all_real, LOCAL: all_real & near}
         angles = {
             kind: cos_and_sin(positions, angle, batch) for kind, angle in self.frequencies.items()

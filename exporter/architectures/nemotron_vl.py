@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exporter.architectures.base import Architecture, Body, CrossEncoder, halve_products
-from exporter.architectures.config import Config
-from exporter.architectures.llama_bidirectional import BidirectionalLlama
+from exporter.architectures.config import Config, unlike_base
+from exporter.architectures.llama import BidirectionalLlama
 from exporter.architectures.pooling import pool
 from exporter.architectures.siglip import Siglip, patches
 
@@ -33,6 +33,12 @@ class FusedLlama(BidirectionalLlama):
 
     inputs = ("input_ids", "attention_mask", INDEX_INPUT, EMBEDS_INPUT)
     prefix = "language_model."
+
+    @staticmethod
+    def _reads_one_way(config: Config) -> bool:
+        if BidirectionalLlama._reads_one_way(config):
+            raise unlike_base("a causal llm_config", "one that reads both ways")
+        return False
 
     def embedded(self, input_ids: Tensor, *images: Tensor) -> Tensor:
         """See BidirectionalLlama."""

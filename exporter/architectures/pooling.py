@@ -31,8 +31,9 @@ class Chosen:
         if pooling == "last":
             index = torch.where(real, positions, 0).amax(dim=1, keepdim=True)
         else:
-            index = torch.where(real, positions, attention_mask.shape[1] - 1)
-            index = index.amin(dim=1, keepdim=True)
+            # The last position is taken from the others: ONNX Runtime would compute with the length
+            # on the CPU, and capture no CUDA graph.
+            index = torch.where(real, positions, positions[-1:]).amin(dim=1, keepdim=True)
         here = positions == index
         seen = (real & (positions <= index) if causal else real) | here
         return cls(index, seen[:, None, None, :], here.to(torch.float32).unsqueeze(1))
@@ -50,13 +51,26 @@ def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     Chosen). A row without any real token gives a finite vector.
     """
     if pooling == "avg":
+        # A sum and no product, which OpenVINO would compute in bf16: eight times the error.
         weights = attention_mask.to(torch.float32).unsqueeze(-1)
         return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
     return Chosen.by(attention_mask, pooling, causal=False).of(states).squeeze(1)
 
 
-def visible(attention_mask: Tensor, *, causal: bool) -> Tensor:
-    """Which token sees which: bool [batch, 1, sequence, sequence].
+def padding_behind(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, int64 [batch, sequence], with every row turned so that it begins with a real token:
+    padding, which is on one side of them, then is behind them."""
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    # Not from the shape: a captured CUDA graph cannot copy it to the device.
+    last = positions.amax(dim=0)
+    first = torch.where(attention_mask.bool(), positions, last).amin(dim=1, keepdim=True)
+    far = positions + first
+    places = torch.where(far <= last, far, far - last - 1)
+    return input_ids.gather(1, places), attention_mask.gather(1, places)
+
+
+def visible(attention_mask: Tensor) -> Tensor:
+    """Which token sees which, both ways: bool [batch, 1, sequence, sequence].
 
     Every token sees itself, padding included. A row of the mask without any True would be 0/0 in
     the softmax, and NaN times a zero weight is NaN in every real token as well.
@@ -65,6 +79,4 @@ def visible(attention_mask: Tensor, *, causal: bool) -> Tensor:
     positions = torch.arange(sequence, device=attention_mask.device)
     here, there = positions.unsqueeze(1), positions.unsqueeze(0)
     real = attention_mask.bool()[:, None, None, :].expand(batch, 1, sequence, sequence)
-    if causal:
-        real = real & (there <= here)
     return real | (there == here)

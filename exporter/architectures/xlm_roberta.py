@@ -61,7 +61,7 @@ class Roberta(bert.BertBody):
         self, input_ids: Tensor, attention_mask: Tensor, chosen: Chosen | None = None
     ) -> Tensor:
         embedded = self.embeddings(input_ids, attention_mask)
-        return self.encoder(embedded, visible(attention_mask, causal=False), chosen)
+        return self.encoder(embedded, visible(attention_mask), chosen)
 
 
 class Head(bert.Pooler):

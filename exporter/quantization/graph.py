@@ -14,7 +14,16 @@ Floats = npt.NDArray[np.float32]
 
 _WEIGHT_TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 # Operators between a linear layer and the scores of attention that do not change values.
-_PASSING = {"Add", "Expand", "Reshape", "RotaryEmbedding", "Slice", "Split", "Transpose"}
+_PASSING = {
+    "Add",
+    "Expand",
+    "RMSNormalization",
+    "Reshape",
+    "RotaryEmbedding",
+    "Slice",
+    "Split",
+    "Transpose",
+}
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def calibration_rows(directory: Path, manifest: Manifest) -> Iterator[Inputs]:
 def _rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
     if manifest.kind == "rank":
-        pairs = PairEncoder(tokenizer, manifest.template, manifest.max_tokens)
+        pairs = PairEncoder(tokenizer, manifest.prompt, manifest.max_tokens)
         for query, passage in calibration_pairs(manifest.max_tokens):
             yield from pairs.encode(RankRequest(query, [passage], truncate="END")).rows
         return

@@ -9,7 +9,8 @@ from typing import Any
 
 from exporter.witness.adapters import Adapted, together, with_adapter
 from exporter.witness.base import RankWitness, VectorWitness
-from exporter.witness.files import prompts_of
+from exporter.witness.decoders import DECODERS, ClassifierWitness, JudgeWitness, judges
+from exporter.witness.files import modules_of, prompts_of, trained_template
 from exporter.witness.llama import LLAMA_BIDIRECTIONAL, LlamaEmbedder, LlamaReranker
 from exporter.witness.nemotron_vl import MODEL_TYPES as VISION_TYPES
 from exporter.witness.nemotron_vl import VisionEmbedder, VisionReranker
@@ -21,23 +22,30 @@ def rank_witness(
     directory: Path,
     config: dict[str, Any],
     template: str | None,
+    words: tuple[str, ...] = (),
     adapted: Adapted | None = None,
 ) -> RankWitness:
     """The witness of the reranker in `root`, with its weights in `directory` and the content
     `config` of config.json; if it is `adapted`, `directory` has the tokenizer.
 
     `template` is the prompt of a family that reads one text, if the folder names none or another
-    one was requested. Raises NoWitness.
+    one was requested; `words` are those by which a language model answers. Raises NoWitness.
     """
     if adapted is not None:
         with together(root, directory, adapted) as places:
-            witness = rank_witness(*places, config, template)
+            witness = rank_witness(*places, config, template, words)
         witness.name = with_adapter(witness.name)
         return witness
     if config.get("model_type") in VISION_TYPES:
         return VisionReranker(directory, config)
     if config.get("model_type") == LLAMA_BIDIRECTIONAL:
         return LlamaReranker(root, directory, config, template)
+    if judges(config) and (template is not None or not modules_of(root)):
+        return JudgeWitness(root, directory, template, words)
+    if config.get("model_type") in DECODERS and not judges(config):
+        prompt = trained_template(root) if template is None else template
+        if prompt is not None:
+            return ClassifierWitness(directory, prompt)
     return CrossEncoderWitness(root)
 
 

@@ -12,6 +12,7 @@ from exporter.witness.base import trying
 from runtime.postprocess import InputType
 
 _MODULES = "modules.json"
+_TRAINING = "training.json"
 _PROMPTS = "config_sentence_transformers.json"
 # sentence-transformers' names of prompts, in the order in which it looks for them.
 PROMPT_NAMES: dict[InputType, tuple[str, ...]] = {
@@ -20,12 +21,20 @@ PROMPT_NAMES: dict[InputType, tuple[str, ...]] = {
 }
 
 _T = TypeVar("_T")
+_D = TypeVar("_D")
 
 
 class Module(msgspec.Struct, frozen=True):
     """One entry of modules.json."""
 
     type: str
+    path: str = ""
+
+
+class _Training(msgspec.Struct, frozen=True):
+    """training.json, which this project's recipe writes beside the weights."""
+
+    prompt_template: str | None = None
 
 
 class _Settings(msgspec.Struct, frozen=True):
@@ -34,7 +43,7 @@ class _Settings(msgspec.Struct, frozen=True):
     prompts: dict[str, str | None] | None = None
 
 
-def read(path: Path, kind: type[_T], absent: _T) -> _T:
+def read(path: Path, kind: type[_T], absent: _D) -> _T | _D:
     """The JSON in `path`; `absent` where there is no such file. Raises NoWitness."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
@@ -79,3 +88,11 @@ def tokenizer_of(directory: Path) -> Any:
 def both_ways(what: str) -> str:
     """The name of the witness that puts `what` together of transformers' classes."""
     return f"transformers {transformers.__version__}, {what}, read both ways"
+
+
+def trained_template(root: Path) -> str | None:
+    """The prompt that this project's recipe trained with; None without a training.json."""
+    template = read(root / _TRAINING, _Training, _Training()).prompt_template
+    if template is not None and template.count("{passage}") != 1:
+        raise NoWitness(f"{_TRAINING} has a prompt_template without one {{passage}}")
+    return template

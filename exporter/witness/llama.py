@@ -8,7 +8,6 @@ reranker's score is divided by the temperature, an embedder's vector gets length
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch.nn import functional
@@ -26,21 +25,14 @@ from exporter.witness.base import (
     row_of,
     trying,
 )
-from exporter.witness.files import both_ways, modules_of, read, tokenizer_of
+from exporter.witness.files import both_ways, modules_of, tokenizer_of, trained_template
 from exporter.witness.tensors import stored_tensors
 from runtime.postprocess import InputType
 
 LLAMA_BIDIRECTIONAL = "llama_bidirec"
-_TRAINING = "training.json"
 # Keys of the family's own class, and the pad token, which may be past the embeddings: rows here are
 # never padded.
 _NOT_LLAMAS = ("auto_map", "model_type", "pad_token_id")
-
-
-class _Training(msgspec.Struct, frozen=True):
-    """training.json, which this project's recipe writes beside the weights."""
-
-    prompt_template: str | None = None
 
 
 class _Body:
@@ -83,7 +75,7 @@ class LlamaReranker(RankWitness):
         self._score = model.score
         self._temperature = config.get("temperature") or 1.0
         self._tokenizer = tokenizer_of(directory)
-        self._template = template if template is not None else _trained_template(root)
+        self._template = template if template is not None else trained_template(root)
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""
@@ -150,11 +142,3 @@ def _load(kind: Any, directory: Path, config: dict[str, Any]) -> Any:
         ).eval()
         apply_adapter(model, directory)
         return model
-
-
-def _trained_template(root: Path) -> str | None:
-    """The prompt that this project's recipe trained with; None without a training.json."""
-    template = read(root / _TRAINING, _Training, _Training()).prompt_template
-    if template is not None and template.count("{passage}") != 1:
-        raise NoWitness(f"{_TRAINING} has a prompt_template without one {{passage}}")
-    return template

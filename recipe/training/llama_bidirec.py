@@ -4,7 +4,7 @@ A fine-tuned checkpoint contains a copy of this file, named by `auto_map` in its
 that `AutoModelForSequenceClassification.from_pretrained(DIR, trust_remote_code=True)` works in an
 environment that has transformers and none of our packages; `make bench` gives it to peers in the
 same way. Parameter names and config keys are those of nvidia/llama-nemotron-rerank-1b-v2;
-`exporter/architectures/llama_bidirectional.py` is the same model as tensor functions, and the
+`exporter/architectures/llama.py` is the same model as tensor functions, and the
 export proves that the two agree.
 """
 

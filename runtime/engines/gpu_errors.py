@@ -7,7 +7,14 @@ ONNX Runtime and TensorRT raise plain exceptions with a cudaError_t in the text
 import logging
 import re
 
-from runtime.errors import DeviceLost, EngineError, OutOfMemory, ServingError
+from runtime.engines.cudart import CudaFailed, open_cuda
+from runtime.errors import (
+    DeviceLost,
+    EngineError,
+    EngineUnavailable,
+    OutOfMemory,
+    ServingError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -21,12 +28,19 @@ _OUT_OF_MEMORY = re.compile(
 # ECC error, invalid context, illegal address, timeout, assert, hardware stack, illegal instruction,
 # misaligned address, invalid address space, invalid program counter, launch failure, lost device.
 _STICKY = (214, 201, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999)
+_DEFAULT_STREAM = 0
 _CODE = re.compile(r"\b(?:CUDA|Cuda)[^\d\n]{0,40}?(\d{1,3})\b")
 _STICKY_WORDS = re.compile(
     r"illegal memory access|unspecified launch failure|device-side assert|misaligned address"
     r"|illegal instruction|uncorrectable ECC|launch timed out|cudaErrorIllegalAddress"
     r"|cudaErrorLaunchFailure|cudaErrorAssert|fallen off the bus",
     re.IGNORECASE,
+)
+# What cuBLAS and cuDNN say when an earlier kernel has failed, without saying how: EXECUTION_FAILED
+# and INTERNAL_ERROR of cuBLAS, and of cuDNN (5000 on).
+_UNSAID = re.compile(
+    r"CUBLAS failure 1[34]\b|CUDNN failure 5\d{3}\b"
+    r"|CU(BLAS|DNN)_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)"
 )
 
 
@@ -37,10 +51,22 @@ def classify_gpu_error(engine: str, error: Exception | str, action: str = "faile
     details are only logged.
     """
     text = str(error)
-    if _STICKY_WORDS.search(text) or any(int(n) in _STICKY for n in _CODE.findall(text)):
+    sticky = _STICKY_WORDS.search(text) or any(int(n) in _STICKY for n in _CODE.findall(text))
+    if sticky or (_UNSAID.search(text) and _is_lost()):
         _log.error("%s lost the GPU: %s", engine, text)
         return DeviceLost()
     if _OUT_OF_MEMORY.search(text):
         _log.warning("%s %s, out of memory: %s", engine, action, text)
         return OutOfMemory()
     return EngineError(f"{engine} {action}: {text}")
+
+
+def _is_lost() -> bool:
+    """Whether the device of this process has failed for good: any call then returns the error."""
+    try:
+        open_cuda().wait(_DEFAULT_STREAM)
+    except CudaFailed as error:
+        return error.code in _STICKY
+    except EngineUnavailable:
+        return False
+    return False

@@ -4,9 +4,6 @@ ONNX Runtime falls back in three ways. It skips a provider whose libraries canno
 that stops the start. It replaces a provider that fails during a call; here that is switched off. It
 assigns operators that a provider does not support to the next one, from TensorRT to CUDA and from
 CUDA to the CPU; here that stops the start if the operator is a heavy one.
-
-Options of the providers: onnxruntime.ai/docs/execution-providers, checked against the libraries of
-onnxruntime-gpu 1.31.1.
 """
 
 import contextlib
@@ -27,38 +24,46 @@ from runtime.cores import usable_cores
 from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.gpu_errors import classify_gpu_error
 from runtime.engines.lanes import LaneEngine, Lanes, open_lanes
+from runtime.engines.ort_options import (
+    CPU,
+    CUDA,
+    TENSORRT,
+    compiled_shapes,
+    keeps_types,
+    provider_options,
+)
 from runtime.engines.placement import place_here
 from runtime.errors import EngineError, EngineUnavailable
-from runtime.shapes import Shape, ShapeRange, bucket
+from runtime.shapes import Shape, bucket
 from runtime.telemetry import import_without_telemetry
 
 _log = logging.getLogger(__name__)
 
-_CPU, _CUDA, _TENSORRT = (
-    "CPUExecutionProvider",
-    "CUDAExecutionProvider",
-    "TensorrtExecutionProvider",
-)
 # Best first: masks and indices that TensorRT does not support go to CUDA.
 _PROVIDERS = {
-    "onnxruntime-cpu": (_CPU,),
-    "onnxruntime-cuda": (_CUDA,),
-    "onnxruntime-tensorrt": (_TENSORRT, _CUDA),
+    "onnxruntime-cpu": (CPU,),
+    "onnxruntime-cuda": (CUDA,),
+    "onnxruntime-tensorrt": (TENSORRT, CUDA),
 }
 _MISSING = {
-    _CUDA: "the libraries of CUDA 13 and cuDNN 9, and a GPU with its driver",
-    _TENSORRT: "libnvinfer.so.10 and libnvonnxparser.so.10 of TensorRT 10 on LD_LIBRARY_PATH",
+    CUDA: "the libraries of CUDA 13, a driver for it, and a GPU that this onnxruntime has code for",
+    TENSORRT: "libnvinfer.so.10 and libnvonnxparser.so.10 of TensorRT 10 on LD_LIBRARY_PATH",
 }
 # What to do when a provider leaves heavy operators to another one.
 _TAKES_ALL = {
-    _CUDA: "export the checkpoint for the target cuda-fp16",
-    _TENSORRT: "export the checkpoint for the target ort-tensorrt-fp16, or choose cuda-fp16",
+    CUDA: "export the checkpoint for the target cuda-fp16",
+    TENSORRT: "export the checkpoint for the target ort-tensorrt-fp16, or choose cuda-fp16",
 }
 # ONNX Runtime's message for missing TensorRT libraries.
 _NO_TENSORRT = "Please install TensorRT libraries"
 # CUDA errors after which this build can never compute: driver too old (35), no kernels for the card
 # (209), mismatch of driver and library or card (803, 804; driver_types.h of CUDA).
-_NO_CUDA = re.compile(r"CUDA failure (35|209|803|804)\b|CUDA wasn't able to be loaded")
+_NO_CUDA = re.compile(
+    r"CUDA failure (35|209|803|804)\b|CUDA wasn't able to be loaded"
+    r"|cudaErrorNoKernelImageForDevice|no kernel image is available"
+)
+# ONNX Runtime's message when a kernel is the first to want cuDNN, and it cannot be loaded.
+_NO_CUDNN = "cuDNN is unavailable"
 # Log levels of ONNX Runtime. Fatal only: errors are raised with the same text. With TensorRT,
 # errors too: those of its parser and builder are not raised.
 _FATAL, _ERRORS = 4, 3
@@ -69,19 +74,25 @@ _HEAVY = re.compile(r"MatMul|Gemm|Attention|Norm|Rotary|Softmax|Gelu|Conv")
 # CPU time.
 _SPIN = ("session.intra_op.spin_duration_us", "500")
 _RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
-# Versions from the first to before the second drop the graph's types for TensorRT, because of a
-# wrong version comparison: github.com/microsoft/onnxruntime/pull/29779. The newest checked, 1.31.1,
-# still does: it calls createNetworkV2 without flags.
-_UNTYPED_VERSIONS = ((1, 27), (1, 32))
 # This variable turns TensorFloat-32 off in NVIDIA's libraries, TensorRT's builder included
 # (docs.nvidia.com/deeplearning/tensorrt, "TF32").
 _NO_TF32 = ("NVIDIA_TF32_OVERRIDE", "0")
+# ONNX Runtime's kernel of masked attention that does not store all scores takes rows of a multiple
+# of 4 tokens only (onnxruntime/core/providers/cuda/llm/attention.cc, release 1.31).
+_ALIGNED_TOKENS = 4
+# ONNX Runtime's message for a graph that has nodes on the CPU.
+_NO_CAPTURE = "cannot use the graph capture feature"
 # Run option: the id of the captured graph to replay; -1 means none.
 _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
-# The fused node is slower than the two nodes that it replaces: 8 % of a MiniLM row (onnxruntime
-# 1.31.1, AVX-512).
-_SLOWER_ON_CPU = ["SkipLayerNormFusion"]
+# Fusions that are left out, as found with onnxruntime 1.31.1. On the CPU: slower than the two nodes
+# that it replaces, 8 % of a MiniLM row with AVX-512. On a GPU: a lookup of positions becomes a
+# slice, whose bounds are copied to the CPU and waited for in every call, and which no CUDA graph
+# can capture; and a softmax with its bias needs cuDNN.
+_BAD_FUSIONS = {
+    CPU: ["SkipLayerNormFusion"],
+    CUDA: ["GatherToSliceFusion", "BiasSoftmaxFusion"],
+}
 
 
 class OrtEngine(LaneEngine[Any]):
@@ -111,7 +122,7 @@ class OrtGpuEngine(OrtEngine):
         # One call at a time: captured graphs share their buffers between calls.
         super().__init__(name, ort.__version__, Lanes(session))
         self._session = session
-        self.shapes = _compiled_shapes(name, setup)
+        self.shapes = compiled_shapes(name, setup)
         self._ort = ort
         self._setup = setup
         self._graph_tokens = setup.graph_tokens if self._can_capture() else 0
@@ -120,11 +131,15 @@ class OrtGpuEngine(OrtEngine):
         self._numbers = itertools.count(1)
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
-        """See Engine: the bucket of a captured graph, or the smallest compiled shape."""
+        """See Engine: the bucket of a captured graph, the smallest compiled shape, or a few tokens
+        more, for the kernels of masked attention."""
         if self.shapes:
             return self.shapes[0].padded(rows, tokens)
         shape = bucket(rows, tokens, self._setup.max_rows)
-        return shape if self._is_captured(shape) else (rows, tokens)
+        if self._is_captured(shape):
+            return shape
+        whole = -(-tokens // _ALIGNED_TOKENS) * _ALIGNED_TOKENS
+        return rows, whole if whole <= self._setup.max_tokens else tokens
 
     def run(self, inputs: Arrays) -> Outputs:
         """All outputs of the graph, by name. Raises as Engine says."""
@@ -135,6 +150,23 @@ class OrtGpuEngine(OrtEngine):
             return self._run_with_binding(inputs)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             raise classify_gpu_error(self.name, error) from error
+
+    def try_out(self) -> None:
+        """Compute one short row of zeros: a kernel without code for this card and a library that is
+        loaded late are missed in a call, not when the session opens. Raises as ONNX Runtime."""
+        sizes = self.shape_for(1, _ALIGNED_TOKENS)
+        self._run_with_binding(
+            {
+                one.name: np.zeros(
+                    [
+                        size if isinstance(size, int) else sizes[axis > 0]
+                        for axis, size in enumerate(one.shape)
+                    ],
+                    _TYPES.get(one.type, np.float32),
+                )
+                for one in self._session.get_inputs()
+            }
+        )
 
     def close(self) -> None:
         """See LaneEngine."""
@@ -188,9 +220,8 @@ class OrtGpuEngine(OrtEngine):
 
     def _is_captured(self, shape: Shape) -> bool:
         rows, tokens = shape
-        return rows * tokens <= self._graph_tokens and shape == bucket(
-            rows, tokens, self._setup.max_rows
-        )
+        fits = rows * tokens <= self._graph_tokens and tokens <= self._setup.max_tokens
+        return fits and shape == bucket(rows, tokens, self._setup.max_rows)
 
     def _can_capture(self) -> bool:
         """Whether the outputs' sizes are known before a call: a CUDA graph has fixed addresses."""
@@ -227,6 +258,12 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
             f"engine {name} needs {missing[0]}, but this onnxruntime offers "
             f"{', '.join(ort.get_available_providers())}; install the matching extra"
         )
+    if name == "onnxruntime-cpu":
+        try:
+            opening = partial(_session, ort, name, model_file, provider_options(name, setup))
+            return OrtEngine(name, ort.__version__, open_lanes(place_here(model_file), opening))
+        except Exception as error:
+            raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
     if name == "onnxruntime-tensorrt":
         setup = replace(setup, cache=_writable_cache(setup, ort))
         if setup.precision != "fp32" and not keeps_types(ort.__version__):
@@ -235,112 +272,48 @@ def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
                 "where the graph wants float32; a plan keeps the graph's",
                 ort.__version__,
             )
-    providers = provider_options(name, setup, typed=keeps_types(ort.__version__))
-    loader_output = _load_libraries(ort, name)
-    with _without_tf32(name):
-        try:
-            opening = partial(_session, ort, name, model_file, providers)
-            if name == "onnxruntime-cpu":
-                return OrtEngine(name, ort.__version__, open_lanes(place_here(model_file), opening))
-            session = opening(usable_cores())
-        except Exception as error:
-            if _NO_TENSORRT in str(error):
-                raise EngineUnavailable(
-                    f"engine {name} could not load TensorRT; wanted {_MISSING[_TENSORRT]}"
-                ) from error
-            if _NO_CUDA.search(str(error)):
-                raise EngineUnavailable(
-                    f"engine {name} cannot use this GPU ({error}); wanted {_MISSING[_CUDA]}"
-                ) from error
-            if name == "onnxruntime-cpu":
-                raise EngineError(f"{name} cannot open {model_file.name}: {error}") from error
-            raise classify_gpu_error(name, error, f"cannot open {model_file.name}") from error
-    _refuse_fallback(name, wanted, session, loader_output)
-    _refuse_other_providers(name, wanted[0], session)
-    return OrtGpuEngine(name, session, ort, setup)
+    return _open_on_gpu(ort, name, model_file, setup, _load_libraries(ort))
 
 
-def keeps_types(version: str) -> bool:
-    """Whether this version of ONNX Runtime gives TensorRT the types of the graph's values."""
-    first, fixed = _UNTYPED_VERSIONS
-    found = tuple(int(part) for part in version.split(".")[:2])
-    return not first <= found < fixed
-
-
-def provider_options(
-    name: str, setup: EngineSetup, *, typed: bool = True
-) -> list[tuple[str, dict[str, str]]]:
-    """The providers of engine `name`, best first, and their options.
-
-    `typed` says that ONNX Runtime gives TensorRT the graph's types (`keeps_types`). Raises
-    EngineUnavailable for a setup that the provider cannot honour.
-    """
-    if name == "onnxruntime-cpu":
-        return [(_CPU, {})]
-    cuda = {
-        "device_id": "0",
-        # Grow by the requested size: doubling wastes up to half of the card on the largest call.
-        "arena_extend_strategy": "kSameAsRequested",
-        # TensorFloat-32 would round the graph's float32 parts, the score head above all.
-        "use_tf32": "0",
-        # For half-precision graphs that we did not export: accumulate the fused norm in float32.
-        "enable_skip_layer_norm_strict_mode": "1",
-        "enable_cuda_graph": "1" if setup.graph_tokens and name == "onnxruntime-cuda" else "0",
-    }
-    if setup.memory_bytes is not None:
-        cuda["gpu_mem_limit"] = str(setup.memory_bytes)
-    if name == "onnxruntime-cuda":
-        return [(_CUDA, cuda)]
-    return [(_TENSORRT, _tensorrt_options(name, setup, typed)), (_CUDA, cuda)]
-
-
-def _tensorrt_options(name: str, setup: EngineSetup, typed: bool) -> dict[str, str]:
-    shapes = _compiled_shapes(name, setup)
-    if len(shapes) != 1:
-        raise EngineUnavailable(
-            f"engine {name} compiles for one range of shapes, found {len(shapes)}; choose the "
-            "target ort-tensorrt-fp16, or a plan for several ranges"
-        )
-    (one,) = shapes
-    options = {
-        "device_id": "0",
-        **_precision_options(setup.precision, typed),
-        # Without these the engine would be built again for every new shape.
-        **{
-            f"trt_profile_{which}_shapes": ",".join(f"{n}:{rows}x{tokens}" for n in setup.inputs)
-            for which, rows, tokens in zip(("min", "opt", "max"), *one, strict=True)
-        },
-        "trt_context_memory_sharing_enable": "1",
-    }
-    if setup.memory_bytes is not None:
-        # Limits the scratch memory of a kernel; the rest follows from the shapes.
-        options["trt_max_workspace_size"] = str(setup.memory_bytes)
-    if setup.cache is not None:
-        options |= {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(setup.cache),
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(setup.cache),
-        }
-    return options
-
-
-def _precision_options(precision: str, typed: bool) -> dict[str, str]:
-    """Precision options of the TensorRT provider.
-
-    With none enabled, the provider builds a strongly typed network, which keeps the graph's types.
-    Versions that cannot do so need the graph's precision enabled, or TensorRT computes in float32;
-    TensorRT then chooses the precision of each layer.
-    """
-    enabled = None if typed else precision
-    options = {f"trt_{one}_enable": str(int(one == enabled)) for one in ("fp16", "bf16", "int8")}
-    return options if typed else options | {"trt_layer_norm_fp32_fallback": "1"}
-
-
-def _compiled_shapes(name: str, setup: EngineSetup) -> tuple[ShapeRange, ...]:
-    if name != "onnxruntime-tensorrt":
-        return ()
-    return tuple(one.lowered(setup.max_rows, setup.max_tokens) for one in setup.shapes)
+def _open_on_gpu(
+    ort: Any, name: str, model_file: Path, setup: EngineSetup, loader_output: str
+) -> OrtGpuEngine:
+    """A session with all heavy work on the provider of `name`, which has computed a row."""
+    wanted = _PROVIDERS[name]
+    external = model_file.with_name(f"{model_file.name}.data").is_file()
+    providers = provider_options(
+        name, setup, typed=keeps_types(ort.__version__), external_weights=external
+    )
+    try:
+        with _without_tf32(name):
+            session = _session(ort, name, model_file, providers, usable_cores())
+            _refuse_fallback(name, wanted, session, loader_output)
+            _refuse_other_providers(name, wanted[0], session)
+            engine = OrtGpuEngine(name, session, ort, setup)
+            engine.try_out()
+    except EngineUnavailable:
+        raise
+    except Exception as error:
+        if setup.graph_tokens and _NO_CAPTURE in str(error):
+            _log.warning("%s: no CUDA graphs, small calls take longer: %s", name, error)
+            return _open_on_gpu(
+                ort, name, model_file, replace(setup, graph_tokens=0), loader_output
+            )
+        if _NO_TENSORRT in str(error):
+            raise EngineUnavailable(
+                f"engine {name} could not load TensorRT; wanted {_MISSING[TENSORRT]}"
+            ) from error
+        if _NO_CUDNN in str(error):
+            raise EngineUnavailable(
+                f"engine {name}: {model_file.name} has operators that need cuDNN 9, which was not "
+                f"found ({error}); install it, or {_TAKES_ALL[CUDA]}, whose graph does without"
+            ) from error
+        if _NO_CUDA.search(str(error)):
+            raise EngineUnavailable(
+                f"engine {name} cannot use this GPU ({error}); wanted {_MISSING[CUDA]}"
+            ) from error
+        raise classify_gpu_error(name, error, f"cannot open {model_file.name}") from error
+    return engine
 
 
 def _writable_cache(setup: EngineSetup, ort: Any) -> Path | None:
@@ -382,19 +355,17 @@ def _session(
         str(model_file),
         sess_options=options,
         providers=providers,
-        disabled_optimizers=_SLOWER_ON_CPU if name == "onnxruntime-cpu" else None,
+        disabled_optimizers=_BAD_FUSIONS[providers[-1][0]],
         enable_fallback=0,
     )
 
 
-def _load_libraries(ort: Any, name: str) -> str:
+def _load_libraries(ort: Any) -> str:
     """Load CUDA's libraries from their Python packages, if installed. Returns ONNX Runtime's
     messages about libraries that it cannot load.
 
     ONNX Runtime prints them; the `print` of its module is replaced to keep stdout clean.
     """
-    if name == "onnxruntime-cpu":
-        return ""
     loader_output: list[str] = []
     ort.print = lambda *words, **_: loader_output.append(" ".join(map(str, words)))
     ort.preload_dlls()

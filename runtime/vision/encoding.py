@@ -10,7 +10,14 @@ from dataclasses import replace
 import numpy as np
 import tokenizers
 
-from runtime.errors import ImageNotAllowed, InputTooLong, InputTypeRequired
+from runtime.errors import (
+    ArtifactError,
+    ImageNotAllowed,
+    InputTooLong,
+    InputTypeRequired,
+    InstructionNotTaken,
+    TextPlace,
+)
 from runtime.manifest import Manifest
 from runtime.requests import (
     NO_LIMITS,
@@ -36,7 +43,8 @@ def pair_encoder(
 ) -> PairEncoder:
     """The encoder of a reranker, of images too if it takes them."""
     if manifest.vision is None:
-        return PairEncoder(tokenizer, manifest.template, max_tokens)
+        template, instruction = manifest.template, manifest.instruction
+        return PairEncoder(tokenizer, template, max_tokens, instruction)
     assert manifest.template is not None
     return VisionPairEncoder(tokenizer, manifest.template, max_tokens, manifest.vision)
 
@@ -136,8 +144,17 @@ class VisionPairEncoder(PairEncoder):
         super().__init__(tokenizer, template, max_tokens)
         self._rows = _ImageRows(tokenizer, "", f" {template}", max_tokens, vision)
 
+    def check_plain(self) -> None:
+        """See PairEncoder; the tokens around an image are always read as they are."""
+        raise ArtifactError(
+            "found RERANK_PLAIN_SPECIAL_TOKENS, but this model takes images, whose prompts it does "
+            "not know; leave the setting out"
+        )
+
     def encode(self, request: RankRequest, check: Check = unchecked) -> Encodings:
         """See PairEncoder.encode. No row with an image is without any token."""
+        if request.instruction:
+            raise InstructionNotTaken(TextPlace("instruction"))
         pairs = request.pairs()
 
         def plain(places: Sequence[int]) -> Encodings:

@@ -104,7 +104,14 @@ async def rank_documents(
         refuse_settings(mm_processor_kwargs=payload.mm_processor_kwargs)
     blanks = family is not None
     passages, at = await exchange.passages("rank", texts, images, at)
-    request = RankRequest(payload.query, passages, truncate=truncate, limits=limits, blanks=blanks)
+    request = RankRequest(
+        payload.query,
+        passages,
+        payload.instruction,
+        truncate=truncate,
+        limits=limits,
+        blanks=blanks,
+    )
     return RankedDocuments(await exchange.rank(request, passages_at=at), texts, served.name)
 
 

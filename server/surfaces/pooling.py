@@ -21,12 +21,15 @@ Padding = Annotated[str, Meta(extra_json_schema={"const": "do_not_pad"})]
 Tokens = Annotated[Whole, Meta(extra_json_schema={"minimum": 0})]
 
 _PRIORITIES = 2**63
+# Some 1000 tokens, which stand in every pair's prompt.
+_INSTRUCTION_CHARACTERS = 4096
 
 
 class PoolingFields(msgspec.Struct, kw_only=True):
     """vLLM's fields. `max_tokens_per_query` and `max_tokens_per_doc` keep the first tokens of a
     text. `truncate_prompt_tokens` truncates the pair at `truncation_side`. `use_activation: false`
-    (formerly `activation` and `softmax`) gives logits. `request_id` is the reply's id."""
+    (formerly `activation` and `softmax`) gives logits. `instruction` stands in the model's prompt
+    instead of its default, if it has a place for one. `request_id` is the reply's id."""
 
     model: str | None = None
     truncate_prompt_tokens: PromptTokens | None = None
@@ -38,7 +41,7 @@ class PoolingFields(msgspec.Struct, kw_only=True):
     softmax: Flag | None = None
     request_id: str | None = None
     padding: Padding | None = None
-    instruction: Annotated[str, Meta(extra_json_schema={"const": ""})] | None = None
+    instruction: Annotated[str, Meta(max_length=_INSTRUCTION_CHARACTERS)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     # Without effect on the reply.
     user: str | None = None
@@ -96,9 +99,6 @@ def cut_of(
 
 
 def _refuse_others(payload: PoolingFields) -> None:
-    if payload.instruction:
-        message = "this model's template takes none; leave it out, or put it into the query"
-        raise InvalidRequest("value_error", ("instruction",), message)
     if payload.chat_template_kwargs:
         message = "this model's template takes none; leave it out"
         raise InvalidRequest("value_error", ("chat_template_kwargs",), message)

@@ -133,7 +133,14 @@ async def score(exchange: NamedDependency[Exchange]) -> Response[ScoreReply]:
     passages, at = await exchange.passages("rank", texts, images, at)
     query = queries[0] if len(queries) == 1 else queries
     ranking = await exchange.rank(
-        RankRequest(query, passages, truncate=truncate, limits=limits, blanks=True),
+        RankRequest(
+            query,
+            passages,
+            payload.instruction,
+            truncate=truncate,
+            limits=limits,
+            blanks=True,
+        ),
         query_at=query_at,
         passages_at=at,
     )

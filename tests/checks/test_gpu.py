@@ -1,6 +1,7 @@
 """`make test-gpu` without a GPU: it says so, and checks that need none run on the CPU."""
 
 import io
+import struct
 import subprocess
 import sys
 import tarfile
@@ -44,9 +45,10 @@ def test_without_a_gpu_it_says_so(
 
 
 @pytest.mark.heavy
-def test_what_needs_no_gpu_runs_on_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("model", ["tiny", "qwen3-tiny"])
+def test_what_needs_no_gpu_runs_on_the_cpu(capsys: pytest.CaptureFixture[str], model: str) -> None:
     chosen = ["onnx_fp16", "cuda_fp16", "neighbours", "cuda_graphs", "memory"]
-    assert main(["--device", "cpu", "--model", "tiny", "--only", *chosen]) == 0
+    assert main(["--device", "cpu", "--model", model, "--only", *chosen]) == 0
     lines = capsys.readouterr().out.splitlines()
     states = {line.split()[0]: line[26:35].strip() for line in lines[1:-1]}
     assert states == {**dict.fromkeys(chosen, "passed"), "memory": "not here"}
@@ -119,6 +121,29 @@ def test_a_packed_wheel_is_what_use_bundled_unpacks(
         assert (folder / "site" / name).read_bytes() == data
     assert main_of_pack([str(wheel), "--out", str(tmp_path / "other")]) == 0
     assert "1 pieces in" in capsys.readouterr().out
+
+
+def test_code_for_other_cards_is_left_out_of_a_packed_wheel(tmp_path: Path) -> None:
+    """A library with a fat binary of three images, and the magic's bytes by chance."""
+
+    def image(kind: int, capability: int, code: bytes) -> bytes:
+        header = struct.pack("<HHIQ12xI32x", kind, 0, 64, len(code), capability)
+        return header + code
+
+    images = (image(2, 80, b"a" * 40), image(2, 90, b"b" * 40), image(1, 90, b"c" * 40))
+    fat = struct.pack("<4sHHQ", b"\x50\xed\x55\xba", 1, 16, sum(map(len, images)))
+    library = b"ELF" + b"\x50\xed\x55\xba" + b"x" * 30 + fat + b"".join(images) + b"rest"
+    wheel = tmp_path / "ort-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("ort/capi/libonnxruntime_providers_cuda.so", library)
+        archive.writestr("ort/capi/libonnxruntime.so.1.31.1", b"for programs in C")
+    (piece,) = pack(wheel, tmp_path / "out", keep=[90])
+    with tarfile.open(tmp_path / "out" / piece, "r:xz") as tar:
+        (member,) = tar.getmembers()
+        file = tar.extractfile(member)
+        assert file is not None
+        found = file.read()
+    assert found == library.replace(b"a" * 40, bytes(40)).replace(b"c" * 40, bytes(40))
 
 
 def test_tau_counts_pairs() -> None:

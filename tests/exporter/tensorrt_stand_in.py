@@ -149,6 +149,14 @@ class TensorRt:
             if fails == "build":
                 logger.log(ILogger.Severity.WARNING, "never mind")
                 logger.log(ILogger.Severity.ERROR, "no kernel for this layer")
+            in_parts = [
+                isinstance(one, IAttentionInputLayer) and one.attention.decomposable
+                for one in layers
+                if one.type == LayerType.ATTENTION_INPUT
+            ]
+            if fails == "fusion" and not all(in_parts):
+                logger.log(ILogger.Severity.ERROR, "no fused kernel for this attention")
+                return None
             if fails == "build" or not going:
                 return None
             profiles = [profile.shapes for profile in config.profiles]

@@ -8,8 +8,8 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaModel
 
 from exporter.architectures.config import Config
-from exporter.architectures.llama_bidirectional import rotary_frequencies
-from exporter.architectures.pooling import POOLINGS, pool, visible
+from exporter.architectures.pooling import POOLINGS, padding_behind, pool, visible
+from exporter.architectures.rope import rotary_frequencies
 from exporter.checkpoint import load_model, read_checkpoint
 from tests.tiny_checkpoints import BERT, LLAMA, write_bert, write_llama
 
@@ -60,12 +60,14 @@ def test_llama_gives_transformers_scores(tmp_path: Path, causal: bool) -> None:
 
 def test_both_rope_spellings_mean_the_same() -> None:
     v5 = {k: v for k, v in LLAMA.items() if not k.startswith("rope")} | ROPE_V5
-    assert torch.equal(rotary_frequencies(Config(LLAMA)), rotary_frequencies(Config(v5)))
+    assert torch.equal(rotary_frequencies(Config(LLAMA), 16), rotary_frequencies(Config(v5), 16))
 
 
 def test_rope_scaling_is_honoured() -> None:
     plain = LLAMA | {"rope_scaling": None}
-    assert not torch.equal(rotary_frequencies(Config(LLAMA)), rotary_frequencies(Config(plain)))
+    assert not torch.equal(
+        rotary_frequencies(Config(LLAMA), 16), rotary_frequencies(Config(plain), 16)
+    )
 
 
 def test_temperature_divides_the_logit(tmp_path: Path) -> None:
@@ -157,9 +159,15 @@ def test_a_row_of_padding_alone_is_finite(tmp_path: Path, pooling: str) -> None:
 
 def test_every_token_sees_itself() -> None:
     mask = torch.tensor([[0, 0, 1, 1]])
-    assert visible(mask, causal=True)[0, 0].diagonal().all()
-    assert visible(mask, causal=True)[0, 0, 3].tolist() == [False, False, True, True]
-    assert visible(mask, causal=False)[0, 0, 2].tolist() == [False, False, True, True]
+    assert visible(mask)[0, 0].diagonal().all()
+    assert visible(mask)[0, 0, 2].tolist() == [False, False, True, True]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_moved_behind_each_row(side: str) -> None:
+    ids, mask = padding_behind(*padded(torch.tensor([[3, 4, 5]]), 2, side))
+    assert ids.tolist() == [[3, 4, 5, 0, 0]]
+    assert mask.tolist() == [[1, 1, 1, 0, 0]]
 
 
 @pytest.mark.parametrize("write", [write_llama, write_bert])

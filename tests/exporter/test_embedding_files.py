@@ -111,8 +111,8 @@ def test_prompts_become_prefixes(
 @pytest.mark.parametrize(
     ("types", "named"),
     [
-        (("Transformer", "Pooling", "Dense", "Normalize"), "has the module Dense"),
-        (("Transformer", "Pooling", "Normalize", "Dense"), "has the module Dense"),
+        (("Transformer", "Pooling", "CNN", "Normalize"), "has the module CNN"),
+        (("Transformer", "Pooling", "Normalize", "Dense"), "Normalize, Dense, wanted"),
         (("Transformer", "WeightedLayerPooling"), "has the module WeightedLayerPooling"),
         (("Transformer",), "has the modules Transformer, wanted"),
         (("Transformer", "Normalize", "Pooling"), "Transformer, Normalize, Pooling, wanted"),

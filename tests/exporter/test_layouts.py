@@ -220,7 +220,9 @@ def test_two_labels_are_logged_and_witnessed(
     checkpoint = read_checkpoint(str(with_two_labels(write_llama(tmp_path / "llama"))))
     assert "two labels ('no' and 'yes'); the exported logit is logit[1]" in capsys.readouterr().err
     found = draft(
-        checkpoint, choose_profile(None, checkpoint.architecture), load_target_profile("cpu-fp32")
+        checkpoint,
+        choose_profile(None, checkpoint.architecture, checkpoint.kind),
+        load_target_profile("cpu-fp32"),
     )
     assert found.manifest.origins["logit"] == "two labels of config.json: logit[1] - logit[0]"
     assert found.manifest.activation == "sigmoid"
@@ -248,7 +250,9 @@ def test_a_pad_token_without_an_embedding_stays_out_of_the_tokenizer(
     directory = with_a_pad_token_past_the_vocabulary(write_llama(tmp_path / "llama"))
     checkpoint = read_checkpoint(str(directory))
     found = draft(
-        checkpoint, choose_profile(None, checkpoint.architecture), load_target_profile("cpu-fp32")
+        checkpoint,
+        choose_profile(None, checkpoint.architecture, checkpoint.kind),
+        load_target_profile("cpu-fp32"),
     )
     assert "'[PAD]' has no row in the embeddings" in capsys.readouterr().err
     specials = found.manifest.special_tokens

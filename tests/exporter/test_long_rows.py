@@ -45,6 +45,13 @@ def attention(element: int = TensorProto.FLOAT, **attributes: int) -> ModelProto
     return helper.make_model(graph, opset_imports=opset, ir_version=10)
 
 
+def causal_attention() -> ModelProto:
+    """The same without a mask, in the operator's causal form."""
+    model = attention(is_causal=1)
+    del model.graph.node[0].input[3]
+    return model
+
+
 def run(model: ModelProto, length: int, dtype: type = np.float32) -> np.ndarray:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
@@ -83,7 +90,16 @@ def test_half_precision_stays_half_precision() -> None:
     assert np.abs(found.astype(np.float32) - wanted.astype(np.float32)).max() < 1e-3
 
 
-def test_a_causal_node_is_left_alone() -> None:
+@pytest.mark.parametrize("length", [1, LONG_ROW_TOKENS, LONG_ROW_TOKENS + 1, 3000])
+def test_pieces_of_a_causal_node_see_what_precedes_them(length: int) -> None:
+    model, wanted = causal_attention(), run(causal_attention(), length)
+    chunk_model(model)
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node][-1] == "If"
+    assert np.abs(run(model, length) - wanted).max() < 1e-6
+
+
+def test_a_causal_node_with_a_mask_is_left_alone() -> None:
     model = attention(is_causal=1)
     chunk_model(model)
     assert [node.op_type for node in model.graph.node] == ["Attention"]

@@ -62,7 +62,16 @@ def test_a_plan_is_strongly_typed_and_takes_the_targets_shapes(tmp_path: Path) -
         for shapes in (((1, 3), (16, 256), (64, 512)), ((1, 3), (4, 2048), (8, 4096)))
     ]
     assert output == ["Building: 2 steps", "Building: step 1 of 2"]
-    assert trt.seen.layers[1].attention.decomposable  # no fused kernel is no reason to fail
+    assert not trt.seen.layers[1].attention.decomposable  # or slow kernels would go unseen
+
+
+def test_attention_that_cannot_be_fused_is_said_and_compiled_in_parts(tmp_path: Path) -> None:
+    trt = TensorRt(fails="fusion")
+    output = compiled(tmp_path, trt)
+    assert (tmp_path / "model.plan").read_bytes().endswith(TEXTS)
+    assert trt.seen.layers[1].attention.decomposable
+    (said,) = (line for line in output if "cannot fuse" in line)
+    assert "all 1 layers (no fused kernel for this attention)" in said
 
 
 def test_images_bring_as_many_tiles_as_fit_into_a_call() -> None:

@@ -13,6 +13,7 @@ from exporter.checkpoint import read_checkpoint
 from exporter.errors import CheckpointRefused
 from exporter.pipeline import ExportArgs, export
 from exporter.tokens import CheckpointTokenizer, load_tokenizer
+from runtime.errors import InputTooLong
 from runtime.requests import RankRequest
 from runtime.text import PairEncoder
 
@@ -50,24 +51,35 @@ TAILS = ("", "\nRelevant:", "ing of sheep", " \n", "<|end_of_text|>\n", ".\n\n<|
 def test_of_a_pair_that_is_too_long_the_runtime_keeps_the_same_tokens(
     tail: str, tiny_llama_checkpoint: Path
 ) -> None:
-    """Whatever the limit leaves: some of the passage, none of it, or not even all of the query."""
+    """Whatever the limit leaves: some of the passage, none of it, or not even all of the query; and
+    always what is behind the passage."""
     template = TEMPLATE + tail
     loaded = load_tokenizer(tiny_llama_checkpoint, "llama_bidirec")
     plain = tokenizers.Tokenizer.from_file(str(tiny_llama_checkpoint / "tokenizer.json"))
     pair = "What is machine learning?", "Machine learn is a subset of AI, said the farmer.\n Sheep"
     whole, cut = CheckpointTokenizer(loaded, tiny_llama_checkpoint, template, 1000).encode(*pair)
     assert not cut
-    behind = len(plain.encode(tail, add_special_tokens=False).ids)
+    behind = bool(tail)
+    head = len(plain.encode(TEMPLATE.replace("{query}", pair[0]).replace("{passage}", pair[1])).ids)
+    # The tail, which may have another first token behind a passage, and BOS.
+    shortest = len(whole.token_ids) - head + 1
     for limit in range(1, len(whole.token_ids)):
         ours = CheckpointTokenizer(loaded, tiny_llama_checkpoint, template, limit)
+        request = RankRequest(pair[0], [pair[1]], truncate="END")
+        encoder = PairEncoder(plain, template, limit)
+        if behind and limit < shortest:
+            with pytest.raises(CheckpointRefused, match="must not be cut"):
+                ours.encode(*pair)
+            with pytest.raises(InputTooLong):
+                encoder.encode(request)
+            continue
         found, cut = ours.encode(*pair)
-        served = PairEncoder(plain, template, limit).encode(
-            RankRequest(pair[0], [pair[1]], truncate="END")
-        )
+        served = encoder.encode(request)
         assert found.token_ids == served.rows[0].token_ids.tolist()
         assert (cut, len(found.token_ids)) == (True, limit)
-        if limit > behind + 1:
-            assert plain.decode(found.token_ids, skip_special_tokens=False).endswith(tail)
+        if behind:
+            shown = plain.decode(found.token_ids, skip_special_tokens=False)
+            assert shown.endswith(tail.lstrip())
 
 
 def test_a_tokenizer_json_is_made_where_there_is_none(

@@ -173,7 +173,7 @@ def unreadable(folder: Path) -> dict[str, tuple[Any, str]]:
     cut = Image.open(BytesIO(PICTURE[: len(PICTURE) // 2]))
     kinds = "is not an image: wanted a file of PNG, JPEG, WebP, GIF, BMP or TIFF"
     return {
-        "base64": (
+        "long": (
             "A" * 3000,
             "A" * 200 + "… (3000 characters; base64 is no path: pass the bytes)",
         ),

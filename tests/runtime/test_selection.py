@@ -81,7 +81,10 @@ def manifest(
         (ONNX, "ort-tensorrt-fp16", True, H100, ["onnxruntime-cuda"]),
         # Operators of ONNX Runtime's own are unknown to TensorRT.
         (AUTO, "cuda-fp16", False, H100, ["onnxruntime-cuda"]),
-        (AUTO, "cpu-fp32", False, H100, [*CUDA_ORDER, "onnxruntime-cpu"]),
+        # ONNX Runtime's TensorRT provider chooses types of its own: only what was proven on it.
+        (AUTO, "cpu-fp32", False, H100, ["onnxruntime-cuda", "onnxruntime-cpu"]),
+        (AUTO, "tensorrt-fp16", False, H100, ["onnxruntime-cuda"]),
+        (AUTO, "tensorrt-fp16", True, H100, ["tensorrt", "onnxruntime-cuda"]),
         (ONNX, "cpu-fp32", False, H100, ["onnxruntime-cuda", "onnxruntime-cpu"]),
         (AUTO, "cuda-fp16", False, None, ["onnxruntime-cpu"]),
         (AUTO, "cuda-fp16", True, None, ["onnxruntime-cpu"]),
@@ -230,15 +233,13 @@ def test_a_gpu_that_fails_is_worth_another_start_and_a_missing_one_is_not(
     def opening(name: str, directory: Path, setup: EngineSetup) -> MockEngine:
         if name == "onnxruntime-cuda":
             raise raised
-        if name == "onnxruntime-tensorrt":
-            raise EngineUnavailable("no libnvinfer here")
         return MockEngine()
 
     monkeypatch.setattr(selection, "open_engine", opening)
     monkeypatch.setattr(selection, "find_gpu", lambda: H100)
     described = manifest("cpu-fp32")
     own_target = load_target_profile("cpu-fp32")
-    with pytest.raises(EngineError, match=r"no libnvinfer.*the target that runs on onnxrun"):
+    with pytest.raises(EngineError, match=r"not onnxruntime-cuda.*the target that runs on onnxrun"):
         open_best(tmp_path, AUTO, described, own_target, EngineOptions())
     raised = EngineUnavailable("no CUDA here")
     assert open_best(tmp_path, AUTO, described, own_target, EngineOptions()).device == "cpu"
@@ -260,12 +261,9 @@ def test_a_gpu_that_is_lost_ends_the_choice(
 @pytest.mark.parametrize(
     ("target", "plan", "most", "allowed", "chosen"),
     [
-        # A graph for 8192 tokens is not cut to the 512 that ONNX Runtime's TensorRT compiles for,
-        ("cpu-fp32", False, 8192, None, "onnxruntime-cuda"),
-        ("cpu-fp32", False, 8192, 513, "onnxruntime-cuda"),
-        # unless nobody wants longer rows.
-        ("cpu-fp32", False, 8192, 512, "onnxruntime-tensorrt"),
-        ("cpu-fp32", False, 512, None, "onnxruntime-tensorrt"),
+        # Rows are not cut to the 512 tokens that ONNX Runtime's TensorRT compiles for,
+        ("ort-tensorrt-fp16", False, 512, 513, "onnxruntime-cuda"),
+        # unless nobody wants longer ones.
         ("ort-tensorrt-fp16", False, 512, None, "onnxruntime-tensorrt"),
         # A plan is what somebody built for its shapes; a length that was asked for goes first.
         ("tensorrt-fp16", True, 8192, None, "tensorrt"),

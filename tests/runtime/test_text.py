@@ -85,8 +85,7 @@ TAILED = "ask:{query}\npassage:{passage}\nanswer:"
         ("START", 24, "ask:why\npassage:\nanswer:"),
         ("END", 12, "ask:\nanswer:"),
         ("START", 12, "age:\nanswer:"),
-        ("END", 5, "\nansw"),
-        ("START", 5, "swer:"),
+        ("END", 8, "\nanswer:"),
     ],
 )
 def test_a_tail_outlives_the_passage_and_the_query(

@@ -45,6 +45,7 @@ BAD_VALUES = {
     "RERANK_ALLOWED_HOSTS": [",", "a.example:8000", "*.example"],
     "RERANK_MODEL_CONTROL": ["explicit"],
     "RERANK_OVERLOAD_STATUS": ["500", "0503"],
+    "RERANK_PLAIN_SPECIAL_TOKENS": ["maybe"],
     "RERANK_TOO_LONG_STATUS": ["413"],
     "NIM_HTTP_API_PORT": ["0", "65536", "http"],
     "NIM_SERVER_PORT": ["0"],

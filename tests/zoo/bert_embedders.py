@@ -142,7 +142,39 @@ CASES = (
         "Dense",
         sentence_files.embedder(modules=("Transformer", "Pooling", "Dense")),
         dense("2_Dense", 32, 16),
-        refused="Dense",
+    ),
+    embedder(
+        "Dense with Tanh, LayerNorm, Normalize",
+        sentence_files.embedder(
+            6, modules=("Transformer", "Pooling", "Dense", "LayerNorm", "Normalize")
+        ),
+        dense("2_Dense", 32, 16, activation_function="torch.nn.modules.activation.Tanh"),
+        sentence_files.layer_norm("3_LayerNorm", 16),
+    ),
+    embedder(
+        "two Dense of other sizes",
+        sentence_files.embedder(6, modules=("Transformer", "Pooling", "Dense", "Dense")),
+        dense("2_Dense", 32, 48, bias=False, activation_function="torch.nn.Identity"),
+        dense("3_Dense", 32, 16),
+        refused="takes vectors of 32 components",
+    ),
+    embedder(
+        "Dense with an activation of one's own",
+        sentence_files.embedder(6, modules=("Transformer", "Pooling", "Dense")),
+        dense("2_Dense", 32, 16, activation_function="mine.Swish"),
+        refused="activation_function",
+    ),
+    embedder(
+        "Dense with a residual",
+        sentence_files.embedder(6, modules=("Transformer", "Pooling", "Dense")),
+        dense("2_Dense", 32, 16, use_residual=True),
+        refused="use_residual",
+    ),
+    embedder(
+        "Dense of the tokens",
+        sentence_files.embedder(6, modules=("Transformer", "Pooling", "Dense")),
+        dense("2_Dense", 32, 16, module_input_name="token_embeddings"),
+        refused="module_input_name",
     ),
     embedder("truncate_dim 8", sentence_files.embedder(6, truncate_dim=8), refused="truncate_dim"),
     embedder(

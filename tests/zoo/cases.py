@@ -4,11 +4,14 @@ from tests.zoo import (
     adapted,
     bert_embedders,
     bert_rankers,
+    decoders,
     encoders,
+    gemma,
     layouts,
     llama,
     options,
     others,
+    qwen,
 )
 from tests.zoo.case import Case
 
@@ -17,6 +20,9 @@ CASES: tuple[Case, ...] = (
     *bert_embedders.CASES,
     *encoders.CASES,
     *llama.CASES,
+    *decoders.CASES,
+    *gemma.CASES,
+    *qwen.CASES,
     *layouts.CASES,
     *adapted.CASES,
     *options.CASES,

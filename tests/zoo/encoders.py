@@ -6,9 +6,10 @@ import torch
 from tokenizers import Tokenizer, processors
 
 from tests.zoo import harmless, sentence_files, vocabularies
-from tests.zoo.families import DEBERTA, FULL, MODERNBERT, ROBERTA, SLIDING, XLM_ROBERTA
+from tests.zoo.families import CAMEMBERT, DEBERTA, FULL, MODERNBERT, ROBERTA, SLIDING, XLM_ROBERTA
 from tests.zoo.folders import ABSENT, config, edited, file, tokenizer_config, without
-from tests.zoo.weights import dropped, joined, renamed
+from tests.zoo.sentence_files import dense
+from tests.zoo.weights import cast, dropped, joined, renamed
 
 
 def _vocabulary_and_merges(directory: Path) -> None:
@@ -46,6 +47,12 @@ _ROPE_5 = {
     FULL: {"rope_theta": 160000.0, "rope_type": "default"},
     SLIDING: {"rope_theta": 10000.0, "rope_type": "default"},
 }
+_GELU = "torch.nn.modules.activation.GELU"
+_ETTIN = (
+    dense("2_Dense", 32, 32, bias=False, activation_function=_GELU),
+    sentence_files.layer_norm("3_LayerNorm", 32),
+    dense("4_Dense", 32, 1, module_output_name="scores"),
+)
 _OTHERS = (
     XLM_ROBERTA.ranker(
         "tokenizer.json of transformers 4",
@@ -221,11 +228,42 @@ _OTHERS = (
             "classifier_bias": True,
         },
     ),
-    MODERNBERT.embedder(
-        "a modular CrossEncoder (ettin)",
-        sentence_files.embedder(6, modules=("Transformer", "Pooling", "Dense")),
-        edited("config_sentence_transformers.json", model_type="CrossEncoder"),
-        refused="Dense",
+    *(
+        family.modular(
+            "ettin",
+            sentence_files.modular("Dense", "LayerNorm", "Dense"),
+            *_ETTIN,
+        )
+        for family in (MODERNBERT, XLM_ROBERTA)
+    ),
+    MODERNBERT.modular(
+        "mean",
+        sentence_files.modular("Dense", pooling="mean"),
+        dense("2_Dense", 32, 1, module_output_name="scores"),
+    ),
+    MODERNBERT.modular(
+        "bf16",
+        cast(torch.bfloat16),
+        sentence_files.modular("Dense", "LayerNorm", "Dense"),
+        *_ETTIN,
+    ),
+    MODERNBERT.modular(
+        "no scores",
+        sentence_files.modular("Dense"),
+        dense("2_Dense", 32, 1),
+        refused="gives 'sentence_embedding'",
+    ),
+    MODERNBERT.modular(
+        "three scores",
+        sentence_files.modular("Dense"),
+        dense("2_Dense", 32, 3, module_output_name="scores"),
+        refused="gives 3 scores",
+    ),
+    MODERNBERT.modular(
+        "default prompt",
+        sentence_files.modular("Dense", prompts={"q": "find: "}, default_prompt_name="q"),
+        dense("2_Dense", 32, 1, module_output_name="scores"),
+        refused="default_prompt_name",
     ),
     DEBERTA.ranker("two token types", changes={"type_vocab_size": 2}),
     DEBERTA.ranker(
@@ -271,6 +309,9 @@ CASES = (
     *XLM_ROBERTA.embedders(),
     *ROBERTA.rankers(),
     *ROBERTA.embedders(),
+    CAMEMBERT.ranker("fp32"),
+    CAMEMBERT.ranker("bf16", cast(torch.bfloat16)),
+    CAMEMBERT.embedder("sentence-transformers 3, mean", sentence_files.embedder()),
     *MODERNBERT.rankers(),
     *MODERNBERT.embedders(),
     *DEBERTA.rankers(),

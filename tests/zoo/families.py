@@ -103,6 +103,12 @@ class Family:
         base = self.folder(self.embeds)
         return Case(f"{self.name} embedder", layout, (base, *steps), witness, **expected)
 
+    def modular(self, layout: str, *steps: Step, **expected: Any) -> Case:
+        """A body whose score sentence-transformers' modules make; their files come with `steps`."""
+        assert self.embeds is not None
+        name, base = f"{self.name} modular cross-encoder", self.folder(self.embeds)
+        return Case(name, layout, (base, *steps), Ranker, **expected)
+
     def rankers(self) -> tuple[Case, ...]:
         """What users of every family have."""
         return (
@@ -169,6 +175,17 @@ ROBERTA = Family(
     _ROBERTA | {"model_type": "roberta"},
     vocabularies.roberta,
     "RobertaTokenizer",
+    vocabularies.ANGLES,
+    None,
+    ("query", "value"),
+)
+CAMEMBERT = Family(
+    "CamemBERT",
+    "CamembertForSequenceClassification",
+    "CamembertModel",
+    _ROBERTA | {"model_type": "camembert", "bos_token_id": 5, "eos_token_id": 6},
+    vocabularies.camembert,
+    "CamembertTokenizer",
     vocabularies.ANGLES,
     None,
     ("query", "value"),

@@ -388,11 +388,5 @@ _EMBEDDERS = (
         dense("2_Dense", 32, 16),
         refused="Dense",
     ),
-    embedder(
-        "saved by NeMo as LlamaModel",
-        config(architectures=["LlamaModel"], model_type="llama", is_causal=False),
-        sentence_files.embedder(6),
-        refused="LlamaModel",
-    ),
 )
 CASES = (*_RANKERS, *_EMBEDDERS)

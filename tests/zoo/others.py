@@ -23,22 +23,13 @@ _SIZES: dict[str, Any] = {
 _ONE = {"num_labels": 1}
 _Row = tuple[str, str, str, dict[str, Any]]
 _RANKERS: tuple[_Row, ...] = (
-    ("Qwen3-Reranker", "qwen3", "Qwen3ForCausalLM", {}),
-    ("Qwen3 classifier", "qwen3", "Qwen3ForSequenceClassification", _ONE),
-    ("mxbai-rerank-v2", "qwen2", "Qwen2ForCausalLM", {}),
     ("bge-reranker-v2-gemma", "gemma", "GemmaForCausalLM", {}),
-    ("Llama classifier", "llama", "LlamaForSequenceClassification", _ONE),
-    ("Mistral classifier", "mistral", "MistralForSequenceClassification", _ONE),
     ("Electra cross-encoder", "electra", "ElectraForSequenceClassification", _ONE),
     ("DistilBERT cross-encoder", "distilbert", "DistilBertForSequenceClassification", _ONE),
-    ("CamemBERT cross-encoder", "camembert", "CamembertForSequenceClassification", _ONE),
     ("MPNet cross-encoder", "mpnet", "MPNetForSequenceClassification", _ONE),
     ("ALBERT cross-encoder", "albert", "AlbertForSequenceClassification", _ONE),
 )
 _EMBEDDERS: tuple[_Row, ...] = (
-    ("Qwen3-Embedding", "qwen3", "Qwen3Model", {}),
-    ("Nemotron-3-Embed", "ministral3", "Ministral3Model", {"is_causal": False}),
-    ("EmbeddingGemma", "gemma3_text", "Gemma3TextModel", {}),
     ("nomic-embed", "nomic_bert", "NomicBertModel", {}),
     ("MPNet embedder", "mpnet", "MPNetModel", {}),
     ("gte-multilingual", "gte", "GteModel", {}),

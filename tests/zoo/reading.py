@@ -29,10 +29,12 @@ def read(directory: Path, args: ExportArgs) -> Answers:
     """
     target = load_target_profile("cpu-fp32")
     checkpoint = read_checkpoint(str(directory), args.adapter, pooling=args.pooling)
-    profile = choose_profile(args.profile, checkpoint.architecture)
-    wishes = ExportArgs(template=args.template, prefixes=args.prefixes)
+    profile = choose_profile(args.profile, checkpoint.architecture, checkpoint.kind)
+    wishes = ExportArgs(template=args.template, prefixes=args.prefixes, max_tokens=args.max_tokens)
     found = draft(checkpoint, profile, target, wishes)
-    own = own_reading(load_model(checkpoint), found.tokenizer, found.manifest, "it reads alone")
+    own = own_reading(
+        load_model(found.checkpoint), found.tokenizer, found.manifest, "it reads alone"
+    )
     texts = None
     if isinstance(own, RankWitness):
         tokens, numbers = zip(*(own.score(*pair) for pair in PAIRS), strict=True)

@@ -16,6 +16,7 @@ _NEW_CLASSES = {
     "Pooling": "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
     "Normalize": "sentence_transformers.base.modules.normalize.Normalize",
     "Dense": "sentence_transformers.base.modules.dense.Dense",
+    "LogitScore": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
     "LayerNorm": "sentence_transformers.sentence_transformer.modules.layer_norm.LayerNorm",
 }
 _OLD_MODES = {
@@ -79,6 +80,24 @@ def cross_encoder(*, modules: Sequence[str] = ("Transformer",), **settings: Any)
     return step
 
 
+def judge(yes: int | None, no: int | None, *, chat: bool = True, **settings: Any) -> Step:
+    """The files of a CrossEncoder of version 6 that scores by a language model's next token."""
+
+    def step(directory: Path) -> None:
+        cross_encoder(modules=("Transformer", "LogitScore"), **settings)(directory)
+        text = {"method": "forward", "method_output_name": "logits"}
+        body = {
+            "transformer_task": "text-generation",
+            "modality_config": messages("logits") if chat else {"text": text},
+            "module_output_name": "causal_logits",
+        }
+        write_json(directory / "sentence_bert_config.json", body)
+        head = {"true_token_id": yes, "false_token_id": no, "module_input_name": "causal_logits"}
+        write_json(directory / "1_LogitScore/config.json", head)
+
+    return step
+
+
 def messages(output: str) -> dict[str, Any]:
     """The modalities that version 6 writes where the tokenizer has a chat template."""
     text = {"method": "forward", "method_output_name": output}
@@ -101,7 +120,35 @@ def dense(folder: str, inputs: int, outputs: int, **settings: Any) -> Step:
             "linear.weight": -2 * drawn(outputs, inputs, seed=3).abs(),
             "linear.bias": torch.full((outputs,), 0.5),
         }
+        if not content["bias"]:
+            del tensors["linear.bias"]
         save(tensors, directory / folder / "model.safetensors")
+
+    return step
+
+
+def layer_norm(folder: str, size: int) -> Step:
+    """The folder of a LayerNorm module."""
+
+    def step(directory: Path) -> None:
+        write_json(directory / folder / "config.json", {"dimension": size})
+        tensors = {
+            "norm.weight": 1 + drawn(size, 1).squeeze(),
+            "norm.bias": drawn(size, 1).squeeze(),
+        }
+        save(tensors, directory / folder / "model.safetensors")
+
+    return step
+
+
+def modular(*modules: str, pooling: str = "cls", **settings: Any) -> Step:
+    """The files of a CrossEncoder of version 6 whose score the `modules` behind Pooling make."""
+
+    def step(directory: Path) -> None:
+        names = ("Transformer", "Pooling", *modules)
+        embedder(6, modules=names, pooling=pooling)(directory)
+        activation = {"activation_fn": "torch.nn.modules.linear.Identity"}
+        _write_settings(directory, 6, "CrossEncoder", activation | settings)
 
     return step
 

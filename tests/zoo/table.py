@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.zoo import targets
 from tests.zoo.case import Case
 from tests.zoo.cases import CASES
 
@@ -19,6 +20,12 @@ Families, folder layouts, and what the export makes of them. The tests make each
 checkpoint. *agrees*: tokens and numbers are within 1e-4 of those of the loader that users have.
 *refused*: the export ends with a message that has these words. `make docs` writes this page.
 """
+_TARGETS = """\
+## Targets
+
+Families that are exported for every one of these targets, and what each proves against its witness.
+The graph for CUDA is proven on the CPU. `make test-heavy` makes all of them.
+"""
 AGREES, REFUSED = "agrees", "refused"
 
 
@@ -28,7 +35,7 @@ def result(case: Case) -> str:
 
 
 def markdown(cases: Sequence[Case]) -> str:
-    """The page: a table of counts, and a table for each family."""
+    """The page: a table of counts, one of targets, and one for each family."""
     families = {f: list(c) for f, c in itertools.groupby(sorted(cases, key=_family), key=_family)}
     words = (AGREES, REFUSED)
     lines = [_INTRODUCTION, f"| family | {' | '.join(words)} |", "|---|---|---|"]
@@ -37,6 +44,7 @@ def markdown(cases: Sequence[Case]) -> str:
         lines.append(f"| {family} | {' | '.join(str(counts[word]) for word in words)} |")
     counts = Counter(map(result, cases))
     lines.append(f"| all | {' | '.join(str(counts[word]) for word in words)} |")
+    lines += ["", _TARGETS, *targets.table(cases)]
     for family, members in families.items():
         lines += ["", f"## {family}", "", "| layout | result |", "|---|---|"]
         lines += [f"| {case.layout} | {_result(case)} |" for case in members]

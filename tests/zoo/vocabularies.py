@@ -35,6 +35,8 @@ ANGLES = {
     "mask_token": "<mask>",
 }
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+QWEN = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 LLAMA = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
 
 
@@ -61,12 +63,16 @@ def word_piece(*, lowercase: bool = True) -> Tokenizer:
 
 
 def byte_level(
-    special: Sequence[str], *, single: str, pair: str, normalizer: normalizers.Normalizer | None
+    special: Sequence[str],
+    *,
+    single: str,
+    pair: str,
+    normalizer: normalizers.Normalizer | None,
+    spelled: Sequence[str] = (),
 ) -> Tokenizer:
-    """Byte-level BPE whose merges spell some words from their beginnings."""
-    merges = list(
-        dict.fromkeys(_merges(("Ġlearning", "Ġthe", "Ġnetworks", "assage", "query", "ing")))
-    )
+    """Byte-level BPE whose merges spell some words from their beginnings, those `spelled` too."""
+    words = ("Ġlearning", "Ġthe", "Ġnetworks", "assage", "query", "ing", *spelled)
+    merges = list(dict.fromkeys(_merges(words)))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = dict.fromkeys([*special, *alphabet, *(left + right for left, right in merges)])
     vocabulary = {piece: number for number, piece in enumerate(pieces)}
@@ -88,6 +94,21 @@ def llama(*, adds_eos: bool = False) -> Tokenizer:
     return byte_level(
         [BOS, EOS], single=f"{BOS} $A{end}", pair=f"{BOS} $A {BOS} $B{end}", normalizer=None
     )
+
+
+def qwen(*, adds_eos: bool = False) -> Tokenizer:
+    """Adds nothing to a text, or what embeddings are taken from; its thoughts are added tokens that
+    are not special."""
+    single, pair = ("$A <|endoftext|>", "$A $B <|endoftext|>") if adds_eos else ("$A", "$A $B")
+    tokenizer = byte_level(
+        QWEN_SPECIAL,
+        single=single,
+        pair=pair,
+        normalizer=normalizers.NFC(),
+        spelled=("yes", "no", "Judge", "Ċ<"),
+    )
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in ("<think>", "</think>")])
+    return tokenizer
 
 
 def roberta() -> Tokenizer:
@@ -118,7 +139,17 @@ def modernbert() -> Tokenizer:
 
 def xlm_roberta() -> Tokenizer:
     """XLM-R's, as transformers 5 saves it for a checkpoint without a table of characters."""
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    return _bridged(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+
+
+def camembert() -> Tokenizer:
+    """CamemBERT's, which keeps the places of fairseq's first tokens unused."""
+    unused = ["<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"]
+    return _bridged([*unused, "<s>", "</s>", "<mask>"])
+
+
+def _bridged(special: list[str]) -> Tokenizer:
+    """Unigram's words; </s> </s> stands between the texts of a pair."""
     tokenizer = _unigram(special, "<unk>")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
@@ -126,7 +157,7 @@ def xlm_roberta() -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
         pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 0), ("</s>", 2)],
+        special_tokens=[(token, special.index(token)) for token in ("<s>", "</s>")],
     )
     return tokenizer
 

@@ -2,6 +2,8 @@
 
 import pytest
 
+from runtime.engines import gpu_errors
+from runtime.engines.cudart import CudaFailed
 from runtime.engines.gpu_errors import classify_gpu_error
 from runtime.errors import DeviceLost, EngineError, OutOfMemory, ServingError
 
@@ -39,3 +41,35 @@ def test_a_failure_is_understood(text: str, kind: type[ServingError]) -> None:
 def test_callers_read_nothing_of_the_inside() -> None:
     for text in ("CUDA failure 2: out of memory ; hostname=x", "CUDA failure 700 ; hostname=x"):
         assert "hostname" not in str(classify_gpu_error("onnxruntime-cuda", text))
+
+
+class Device:
+    """The CUDA runtime of a device in which an earlier kernel has failed with `code`; 0: none."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def wait(self, stream: int) -> None:
+        if self.code:
+            raise CudaFailed("cudaStreamSynchronize", self.code, "failed")
+
+
+@pytest.mark.parametrize(("code", "kind"), [(0, EngineError), (2, EngineError), (700, DeviceLost)])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUBLAS failure 13: the GPU program failed to execute ; GPU=0 ; hostname=x",
+        "CUBLAS failure 14: an internal operation failed ; GPU=0",
+        "cuDNN failed: CUDNN_STATUS_EXECUTION_FAILED",
+    ],
+)
+def test_an_earlier_fault_that_cublas_is_the_first_to_see_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, text: str, code: int, kind: type[ServingError]
+) -> None:
+    monkeypatch.setattr(gpu_errors, "open_cuda", lambda: Device(code))
+    assert type(classify_gpu_error("onnxruntime-cuda", text)) is kind
+
+
+def test_without_the_cuda_runtime_it_stays_an_error_of_the_engine() -> None:
+    found = classify_gpu_error("onnxruntime-cuda", "CUBLAS failure 13: failed to execute")
+    assert type(found) is EngineError

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from checks.ports import free_ports
+from tests.conftest import Exported
 from tests.server.in_process import InProcess, in_process
 from tests.server.surfaces.test_kserve import GRPC, HTTP, Triton
+from tests.zoo import targets
+from tests.zoo.cases import CASES
 
 QUERY = "How do vaccines protect against infection?"
 PASSAGES = [
@@ -103,12 +106,26 @@ RELEVANCES: dict[str, Ask] = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(rank_artifact: Path) -> Iterator[InProcess]:
-    """The tiny Llama, whose scores depend on every token."""
+OTHERS = [row.case for row in targets.ROWS if "embedder" not in row.case]
+
+
+@pytest.fixture(
+    scope="module", params=["", *(pytest.param(name, marks=pytest.mark.heavy) for name in OTHERS)]
+)
+def server(
+    request: pytest.FixtureRequest,
+    rank_artifact: Path,
+    exported: Exported,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[InProcess]:
+    """The tiny Llama, whose scores depend on every token; or another family's tiny checkpoint."""
+    artifact = rank_artifact
+    if request.param:
+        (case,) = (case for case in CASES if case.name == request.param)
+        artifact = exported(case.build(tmp_path_factory.mktemp("checkpoints") / case.name))
     over_http, over_grpc = map(str, free_ports(2))  # Triton's clients want a connection
     ports = {"NIM_HTTP_TRITON_PORT": over_http, "NIM_TRITON_GRPC_PORT": over_grpc}
-    with in_process({"RERANK_MODEL_DIR": str(rank_artifact), **ports}) as one:
+    with in_process({"RERANK_MODEL_DIR": str(artifact), **ports}) as one:
         yield one
 
 

@@ -1,0 +1,40 @@
+"""The prompt of rerankers that read query and passage as one text."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from runtime.errors import ProfileError
+from runtime.profile import INSTRUCTION
+
+
+@dataclass(frozen=True)
+class Template:
+    """What stands before the query, between the two texts, and behind the passage. `before` has the
+    field for an instruction if there is a default `instruction`."""
+
+    before: str
+    between: str
+    after: str
+    instruction: str | None = None
+
+    @classmethod
+    def parse(cls, template: str, instruction: str | None = None) -> Self:
+        """From a text with {query} and {passage}. Raises ProfileError."""
+        before, query, rest = template.partition("{query}")
+        between, passage, after = rest.partition("{passage}")
+        if not (query and passage):
+            raise ProfileError(
+                f"found the template {template!r}, wanted {{query}} followed by {{passage}} in it"
+            )
+        return cls(before, between, after, instruction)
+
+    def told(self, instruction: str | None) -> Self:
+        """The template with an `instruction`, or the default one, in its place."""
+        if self.instruction is None:
+            return self
+        before = self.before.replace(INSTRUCTION, instruction or self.instruction)
+        return replace(self, before=before, instruction=None)
+
+    def join(self, query: str, passage: str) -> str:
+        """The whole text."""
+        return f"{self.before}{query}{self.between}{passage}{self.after}"
