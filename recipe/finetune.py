@@ -69,12 +69,12 @@ def _check(settings: FinetuneConfig) -> None:
 
 def _check_base(settings: FinetuneConfig) -> None:
     import torch  # late: `rerank info` need not wait for it
-    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     from exporter.architectures import CROSS_ENCODERS, VISION
     from recipe.training.checkpoint import TEMPLATED, read_whole
 
-    known = ["none", *get_available_reporting_integrations()]
+    known = ["none", *get_available_reporting_integrations()]  # type: ignore[no-untyped-call]
     if settings.report_to not in known:
         raise BadConfig(
             f"found report_to = {settings.report_to}, wanted one whose package is installed: "
