@@ -96,7 +96,7 @@ def test_what_a_model_says_of_an_image_is_told_where_it_stands() -> None:
             locating_errors(passages=at),
         ):
             raise error
-        assert caught.value.location == at.images[1]
+        assert caught.value.location == at.images[1].place
 
 
 def test_a_part_of_a_text() -> None:
