@@ -69,7 +69,7 @@ def unchunk_attention(directory: Path) -> None:
 
 def _unwrapped(node: NodeProto) -> NodeProto:
     """The Attention node inside the If node of `_choice`, else a copy of `node`."""
-    if node.op_type != "If" or node.input[0] != f"{_PREFIX}is":
+    if node.op_type != "If" or not node.input[0].startswith(f"{_PREFIX}is."):
         return deepcopy(node)
     branches = {attribute.name: attribute.g for attribute in node.attribute}
     found: NodeProto = deepcopy(branches["else_branch"].node[0])
@@ -83,8 +83,10 @@ def chunk_model(model: ModelProto) -> None:
     Nodes with neither a mask row for each query nor the causal form without a mask are unchanged.
     """
     graph = model.graph
-    nodes = [_choice(n) if n.op_type == "Attention" and _splits(n) else n for n in graph.node]
-    copies = [deepcopy(node) for node in nodes]
+    copies: list[NodeProto] = []
+    for node in graph.node:
+        split = node.op_type == "Attention" and _splits(node)
+        copies += _choice(node) if split else [deepcopy(node)]
     if any(node.op_type == "If" for node in copies):
         copies = [*_measures(graph), *copies]
     del graph.node[:]
@@ -101,8 +103,8 @@ def _is_causal(node: NodeProto) -> bool:
 
 
 def _measures(graph: GraphProto) -> list[NodeProto]:
-    """Nodes that give `long.is` (bool), `long.step` (int64 [1], queries in a chunk) and
-    `long.places` (int64 [sequence])."""
+    """Nodes that give `long.step` (int64 [1], queries in a chunk) and `long.places` (int64
+    [sequence])."""
     for name, value in (
         ("long.limit", np.asarray(LONG_ROW_TOKENS, np.int64)),
         ("long.one", np.asarray([1], np.int64)),
@@ -120,24 +122,29 @@ def _measures(graph: GraphProto) -> list[NodeProto]:
         make("Shape", [graph.input[0].name], ["long.shape"]),
         make("Gather", ["long.shape", "long.one"], ["long.length"]),
         make("Reshape", ["long.length", "long.scalar"], ["long.count"]),
-        make("Greater", ["long.count", "long.limit"], ["long.is"]),
         make("Add", ["long.length", "long.round"], ["long.raised"]),
         make("Div", ["long.raised", "long.pieces"], ["long.step"]),
         make("Range", ["long.zero", "long.count", "long.unit"], ["long.places"]),
     ]
 
 
-def _choice(node: NodeProto) -> NodeProto:
+def _choice(node: NodeProto) -> list[NodeProto]:
+    """Nodes that measure the queries, which may be those of the pooled tokens alone, and choose."""
     result = node.output[0]
+    queries, many = f"{_PREFIX}queries.{result}", f"{_PREFIX}is.{result}"
     at_once = deepcopy(node)
     at_once.output[0] = f"{result}.whole"
-    return helper.make_node(
-        "If",
-        ["long.is"],
-        [result],
-        then_branch=_branch(_chunks(node), f"{result}.pieces"),
-        else_branch=_branch([at_once], f"{result}.whole"),
-    )
+    return [
+        helper.make_node("Shape", [node.input[0]], [queries], start=2, end=3),
+        helper.make_node("Greater", [queries, "long.limit"], [many]),
+        helper.make_node(
+            "If",
+            [many],
+            [result],
+            then_branch=_branch(_chunks(node), f"{result}.pieces"),
+            else_branch=_branch([at_once], f"{result}.whole"),
+        ),
+    ]
 
 
 def _chunks(node: NodeProto) -> list[NodeProto]:

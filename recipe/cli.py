@@ -1,6 +1,7 @@
 """rerank: run the reranker recipe, one stage or all of them.
 
-Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 failed (one message on standard error), 2 wrong usage, 3 a model ranks worse
+by more than chance, 130 interrupted.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from exporter.errors import ExportError
 from recipe.cluster import launch, launch_command, load_profile, refuse_local_only, task_file
 from recipe.config import STAGE_NAMES, Recipe
 from recipe.config_files import DEFAULT, as_yaml, config_names, load
-from recipe.errors import RecipeError
+from recipe.errors import RecipeError, Worsened
 from recipe.foresight import check_run
 from recipe.progress import print_line, stage_log
 from recipe.stage import Stage, perform, refuse_read, state
@@ -26,7 +27,7 @@ from runtime.telemetry import disable_telemetry
 from runtime.version import version
 
 _LAST = "eval"
-_WRONG_USAGE = 2
+_WRONG_USAGE, _WORSE = 2, 3
 _SETTINGS_HELP = (
     "Settings may be anywhere on the line, as KEY=VALUE or STAGE.KEY=VALUE; `rerank STAGE -d` "
     "shows every key with its value."
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(args.handler(args) or 0)
     except (RecipeError, ExportError, ServingError, OSError) as error:
         print_line(str(error))
-        return 1
+        return _WORSE if isinstance(error, Worsened) else 1
     except ModuleNotFoundError as error:
         extra = "ray" if error.name == "ray" else "recipe"
         print_line(f"the package {error.name} is not installed; install the extra `{extra}`")

@@ -17,7 +17,7 @@ from recipe.config_files import load
 from recipe.errors import BadConfig, Drifted, OutputRefused
 from recipe.evaluation.results import write_results
 from recipe.evaluation.scorers import is_url, open_scorer
-from recipe.evaluation.session import SCORES_FOLDER, Session, sole_session
+from recipe.evaluation.session import SCORES_FOLDER, Session, require_no_worsening, sole_session
 from recipe.evaluation.vision import require_sight
 from recipe.progress import Log, stage_log
 
@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Return 0 when B ranks as A does; raises Drifted (exit 1), after writing, when it does not."""
+    """Return 0 when B is not worse than A; raises Worsened (exit 3), after writing, when it is by
+    more than chance, and Drifted (exit 1) when it is past the tolerance."""
     settings = load(args.config, ["eval"], args.overrides).eval
     _refuse_unused(args.overrides)
     with sole_session(Path(settings.output_dir)) as session:
@@ -61,7 +62,7 @@ def compare(a: str, b: str, session: Session, settings: EvalConfig, log: Log) ->
     """Measure both and write compare/drift.md beside the evaluation; returns its path.
 
     Raises BadConfig or BadInput for a model that cannot be measured, OutputRefused for a foreign
-    folder, and Drifted after the report is written.
+    folder, and Worsened or Drifted after the report is written.
     """
     _refuse_key_for_two(a, b, settings)
     directory = session.directory / _FOLDER
@@ -79,9 +80,14 @@ def compare(a: str, b: str, session: Session, settings: EvalConfig, log: Log) ->
     write_results(directory, columns)
     drift = beside.compare(["A", "B"], columns)
     report = directory / "drift.md"
-    if drift.past:
-        moved = ", ".join(metric for _, metric in drift.past)
-        raise Drifted(f"B ranks differently from A, past the tolerance ({moved}); see {report}")
+    (pair,), (step,) = drift.pairs, drift.boundaries
+    require_no_worsening(pair, report, f"A is {a}, B is {b}")
+    fallen = [f"{metric} {step.deltas[metric]:+.4f}" for metric in step.fallen]
+    if fallen:
+        raise Drifted(
+            f"B is below A past the tolerance ({', '.join(fallen)}), which may be chance; see "
+            f"{report}"
+        )
     return report
 
 

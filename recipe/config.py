@@ -183,8 +183,14 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 2: a cross-encoder trained on groups of one positive and hard negatives.
 
     `prompt_template` is null for families whose tokenizer joins query and passage (BERT).
-    `val_data_path` is a file in the format of `train_data_path`. `processes` above 1 trains under
-    torchrun on this machine.
+    `val_data_path` is a file in the format of `train_data_path`; null: the one that prep wrote
+    beside it, if it did. With validation, the step of the least loss is kept (`keep_best`), and
+    training ends after `early_stopping` validations without a lesser one. `processes` above 1
+    trains under torchrun on this machine. `seeds` trains that many times, from `seed` on; the
+    first one is the one that goes on, the others lie in the folder `seeds` of its checkpoints.
+    `peft` "lora" trains adapters of `lora_rank` and the head instead of all weights, and adds them
+    to the checkpoint. `gradient_checkpointing` computes activations twice instead of keeping them.
+    `report_to` is a program that transformers reports to, such as wandb or tensorboard.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -209,6 +215,13 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     val_every_steps: Positive = 100
 
     val_data_path: str | None = None
+    keep_best: bool = True
+    early_stopping: Positive | None = None
+    peft: Literal["lora"] | None = None
+    lora_rank: Positive = 16
+    gradient_checkpointing: bool = False
+    report_to: str = "none"
+    seeds: Positive = 1
     processes: Positive = 1
     fsdp: bool = False
     seed: int = 42
@@ -223,8 +236,11 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 3: the same first-stage candidates, reranked by every available model.
 
     `onnx_model_path` and `trt_model_path` are artifacts to measure beside the checkpoint; null: the
-    stage export measures its own. `nim_api_key_env` names the environment variable whose value is
-    sent to `nim_url` as the bearer token.
+    stage export measures its own. `guard_data_path` is a second evaluation set, in any form of the
+    first: base and fine-tuned model are compared on it too. Where the fine-tuned model is worse
+    than the base by more than chance, the stage fails unless `allow_worse`. `seeds` as in finetune:
+    mean and spread of that many fine-tuned checkpoints. `nim_api_key_env` names the environment
+    variable whose value is sent to `nim_url` as the bearer token.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -252,6 +268,9 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     nim_batch_size: Positive = 32
     nim_timeout: Positive = 60
 
+    guard_data_path: str | None = None
+    allow_worse: bool = False
+    seeds: Positive = 1
     nim_api_key_env: str | None = None
     onnx_model_path: str | None = None
     trt_model_path: str | None = None

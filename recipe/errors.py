@@ -4,6 +4,7 @@
     ├── BadConfig        a setting is unknown or wrong
     ├── BadInput         an input is missing, broken or too small; raised before expensive work
     ├── Drifted          a model's quality changed past the tolerance on its way to the endpoint
+    ├── Worsened         a model ranks worse than the one before it, by more than chance
     ├── StageFailed      a stage could not finish its work
     └── LaunchFailed     the launcher of a cluster is missing, or refused the job
 
@@ -28,6 +29,10 @@ class BadInput(RecipeError):
 
 class Drifted(RecipeError):
     """Two columns that should agree differ past the tolerance; the results are written."""
+
+
+class Worsened(RecipeError):
+    """A model is worse than the one it is compared with, by more than chance; that is written."""
 
 
 class StageFailed(RecipeError):

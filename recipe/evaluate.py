@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
+
 from recipe.config import EvalConfig
-from recipe.durable import write_json
+from recipe.durable import write_atomic, write_json
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.candidates import (
     CANDIDATES_FILE,
@@ -14,8 +16,10 @@ from recipe.evaluation.candidates import (
     write_candidates,
 )
 from recipe.evaluation.collection import Collection
+from recipe.evaluation.drift import Drift
 from recipe.evaluation.labelled import open_collection
 from recipe.evaluation.overlap import measured_with
+from recipe.evaluation.pairs import TUNING, Pair, sentences, worsening
 from recipe.evaluation.results import RESULTS_FILE, read_results
 from recipe.evaluation.scorers import (
     ArtifactScorer,
@@ -29,15 +33,26 @@ from recipe.evaluation.session import (
     Session,
     Setting,
     require_no_drift,
+    require_no_worsening,
 )
+from recipe.evaluation.spread import spread_table
 from recipe.evaluation.vision import require_found, require_sight, sight_of
 from recipe.first_stage import Embedding, FirstStage, embedder_commit
 from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
-from recipe.training.job import read_facts
+from recipe.training.job import CONSOLIDATED, of_seed, read_facts
 from recipe.training.trained_on import TRAINED_ON_FILE, read_trained_on
 from runtime.manifest import MANIFEST_FILE, read_manifest
+
+# The folder of the second evaluation set, in that of the first.
+GUARD = "guard"
+SEEDS_FILE = "seeds.md"
+_LATEST = Path("LATEST") / CONSOLIDATED
+_ADVICE = (
+    "Train with a lower learning_rate, fewer epochs or more data; allow_worse=true takes the model "
+    "as it is"
+)
 
 
 def _inputs(settings: EvalConfig) -> list[Input]:
@@ -45,12 +60,26 @@ def _inputs(settings: EvalConfig) -> list[Input]:
     if settings.eval_finetuned:
         path = Path(settings.finetuned_model_path)
         inputs.append(Input(path, "fine-tuned checkpoint", "finetune"))
+        inputs += [
+            Input(path, "fine-tuned checkpoint of another seed", "finetune")
+            for path in _other_seeds(settings)
+        ]
     for column, directory in _artifacts(settings):
         inputs.append(Input(Path(directory), f"artifact for the column {column}", "export"))
     for name, what in ((settings.base_model, "base model"), (settings.retrieval_model, "embedder")):
         if Path(name).is_dir():
             inputs.append(Input(Path(name), what, None))
+    if settings.guard_data_path is not None:
+        inputs.append(Input(Path(settings.guard_data_path), "second evaluation set", None))
     return inputs
+
+
+def _other_seeds(settings: EvalConfig) -> list[Path]:
+    """The checkpoints of the seeds after the first, in folders that finetune gave them."""
+    if settings.seeds == 1:
+        return []
+    checkpoints = Path(settings.finetuned_model_path).parents[len(_LATEST.parts) - 1]
+    return [of_seed(checkpoints, number) / _LATEST for number in range(1, settings.seeds)]
 
 
 def _sources(settings: EvalConfig) -> dict[str, str]:
@@ -64,6 +93,20 @@ def _check_values(settings: EvalConfig) -> None:
         raise BadConfig(
             f"found top_k = {settings.top_k} and k_values up to {max(settings.k_values)}, wanted "
             "top_k at least as large: metrics cannot be deeper than the reranked list"
+        )
+    if settings.seeds > 1 and Path(settings.finetuned_model_path).parts[-3:] != _LATEST.parts:
+        raise BadConfig(
+            f"found seeds = {settings.seeds} and finetuned_model_path = "
+            f"{settings.finetuned_model_path}, wanted a path that ends in {_LATEST}, beside which "
+            "finetune writes the other seeds"
+        )
+    refuse_hub("guard_data_path", settings.guard_data_path)
+    if settings.guard_data_path is not None and not (
+        settings.eval_base and settings.eval_finetuned
+    ):
+        raise BadConfig(
+            "found guard_data_path without eval_base and eval_finetuned, wanted both: what was "
+            "forgotten is measured against the base"
         )
 
 
@@ -79,11 +122,29 @@ def _check(settings: EvalConfig) -> None:
     )
     for _, directory in _artifacts(settings):
         _refuse_artifact_of_another_template(Path(directory), settings.prompt_template)
+    _check_data(settings, "eval_data_path")
+    if settings.guard_data_path is not None:
+        _check_data(_guarding(settings), "guard_data_path")
+
+
+def _guarding(settings: EvalConfig) -> EvalConfig:
+    """The settings of the evaluation against forgetting: base and fine-tuned, on the second set."""
+    return msgspec.structs.replace(
+        settings,
+        eval_data_path=str(settings.guard_data_path),
+        eval_nim=False,
+        onnx_model_path=None,
+        trt_model_path=None,
+        seeds=1,
+    )
+
+
+def _check_data(settings: EvalConfig, key: str) -> None:
     collection = open_collection(Path(settings.eval_data_path))
     if len(collection.texts) < max(settings.k_values):
         raise BadInput(
-            f"the corpus holds {len(collection.texts)} passages, fewer than the deepest of "
-            f"k_values ({max(settings.k_values)}); lower k_values and top_k, or add documents"
+            f"the corpus of {key} holds {len(collection.texts)} passages, fewer than the deepest "
+            f"of k_values ({max(settings.k_values)}); lower k_values and top_k, or add documents"
         )
     _check_images(settings, collection)
 
@@ -124,15 +185,34 @@ def _refuse_artifact_of_another_template(directory: Path, template: str | None) 
 
 def _plan(settings: EvalConfig) -> list[str]:
     columns = [name for name, _ in _wanted(settings)]
+    guard = [] if settings.guard_data_path is None else [settings.guard_data_path]
     return [
         f"retrieve {settings.top_k} candidates a query with {settings.retrieval_model}",
         f"measure {', '.join(columns) or 'nothing'} at k = {settings.k_values}",
+        *(f"measure base and finetuned on {path} too, against forgetting" for path in guard),
         f"write {settings.home / RESULTS_FILE} and drift.md",
     ]
 
 
 def _run(settings: EvalConfig, log: Log) -> None:
     directory = settings.home
+    drift = _measure(settings, directory, log)
+    tuned = [_tuning(drift)]
+    if settings.guard_data_path is not None:
+        log(f"against forgetting: {settings.guard_data_path}")
+        tuned.append(_tuning(_measure(_guarding(settings), directory / GUARD, log)))
+    require_no_drift(drift, directory / "drift.md")
+    for pair, folder in zip(tuned, (directory, directory / GUARD), strict=False):
+        if pair is None:
+            continue
+        if settings.allow_worse and (fallen := worsening(pair)):
+            log(f"warning: {fallen} (allow_worse=true)")
+        elif not settings.allow_worse:
+            require_no_worsening(pair, folder / "drift.md", _ADVICE)
+
+
+def _measure(settings: EvalConfig, directory: Path, log: Log) -> Drift:
+    """Measure all columns in the directory, and say what can be said of them."""
     session = _session(settings, directory, log)
     if settings.eval_finetuned:
         _warn_of_trained(settings.finetuned_model_path, session.collection, log)
@@ -143,7 +223,30 @@ def _run(settings: EvalConfig, log: Log) -> None:
     for name, column in read_results(directory).items():
         figures = ", ".join(f"{key} {value:.4f}" for key, value in column.NDCG.items())
         log(f"{name}: {figures}")
-    require_no_drift(session.write_drift(), directory / "drift.md")
+    if settings.eval_finetuned and settings.seeds > 1:
+        _measure_seeds(settings, session, log)
+    drift = session.write_drift()
+    for pair in drift.pairs[:1]:
+        log(" ".join(sentences(pair)))
+    return drift
+
+
+def _measure_seeds(settings: EvalConfig, session: Session, log: Log) -> None:
+    """Measure the other seeds' checkpoints, and write mean and spread of all."""
+    results = read_results(session.directory)
+    columns = [results["finetuned"]]
+    for number, path in enumerate(_other_seeds(settings), start=1):
+        with closing(_scorer(settings, "finetuned", str(path))) as scorer:
+            columns.append(session.measure(f"finetuned-seed-{number}", scorer, log))
+    lines = spread_table(results.get("base"), columns)
+    for line in lines:
+        log(line)
+    file = session.directory / SEEDS_FILE
+    write_atomic(file, "\n".join(["# Seeds", "", *lines, ""]).encode())
+
+
+def _tuning(drift: Drift) -> Pair | None:
+    return next((one for one in drift.pairs if (one.before, one.after) == TUNING), None)
 
 
 def _warn_of_trained(checkpoint: str, collection: Collection, log: Log) -> None:
@@ -271,7 +374,16 @@ def _first_stage(settings: EvalConfig) -> FirstStage:
 
 
 def _outputs(settings: EvalConfig) -> Sequence[Path]:
-    names = (RESULTS_FILE, "drift.md", "drift.svg", SETTING_FILE, CANDIDATES_FILE, "scores")
+    names = (
+        RESULTS_FILE,
+        "drift.md",
+        "drift.svg",
+        SETTING_FILE,
+        CANDIDATES_FILE,
+        "scores",
+        GUARD,
+        SEEDS_FILE,
+    )
     return [settings.home / name for name in names]
 
 
@@ -286,7 +398,7 @@ STAGE = Stage(
     check_machine=_check_endpoint,
     plan=_plan,
     run=_run,
-    free=frozenset({"embedder_dir", "nim_api_key_env"}),
+    free=frozenset({"allow_worse", "embedder_dir", "nim_api_key_env"}),
     sources=_sources,
     pin=pin_models("base_model", "retrieval_model"),
     again="changed",

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+
 from recipe.config import FinetuneConfig
 from recipe.data.reading import parts
 from recipe.durable import write_json
@@ -14,7 +16,7 @@ from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
 from recipe.training.groups import read_groups
-from recipe.training.job import CONSOLIDATED, accumulated_passes
+from recipe.training.job import CONSOLIDATED, accumulated_passes, of_seed, validation_file
 from recipe.training.parent_death import kill_with_parent
 
 _JOB_FILE = "job.json"
@@ -22,8 +24,8 @@ _JOB_FILE = "job.json"
 
 def _inputs(settings: FinetuneConfig) -> list[Input]:
     given = {settings.train_data_path: "training data"}
-    if settings.val_data_path is not None:
-        given.setdefault(settings.val_data_path, "validation data")
+    if (validation := validation_file(settings)) is not None:
+        given.setdefault(str(validation), "validation data")
     found = {
         path: what if path == Path(data) else f"corpus of the {what}"
         for data, what in given.items()
@@ -43,11 +45,23 @@ def _check_values(settings: FinetuneConfig) -> None:
             "found attn_implementation = flash_attention_2, which is not supported; wanted sdpa, "
             "eager or null"
         )
-    accumulated_passes(settings, settings.processes)
+    accumulated_passes(settings.global_batch_size, settings.local_batch_size, settings.processes)
+    if settings.peft is not None and settings.fsdp:
+        raise BadConfig("found peft and fsdp = true, wanted one of them: adapters need no shards")
+    if settings.early_stopping is not None and not settings.keep_best:
+        raise BadConfig(
+            "found early_stopping and keep_best = false, wanted keep_best: the steps after the "
+            "best one are those that training was stopped for"
+        )
 
 
 def _check(settings: FinetuneConfig) -> None:
-    validation = None if settings.val_data_path is None else Path(settings.val_data_path)
+    validation = validation_file(settings)
+    if validation is None and settings.early_stopping is not None:
+        raise BadConfig(
+            "found early_stopping and no validation data; set val_data_path, or run the stage prep "
+            "with val_ratio"
+        )
     if validation is not None:
         read_groups(validation, settings.train_n_passages, split="val")
     read_groups(Path(settings.train_data_path), settings.train_n_passages, validation)
@@ -55,10 +69,17 @@ def _check(settings: FinetuneConfig) -> None:
 
 def _check_base(settings: FinetuneConfig) -> None:
     import torch  # late: `rerank info` need not wait for it
+    from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     from exporter.architectures import CROSS_ENCODERS, VISION
     from recipe.training.checkpoint import TEMPLATED, read_whole
 
+    known = ["none", *get_available_reporting_integrations()]  # type: ignore[no-untyped-call]
+    if settings.report_to not in known:
+        raise BadConfig(
+            f"found report_to = {settings.report_to}, wanted one whose package is installed: "
+            f"{', '.join(known)}"
+        )
     if settings.fsdp and not torch.cuda.is_available():
         raise BadConfig("found fsdp = true, which shards over GPUs, and no GPU; set fsdp=false")
     checkpoint = read_whole(settings.base_model)
@@ -101,6 +122,16 @@ def _plan(settings: FinetuneConfig) -> list[str]:
 
 
 def _run(settings: FinetuneConfig, log: Log) -> None:
+    for number in range(settings.seeds):
+        folder = of_seed(Path(settings.checkpoint_dir), number)
+        seed = settings.seed + number
+        if settings.seeds > 1:
+            log(f"seed {seed}, {number + 1} of {settings.seeds}")
+        # A finished run of an interrupted stage has nothing left to do but to be written again.
+        _train(msgspec.structs.replace(settings, seed=seed, checkpoint_dir=str(folder)), log)
+
+
+def _train(settings: FinetuneConfig, log: Log) -> None:
     if settings.processes == 1:
         from recipe.training.loop import train  # late: torch and transformers
 
@@ -108,6 +139,7 @@ def _run(settings: FinetuneConfig, log: Log) -> None:
         return
     if importlib.util.find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
+    settings.home.mkdir(parents=True, exist_ok=True)
     write_json(settings.home / _JOB_FILE, settings)
     parent = os.getpid()
     running = subprocess.Popen(_torchrun(settings), preexec_fn=lambda: kill_with_parent(parent))
@@ -147,7 +179,7 @@ STAGE = Stage(
     check_machine=_check_base,
     plan=_plan,
     run=_run,
-    free=frozenset({"processes"}),
+    free=frozenset({"processes", "report_to"}),
     sources=lambda settings: model_commit(settings.base_model),
     pin=pin_models("base_model"),
 )

@@ -13,8 +13,10 @@ from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.labelled import open_collection
 from recipe.evaluation.overlap import measured_with
 from recipe.fixed import refuse_other_values
+from recipe.preparation.files import EVAL_FOLDER
 from recipe.stage import Input, Stage, require_inputs
 from recipe.training.groups import read_groups
+from recipe.training.job import validation_file
 from recipe.training.trained_on import trained_on
 
 _ADVICE = "`rerank prep` with data=… and hold_out_path=… holds them out"
@@ -64,16 +66,12 @@ def contradictions(recipe: Recipe, names: Sequence[str]) -> Iterator[str]:
             f"{finetune.train_n_passages}, wanted at least {needed} negatives: raise one or lower "
             "the other"
         )
-    measured = Path(recipe.eval.eval_data_path)
-    if (
-        {"prep", "finetune", "eval"} <= {*names}
-        and made
-        and not measured.resolve().is_relative_to(prep.home.resolve())
-        and (prep.hold_out_path is None or Path(prep.hold_out_path).resolve() != measured.resolve())
-    ):
+    measured, own = Path(recipe.eval.eval_data_path), prep.home / EVAL_FOLDER
+    kept_out = {Path(one).resolve() for one in (own, prep.hold_out_path) if one is not None}
+    if {"prep", "finetune", "eval"} <= {*names} and made and measured.resolve() not in kept_out:
         yield (
-            f"found eval_data_path = {measured}, which prep does not make ({prep.home}) and would "
-            f"not keep out of training; set prep.hold_out_path={measured}"
+            f"found eval_data_path = {measured}, which prep does not make (it makes {own}) and "
+            f"would not keep out of training; set prep.hold_out_path={measured}"
         )
     prompts = {name: getattr(recipe, name).prompt_template for name in names if name in _PROMPTED}
     if len(set(prompts.values())) > 1:
@@ -99,10 +97,8 @@ def _refuse_trained_on(recipe: Recipe, names: Sequence[str]) -> None:
     if ours or not {"finetune", "eval"} <= {*names} or not (train.exists() and measured.exists()):
         return
     collection = open_collection(measured)
-    validation = recipe.finetune.val_data_path
-    groups = read_groups(
-        train, recipe.finetune.train_n_passages, None if validation is None else Path(validation)
-    )
+    settings = recipe.finetune
+    groups = read_groups(train, settings.train_n_passages, validation_file(settings))
     found = measured_with(trained_on(groups), collection)
     if found.questions:
         raise BadInput(

@@ -136,8 +136,7 @@ def _run(settings: PrepConfig, log: Log) -> None:
         if mined:
             write_mined(folder, split, mined, name)
     if material.val:
-        file = folder / "val_mined.automodel_unrolled.json"
-        log(f"to validate while training: rerank finetune val_data_path={file}")
+        log(f"finetune validates with {folder / 'val_mined.automodel_unrolled.json'}")
 
 
 def _material(settings: PrepConfig, log: Log) -> Material:

@@ -1,9 +1,9 @@
-"""Where quality changes between checkpoint and endpoint: drift.md and drift.svg.
+"""Where quality changes from the base to the endpoint: drift.md and drift.svg.
 
 A boundary is a pair of measured neighbours in the chain. It changes quality when NDCG or Recall at
 some depth k moves by more than the tolerance, 0.03 below k = 5 and 0.01 from there on (the
 tolerances of NVIDIA's rerank recipe, stage 3). It changes the order when the mean over the queries
-of Kendall's tau-b is under 0.99.
+of Kendall's tau-b is under 0.99. Whether a difference is more than chance is said by `pairs.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,9 @@ import numpy as np
 from exporter.parity import compare_order
 from recipe.durable import write_atomic
 from recipe.evaluation.collection import Collection
+from recipe.evaluation.measured import Measured
 from recipe.evaluation.metrics import Scores, measure_each
+from recipe.evaluation.pairs import TUNING, Pair, find_pairs, tables
 from recipe.evaluation.results import Column
 from recipe.picture import as_svg, new_figure
 
@@ -25,24 +27,8 @@ LOW_K, LOW_K_TOLERANCE, TOLERANCE = 5, 0.03, 0.01
 MIN_TAU = 0.99
 # Logits nearer than this are a tie: twice the error that is allowed to an export in fp32.
 _GAP = 2e-3
-_WORST = 5
+_SHOWN = 5
 _LOW_RECALL = 0.8
-_GATED = ("NDCG", "Recall")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Columns to compare: figures at `depths` and scores, each by column, and their data."""
-
-    results: Mapping[str, Column]
-    scores: Mapping[str, Scores]
-    collection: Collection
-    depths: Sequence[int]
-
-    @property
-    def key(self) -> str:
-        """The figure that is usually quoted: NDCG@10 where it was measured."""
-        return f"NDCG@{10 if 10 in self.depths else max(self.depths)}"
 
 
 @dataclass(frozen=True)
@@ -57,14 +43,22 @@ class QueryDrift:
 
 @dataclass(frozen=True)
 class Boundary:
-    """Two neighbours. `deltas` are after − before by metric; `past` are over the tolerance."""
+    """Two neighbours. `deltas` are after − before by metric; `past` are over the tolerance.
+
+    `queries` whose figure or order changed, those that fell first.
+    """
 
     before: str
     after: str
     deltas: dict[str, float]
     past: list[str]
     tau: float | None
-    worst: list[QueryDrift]
+    queries: list[QueryDrift]
+
+    @property
+    def fallen(self) -> list[str]:
+        """The metrics that fell past the tolerance."""
+        return [metric for metric in self.past if self.deltas[metric] < 0]
 
     @property
     def changes_order(self) -> bool:
@@ -74,7 +68,7 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Drift:
-    """All boundaries, and the metrics that moved too far: (column, metric).
+    """All boundaries, the metrics that moved too far, (column, metric), and all pairs of columns.
 
     A metric is compared with that of its neighbour before, and with that of the chain's first
     member, because several small moves add up.
@@ -82,6 +76,7 @@ class Drift:
 
     boundaries: list[Boundary]
     past: list[tuple[str, str]]
+    pairs: list[Pair]
 
     @property
     def first_change(self) -> Boundary | None:
@@ -103,7 +98,7 @@ def find_drift(chain: Sequence[str], measured: Measured) -> Drift:
         since_first = _past(_deltas(chain[0], boundary.after, measured))
         moved = dict.fromkeys([*boundary.past, *since_first])
         past += [(boundary.after, metric) for metric in moved]
-    return Drift(boundaries, past)
+    return Drift(boundaries, past, find_pairs(measured))
 
 
 def write_drift(directory: Path, measured: Measured, drift: Drift) -> None:
@@ -115,11 +110,13 @@ def write_drift(directory: Path, measured: Measured, drift: Drift) -> None:
         "",
         *recall_sentences(measured.results, measured.depths),
         "",
+        *tables(drift.pairs),
+        "",
         *_boundary_table(drift, measured.key),
         "",
         verdict(drift),
         "",
-        *_worst_tables(drift, measured),
+        *_query_tables(drift, measured),
     ]
     write_atomic(directory / "drift.md", "\n".join(lines).encode())
     write_atomic(directory / "drift.svg", _picture(measured, drift))
@@ -144,15 +141,13 @@ def _boundary(before: str, after: str, measured: Measured) -> Boundary:
     deltas = _deltas(before, after, measured)
     queries = _query_drifts(measured.scores[before], measured.scores[after], measured)
     taus = [one.tau for one in queries if one.tau is not None]
-    worst = sorted(queries, key=_worst_first)
-    changed = [q for q in worst if q.after != q.before or (q.tau is not None and q.tau < 1.0)]
     tau = fmean(taus) if taus else None
-    return Boundary(before, after, deltas, _past(deltas), tau, changed[:_WORST])
+    return Boundary(before, after, deltas, _past(deltas), tau, _changed(queries))
 
 
 def _worst_first(one: QueryDrift) -> tuple[float, float, str]:
     """Sort key, worst first: by the change of NDCG, then by tau."""
-    return -abs(one.after - one.before), 1.0 if one.tau is None else one.tau, one.query
+    return one.after - one.before, 1.0 if one.tau is None else one.tau, one.query
 
 
 def _query_drifts(before: Scores, after: Scores, measured: Measured) -> list[QueryDrift]:
@@ -160,28 +155,28 @@ def _query_drifts(before: Scores, after: Scores, measured: Measured) -> list[Que
         measure_each(measured.collection.grades, scores, measured.depths)["NDCG"]
         for scores in (before, after)
     )
-    drifts = []
+    drifts, key = [], measured.key
     for query in sorted(before):
         wanted, found = (
             np.asarray([scores[query][name] for name in before[query]])
             for scores in (before, after)
         )
         tau = compare_order([wanted], [found], _GAP).tau
-        key = measured.key
         drifts.append(QueryDrift(query, old[query][key], new[query][key], tau))
     return drifts
 
 
-def _keys(depths: Sequence[int]) -> list[tuple[str, str]]:
-    """Each compared metric with its key at each depth."""
-    return [(metric, f"{metric}@{depth}") for metric in _GATED for depth in depths]
+def _changed(queries: Sequence[QueryDrift]) -> list[QueryDrift]:
+    """Those whose figure or order changed, worst first."""
+    found = [q for q in queries if q.after != q.before or (q.tau is not None and q.tau < 1.0)]
+    return sorted(found, key=_worst_first)
 
 
 def _deltas(before: str, after: str, measured: Measured) -> dict[str, float]:
     old, new = measured.results[before], measured.results[after]
     return {
         key: getattr(new, metric)[key] - getattr(old, metric)[key]
-        for metric, key in _keys(measured.depths)
+        for metric, key in measured.compared()
     }
 
 
@@ -190,7 +185,7 @@ def _past(deltas: Mapping[str, float]) -> list[str]:
 
 
 def _table(measured: Measured) -> list[str]:
-    keys = _keys(measured.depths)
+    keys = measured.compared()
     lines = [
         "| | " + " | ".join(key for _, key in keys) + " | source |",
         "|---|" + "---|" * (len(keys) + 1),
@@ -244,22 +239,31 @@ def verdict(drift: Drift) -> str:
     return "No boundary changes quality or order: every measured column ranks as the first does."
 
 
-def _worst_tables(drift: Drift, measured: Measured) -> list[str]:
+def _query_tables(drift: Drift, measured: Measured) -> list[str]:
+    """Worst and best queries, base → fine-tuned first, then at each boundary."""
+    steps = [(one.before, one.after, one.queries) for one in drift.boundaries]
+    if set(TUNING) <= set(measured.scores):
+        before, after = TUNING
+        queries = _query_drifts(measured.scores[before], measured.scores[after], measured)
+        steps.insert(0, (before, after, _changed(queries)))
     lines: list[str] = []
-    for one in drift.boundaries:
-        if one.worst:
-            lines += [
-                f"Worst queries, {one.before} → {one.after}:",
-                "",
-                f"| query | {measured.key} before | after | tau | text |",
-                "|---|---|---|---|---|",
-                *(_worst_line(found, measured.collection) for found in one.worst),
-                "",
-            ]
+    for before, after, queries in steps:
+        rose = [one for one in reversed(queries) if one.after > one.before]
+        fell = [one for one in queries if one.after <= one.before]
+        for title, some in (("Worst", fell), ("Best", rose)):
+            if some:
+                lines += [
+                    f"{title} queries, {before} → {after}:",
+                    "",
+                    f"| query | {measured.key} before | after | tau | text |",
+                    "|---|---|---|---|---|",
+                    *(_query_line(found, measured.collection) for found in some[:_SHOWN]),
+                    "",
+                ]
     return lines
 
 
-def _worst_line(found: QueryDrift, collection: Collection) -> str:
+def _query_line(found: QueryDrift, collection: Collection) -> str:
     text = " ".join(collection.queries[found.query].split()).replace("|", "\\|")
     tau = "–" if found.tau is None else f"{found.tau:.4f}"
     return f"| {found.query} | {found.before:.4f} | {found.after:.4f} | {tau} | {text} |"

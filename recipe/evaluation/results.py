@@ -10,6 +10,7 @@ import msgspec
 
 from recipe.durable import read_json, write_json
 from recipe.errors import BadInput
+from recipe.evaluation.significance import Gain
 
 RESULTS_FILE = "eval_results.json"
 # The first stage before any reranking, then the chain from checkpoint to served endpoint.
@@ -32,7 +33,10 @@ class Basis(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True):
-    """A measured model. `identity` is a hash of the model's files, empty for an endpoint."""
+    """A measured model. `identity` is a hash of the model's files, empty for an endpoint.
+
+    `against` holds its differences from each column before it, by column and measure.
+    """
 
     NDCG: dict[str, float]
     MAP: dict[str, float]
@@ -41,6 +45,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     identity: str
     basis: Basis
+    against: dict[str, dict[str, Gain]] = {}
 
 
 Results = dict[str, Column]

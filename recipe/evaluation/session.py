@@ -13,19 +13,20 @@ import msgspec
 
 from recipe.corpus_images import Document, ImageText, passages
 from recipe.durable import Journal, read_json
-from recipe.errors import BadInput, Drifted
+from recipe.errors import BadInput, Drifted, Worsened
 from recipe.evaluation.candidates import CANDIDATES_FILE, Candidates, read_candidates
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.drift import (
     Drift,
-    Measured,
     find_drift,
     recall_sentences,
     verdict,
     write_drift,
 )
 from recipe.evaluation.labelled import open_collection
+from recipe.evaluation.measured import Measured
 from recipe.evaluation.metrics import Metrics, measure
+from recipe.evaluation.pairs import Pair, worsening
 from recipe.evaluation.results import (
     CHAIN,
     RETRIEVAL,
@@ -37,6 +38,7 @@ from recipe.evaluation.results import (
     write_results,
 )
 from recipe.evaluation.scorers import Scorer
+from recipe.evaluation.significance import Gain
 from recipe.progress import Log, Progress
 from runtime.outputs import locked_directory
 
@@ -103,8 +105,7 @@ class Session:
 
     def add_retrieval(self, source: str, identity: str) -> list[str]:
         """Add the column of the first stage; returns sentences about its Recall."""
-        scores = {query: dict(found) for query, found in self.candidates.found.items()}
-        metrics = measure(self.collection.grades, scores, self.setting.k_values)
+        metrics = measure(self.collection.grades, self._ranked(RETRIEVAL), self.setting.k_values)
         column = self._column(metrics, source, identity)
         results = add_column(self.directory, RETRIEVAL, column)
         return recall_sentences(results, self.setting.k_values)
@@ -194,7 +195,7 @@ class Session:
         write_results(self.directory, {n: c for n, c in results.items() if n not in gone})
 
     def write_drift(self) -> Drift:
-        """Write drift.md and drift.svg from all columns of the chain in the results.
+        """Write drift.md and drift.svg from all columns in the results.
 
         Raises BadInput for a column whose scores are not on disk.
         """
@@ -202,15 +203,40 @@ class Session:
         return self.compare([name for name in CHAIN if name in results], results)
 
     def compare(self, chain: Sequence[str], results: Results) -> Drift:
-        """Write drift.md and drift.svg of these columns, each compared with the one before it."""
-        scores = {name: self.scores(name) for name in chain}
+        """Write drift.md and drift.svg, and into the results the differences of every two columns.
+
+        Each column of `chain` is compared with the one before it.
+        """
+        scores = {name: self._ranked(name) for name in results}
         measured = Measured(results, scores, self.collection, self.setting.k_values)
         drift = find_drift(chain, measured)
         write_drift(self.directory, measured, drift)
+        against: dict[str, dict[str, dict[str, Gain]]] = {name: {} for name in results}
+        for pair in drift.pairs:
+            against[pair.after][pair.before] = pair.gains
+        compared = {
+            name: msgspec.structs.replace(column, against=against[name])
+            for name, column in results.items()
+        }
+        write_results(self.directory, compared)
         return drift
 
+    def _ranked(self, name: str) -> dict[str, dict[str, float]]:
+        """What the column ranks by: logits, or the cosines of the first stage."""
+        if name != RETRIEVAL:
+            return self.scores(name)
+        return {query: dict(found) for query, found in self.candidates.found.items()}
+
     def _column(self, metrics: Metrics, source: str, identity: str) -> Column:
-        return Column(**metrics, source=source, identity=identity, basis=self.basis)
+        return Column(
+            NDCG=metrics["NDCG"],
+            MAP=metrics["MAP"],
+            Recall=metrics["Recall"],
+            Precision=metrics["Precision"],
+            source=source,
+            identity=identity,
+            basis=self.basis,
+        )
 
 
 def open_session(directory: Path) -> Session:
@@ -281,6 +307,12 @@ def require_no_drift(drift: Drift, report: Path) -> None:
             f"{verdict(drift)} Past the tolerance: {moved}; all figures and the worst queries are "
             f"in {report}"
         )
+
+
+def require_no_worsening(pair: Pair, report: Path, advice: str) -> None:
+    """Raise Worsened when a measure fell by more than chance. The results are written before."""
+    if fallen := worsening(pair):
+        raise Worsened(f"{fallen}; the worst queries are in {report}. {advice}")
 
 
 def _groups(documents: list[Document]) -> Iterator[list[Document]]:

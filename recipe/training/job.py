@@ -1,20 +1,27 @@
-"""The facts of a training run: in its checkpoint, and in its steps. Needs no torch."""
+"""The facts of a training run: in its checkpoint, and in its steps. Needs no torch.
+
+Batch and warm-up follow the number of examples as in NVIDIA's recipe (stage2_finetune/train.py).
+"""
 
 from pathlib import Path
 
 import msgspec
 
 from recipe.config import FinetuneConfig
-from recipe.durable import read_json
+from recipe.durable import read_json, write_json
 from recipe.errors import BadConfig
 
 CONSOLIDATED = Path("model") / "consolidated"
 FACTS_FILE = "training.json"
+_SCHEDULE_FILE = "schedule.json"
+# Below so many examples the batch is an eighth of them, between these bounds.
+_SMALL, _SHARE, _LEAST, _MOST = 2000, 8, 16, 64
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that a checkpoint was trained with, in training.json beside its weights.
 
+    `steps` is the step whose weights these are.
     `train_data` is the path of its training data, as it was given ("": not recorded).
     """
 
@@ -31,16 +38,76 @@ def read_facts(checkpoint: Path) -> Facts | None:
     return read_json(checkpoint / FACTS_FILE, Facts)
 
 
-def accumulated_passes(settings: FinetuneConfig, processes: int) -> int:
+def of_seed(checkpoints: Path, number: int) -> Path:
+    """The folder of the run with the seed `number` after the first, whose folder is given."""
+    return checkpoints / "seeds" / str(number) if number else checkpoints
+
+
+class Schedule(msgspec.Struct, frozen=True, kw_only=True):
+    """The steps of a run; `batch` counts the queries of all processes in a step of the optimizer.
+
+    `warmup` are the steps before the learning rate is at its peak.
+    """
+
+    examples: int
+    batch: int
+    steps: int
+    warmup: int
+
+    @property
+    def warms_up_only(self) -> bool:
+        """Whether the peak is reached in the last step, if at all."""
+        return self.warmup >= max(1, self.steps - 1)
+
+
+def schedule(settings: FinetuneConfig, examples: int, processes: int) -> Schedule:
+    """The schedule for so many examples.
+
+    The default global_batch_size is lowered for few examples, and the warm-up ends before the last
+    step; a batch that was asked for stays as it is.
+    """
+    batch = settings.global_batch_size
+    at_once = settings.local_batch_size * processes
+    if batch == FinetuneConfig().global_batch_size and examples < _SMALL:
+        fitting = max(_LEAST, min(_MOST, examples // _SHARE)) // at_once * at_once
+        batch = fitting or batch
+    steps = max(1, examples // batch) * settings.num_epochs
+    warmup = min(settings.lr_warmup_steps, max(1, steps - 1))
+    return Schedule(examples=examples, batch=batch, steps=steps, warmup=warmup)
+
+
+def recorded_schedule(
+    directory: Path, settings: FinetuneConfig, examples: int, processes: int
+) -> Schedule:
+    """The schedule that the run in `directory` began with: it may go on with other processes."""
+    file = directory / _SCHEDULE_FILE
+    began = read_json(file, Schedule)
+    if began is None:
+        directory.mkdir(parents=True, exist_ok=True)
+        began = schedule(settings, examples, processes)
+        write_json(file, began)
+    return began
+
+
+def validation_file(settings: FinetuneConfig) -> Path | None:
+    """What is validated with: `val_data_path`, or what prep wrote beside the training data."""
+    if settings.val_data_path is not None:
+        return Path(settings.val_data_path)
+    train = Path(settings.train_data_path)
+    beside = train.with_name(f"val{train.name.removeprefix('train')}")
+    return beside if train.name.startswith("train_") and beside.is_file() else None
+
+
+def accumulated_passes(batch: int, local_batch: int, processes: int) -> int:
     """Forward passes of one process in one step of the optimizer. Raises BadConfig.
 
-    `global_batch_size` counts queries of all processes in one step of the optimizer,
-    `local_batch_size` those of one process in one forward pass.
+    `batch` counts queries of all processes in one step of the optimizer, `local_batch` those of one
+    process in one forward pass.
     """
-    at_once = settings.local_batch_size * processes
-    if settings.global_batch_size % at_once:
+    at_once = local_batch * processes
+    if batch % at_once:
         raise BadConfig(
-            f"found global_batch_size = {settings.global_batch_size}, wanted a multiple of "
-            f"local_batch_size × processes = {settings.local_batch_size} × {processes}"
+            f"found global_batch_size = {batch}, wanted a multiple of "
+            f"local_batch_size × processes = {local_batch} × {processes}"
         )
-    return settings.global_batch_size // at_once
+    return batch // at_once

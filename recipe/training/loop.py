@@ -14,7 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import EvalPrediction, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from exporter.checkpoint import Checkpoint
 from recipe.config import FinetuneConfig
@@ -28,10 +34,22 @@ from recipe.training.checkpoint import (
     save_consolidated,
 )
 from recipe.training.groups import Group, read_groups
-from recipe.training.job import CONSOLIDATED, FACTS_FILE, Facts, accumulated_passes
+from recipe.training.job import (
+    CONSOLIDATED,
+    FACTS_FILE,
+    Facts,
+    Schedule,
+    accumulated_passes,
+    recorded_schedule,
+    validation_file,
+)
+from recipe.training.lora import add_lora, merged
 from recipe.training.trained_on import TRAINED_ON_FILE, TrainedOn, trained_on
 from recipe.training.trainer import FullBatches, LossTrainer, Reporter, arguments, last_complete
 from runtime.outputs import atomic_directory, locked_work_folder
+
+# Of a float32 weight; of its gradient and AdamW's two moments.
+_WEIGHT_BYTES, _TRAINED_BYTES = 4, 12
 
 
 def train(settings: FinetuneConfig, log: Log) -> Path:
@@ -41,11 +59,13 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     uninterrupted one. Raises BadInput before any weights are read.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    validation = None if settings.val_data_path is None else Path(settings.val_data_path)
+    validation = validation_file(settings)
     passages, say = settings.train_n_passages, log if _first_process() else _nothing
     groups = read_groups(Path(settings.train_data_path), passages, validation, say)
     held_out = None if validation is None else read_groups(validation, passages, split="val")
-    steps = max(1, len(groups) // settings.global_batch_size) * settings.num_epochs
+    directory = Path(settings.checkpoint_dir)
+    plan = recorded_schedule(directory, settings, len(groups), world)
+    steps = plan.steps
     base = read_whole(settings.base_model)
     batcher = PairBatcher(base, settings.prompt_template, settings.rerank_max_length)
     model = load_for_transformers(
@@ -54,32 +74,32 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         pooling=settings.pooling,
         temperature=settings.temperature,
     )
-    directory = Path(settings.checkpoint_dir)
-    order = FullBatches(len(groups), settings.global_batch_size, settings.seed)
+    if settings.peft == "lora":
+        model = add_lora(model, settings.lora_rank, settings.seed)
+    order = FullBatches(len(groups), plan.batch, settings.seed)
     trainer = LossTrainer(
         loss=_group_loss,
         order=order,
         model=model,
-        args=_arguments(settings, directory / "trainer", world, steps, held_out is not None),
+        args=_arguments(settings, directory / "trainer", world, plan, held_out is not None),
         train_dataset=groups,
         eval_dataset=held_out,
         data_collator=partial(_collate, batcher),
         compute_metrics=_metrics,
-        callbacks=[Reporter(directory, log)],
+        callbacks=[Reporter(directory, log), *_early_stop(settings)],
     )
     if trainer.is_world_process_zero():
         log(
-            f"{len(groups)} examples, {steps} steps of {settings.global_batch_size} on {world} "
+            f"{len(groups)} examples, {steps} steps of {plan.batch} on {world} "
             f"process(es), {trainer.args.device.type}, {'bf16' if trainer.args.bf16 else 'fp32'}"
         )
+        log(_memory(model))
         if left := len(groups) - len(order):
             log(f"each epoch leaves out {left} examples, which fill no batch, other ones each time")
-        if steps <= settings.lr_warmup_steps:
-            log(
-                f"warning: all {steps} steps are warm-up (lr_warmup_steps = "
-                f"{settings.lr_warmup_steps}), so the learning rate never reaches its peak; lower "
-                "lr_warmup_steps, or global_batch_size for more steps"
-            )
+        if plan.batch != settings.global_batch_size:
+            log(f"global_batch_size = {plan.batch}, not {settings.global_batch_size}: few examples")
+        if plan.warmup != settings.lr_warmup_steps:
+            log(f"lr_warmup_steps = {plan.warmup}, not {settings.lr_warmup_steps}: few steps")
     # One process removes old files; the others wait for it.
     with trainer.args.main_process_first(local=False):
         last = last_complete(directory / "trainer")
@@ -91,11 +111,48 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         prompt_template=settings.prompt_template,
         rerank_max_length=settings.rerank_max_length,
         base_model=settings.base_model,
-        steps=steps,
+        steps=_kept_step(trainer, log),
         seed=settings.seed,
         train_data=settings.train_data_path,
     )
-    return _publish(trainer, base, directory, settings.num_epochs, facts, trained_on(groups))
+    published = _publish(trainer, base, directory, settings.num_epochs, facts, trained_on(groups))
+    if plan.warms_up_only and trainer.is_world_process_zero():
+        log(
+            f"warning: the learning rate rose through all {steps} steps (warm-up), so little was "
+            "learned; lower lr_warmup_steps, or global_batch_size for more steps"
+        )
+    return published
+
+
+def _memory(model: nn.Module) -> str:
+    """What training holds whatever the batch: weights, gradients and AdamW's two moments."""
+    count = sum(one.numel() for one in model.parameters())
+    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
+    held = _WEIGHT_BYTES * count + _TRAINED_BYTES * trained
+    return (
+        f"{count / 1e6:.1f} million weights, {trained / 1e6:.1f} of them trained: with gradients "
+        f"and the optimizer {held / 2**30:.2f} GiB, and beside them the activations of "
+        "local_batch_size × train_n_passages rows (gradient_checkpointing=true keeps fewer)"
+    )
+
+
+def _early_stop(settings: FinetuneConfig) -> list[TrainerCallback]:
+    if settings.early_stopping is None:
+        return []
+    return [EarlyStoppingCallback(early_stopping_patience=settings.early_stopping)]
+
+
+def _kept_step(trainer: LossTrainer, log: Log) -> int:
+    """The step whose weights the model has now."""
+    state = trainer.state
+    if not trainer.args.load_best_model_at_end or not state.best_global_step:
+        return int(state.global_step)
+    if state.is_world_process_zero:
+        log(
+            f"kept step {state.best_global_step} of {state.global_step}: the least validation "
+            f"loss, {state.best_metric:.4f}"
+        )
+    return int(state.best_global_step)
 
 
 def _first_process() -> bool:
@@ -125,29 +182,41 @@ def _group_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, 
 
 
 def _arguments(
-    settings: FinetuneConfig, directory: Path, world: int, steps: int, validates: bool
+    settings: FinetuneConfig, directory: Path, world: int, plan: Schedule, validates: bool
 ) -> TrainingArguments:
     cuda = torch.cuda.is_available()
-    save_steps = _interval(settings.checkpoint_every_steps, steps)
+    saves = _interval(settings.checkpoint_every_steps, plan.steps)
+    evaluates = _interval(settings.val_every_steps, plan.steps)
+    keeps_best = validates and settings.keep_best
+    if keeps_best:  # what is validated is saved, or the best would be lost
+        saves = evaluates = min(saves, evaluates)
     made = arguments(
         directory,
         num_train_epochs=settings.num_epochs,
         per_device_train_batch_size=settings.local_batch_size,
         per_device_eval_batch_size=settings.local_batch_size,
-        gradient_accumulation_steps=accumulated_passes(settings, world),
+        gradient_accumulation_steps=accumulated_passes(
+            plan.batch, settings.local_batch_size, world
+        ),
         learning_rate=settings.learning_rate,
-        warmup_steps=settings.lr_warmup_steps,
+        warmup_steps=plan.warmup,
         lr_scheduler_type=settings.lr_decay_style,
         weight_decay=settings.weight_decay,
         bf16=cuda and torch.cuda.is_bf16_supported(),
         use_cpu=not cuda,
         seed=settings.seed,
         data_seed=settings.seed,
-        save_steps=save_steps,
+        save_steps=saves,
         save_total_limit=2,
         eval_strategy="steps" if validates else "no",
-        eval_steps=_interval(settings.val_every_steps, steps) if validates else None,
-        logging_steps=max(1, min(10, steps // 20)),
+        eval_steps=evaluates if validates else None,
+        load_best_model_at_end=keeps_best,
+        metric_for_best_model="loss" if keeps_best else None,
+        restore_callback_states_from_checkpoint=settings.early_stopping is not None,
+        logging_steps=max(1, min(10, plan.steps // 20)),
+        report_to=settings.report_to,
+        activation_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
         fsdp="full_shard auto_wrap" if settings.fsdp else "",
         ddp_backend="gloo" if world > 1 and not cuda else None,
         label_names=["labels"],
@@ -190,7 +259,11 @@ def _publish(
     """Write the checkpoint, rename it into place when complete, and point LATEST to it."""
     name = f"epoch_{epochs}_step_{facts.steps}"
     model = trainer.accelerator.unwrap_model(trainer.model)
-    weights = trainer.accelerator.get_state_dict(trainer.model)  # gathered from every process
+    if isinstance(model, PreTrainedModel):
+        weights = trainer.accelerator.get_state_dict(trainer.model)  # gathered from every process
+    else:
+        model = merged(model)
+        weights = model.state_dict()
     if trainer.is_world_process_zero():
         with atomic_directory(directory / name, "finetune", lambda _: None) as new:
             save_consolidated(model, weights, base, new / CONSOLIDATED)

@@ -4,6 +4,7 @@ It writes the curves while it trains, and marks checkpoints from which it can co
 """
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,6 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
         remove_unused_columns=False,
         disable_tqdm=True,
         log_level="error",
-        report_to="none",
         **options,
     )
 
@@ -91,6 +91,11 @@ class Reporter(TrainerCallback):
 
     def __init__(self, directory: Path, log: Log) -> None:
         self._directory, self._log = directory, log
+        self._began, self._first = time.monotonic(), 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Begin to count the time, at the step from which a stopped run goes on."""
+        self._began, self._first = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Write the curves and log the last figures."""
@@ -101,7 +106,14 @@ class Reporter(TrainerCallback):
         kinds = {"loss": "loss", "eval_loss": "validation loss", "eval_mrr": "MRR"}
         shown = [f"{word} {last[key]:.4f}" for key, word in kinds.items() if key in last]
         if shown:
-            self._log(f"step {state.global_step} of {state.max_steps}: {', '.join(shown)}")
+            left = self._left(state.global_step, state.max_steps)
+            self._log(f"step {state.global_step} of {state.max_steps}: {', '.join(shown)}{left}")
+
+    def _left(self, step: int, steps: int) -> str:
+        if not self._first < step < steps:
+            return ""
+        seconds = (time.monotonic() - self._began) / (step - self._first) * (steps - step)
+        return f", about {seconds:.0f} s left"
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Mark a checkpoint of the Trainer as complete, after everything else."""

@@ -177,7 +177,7 @@ def test_the_checkpoint_is_asked_once_for_all_that_any_target_wants(
     asking: Any = _CachedWitness()
     checkpoint: Any = None
     for manifest, groups in ((source, base), (quantized, (*base, *more))):
-        draft = Draft(manifest, checkpoint, None)
+        draft = Draft(manifest, checkpoint, checkpoint, None)
         assert asking(draft, checkpoint, unwitnessed=False).groups == groups
     assert asked == ["int8"]
 

@@ -99,6 +99,44 @@ def test_pieces_of_a_causal_node_see_what_precedes_them(length: int) -> None:
     assert np.abs(run(model, length) - wanted).max() < 1e-6
 
 
+@pytest.mark.parametrize("length", [17, LONG_ROW_TOKENS + 16, 3000])
+def test_the_pooled_token_s_one_query_is_computed_at_once(length: int) -> None:
+    """That of the last layer, where only this token's state is wanted."""
+    model = attention()
+    value, one = helper.make_tensor_value_info, ["batch", HEADS, 1, SIZE]
+    model.graph.node[0].input[0] = "query"
+    model.graph.input[2].CopyFrom(value("mask", TensorProto.BOOL, ["batch", 1, 1, "sequence"]))
+    model.graph.input.append(value("query", TensorProto.FLOAT, one))
+    model.graph.output[0].CopyFrom(value("y", TensorProto.FLOAT, one))
+    random = np.random.default_rng(0)
+    inputs = {
+        "input_ids": np.zeros((1, length), np.int64),
+        "x": random.normal(size=(1, HEADS, length, SIZE)).astype(np.float32),
+        "query": random.normal(size=(1, HEADS, 1, SIZE)).astype(np.float32),
+        "mask": random.random((1, 1, 1, length)) < 0.5,
+    }
+    answers = []
+    for changed in (False, True):
+        if changed:
+            chunk_model(model)
+            onnx.checker.check_model(model)
+        session = onnxruntime.InferenceSession(
+            model.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        answers.append(np.asarray(session.run(None, inputs)[0]))
+    np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("changes", [{"pooling": "last"}, {"pooling": "cls"}, {"is_causal": True}])
+def test_models_of_one_token_are_exported_for_long_rows(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    checkpoint = write_llama(tmp_path / "checkpoint", max_position_embeddings=4096, **changes)
+    export(str(checkpoint), tmp_path / "out", ExportArgs(max_tokens=JUST_LONG))
+    assert read_manifest(tmp_path / "out").max_tokens == JUST_LONG
+
+
 def test_a_causal_node_with_a_mask_is_left_alone() -> None:
     model = attention(is_causal=1)
     chunk_model(model)

@@ -34,7 +34,9 @@ def reference(logits: np.ndarray) -> Reference:
 
 def proof(reference: Reference, max_tokens: int = 8192) -> RankProof:
     """A proof of a model that reads TEMPLATE."""
-    manifest: Any = SimpleNamespace(template=TEMPLATE, max_tokens=max_tokens, vision=None)
+    manifest: Any = SimpleNamespace(
+        template=TEMPLATE, instruction=None, max_tokens=max_tokens, vision=None
+    )
     return RankProof(manifest, reference)
 
 

@@ -175,7 +175,9 @@ def unreadable(folder: Path) -> dict[str, tuple[Any, str]]:
     return {
         "long": (
             "A" * 3000,
-            "A" * 200 + "… (3000 characters; base64 is no path: pass the bytes)",
+            "cannot be read: "
+            + "A" * 200
+            + "… (3000 characters; base64 is no path: pass the bytes)",
         ),
         "missing": (folder / "no.png", f"cannot be read: {folder}/no.png: No such file"),
         "folder": (folder, f"is not a file: {folder}"),

@@ -86,7 +86,7 @@ def test_a_file_may_have_as_many_bytes_as_allowed() -> None:
 
 def test_what_a_model_says_of_an_image_is_told_where_it_stands() -> None:
     """Also by a text model that was swapped in meanwhile."""
-    at = Field("documents", images={1: ("documents", 1, "content", 0, "image_url")})
+    at = Field("documents", images={1: SentImage("", ("documents", 1, "content", 0, "image_url"))})
     for error, told in (
         (ImageNotAllowed(TextPlace("passages", 1, "image"), "this model takes none"), "is not"),
         (InvalidImage(TextPlace("passages", 1, "image"), "it is damaged"), "cannot be read"),
@@ -96,7 +96,7 @@ def test_what_a_model_says_of_an_image_is_told_where_it_stands() -> None:
             locating_errors(passages=at),
         ):
             raise error
-        assert caught.value.location == at.images[1]
+        assert caught.value.location == at.images[1].place
 
 
 def test_a_part_of_a_text() -> None:

@@ -66,7 +66,7 @@ def docker_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def is_ready(port: int) -> bool:
     try:
         return httpx.get(f"http://127.0.0.1:{port}/v1/health/ready", timeout=PATIENCE_S).is_success
-    except httpx.ConnectError:
+    except httpx.TransportError:
         return False
 
 

@@ -67,10 +67,11 @@ def test_the_key_is_sent_when_its_variable_is_named_and_stands_nowhere(
     assert set(guarded.asked) == {None}
     assert main([*command, "nim_api_key_env=NOBODYS_KEY"]) == 1
     assert "no key in the environment variable NOBODYS_KEY" in capsys.readouterr().err
-    # Length is not relevance: it ranks differently, and the report says so.
-    assert main([*command, "nim_api_key_env=MY_KEY"]) == 1
-    output += capsys.readouterr().err
-    assert "B ranks differently from A" in output
+    # It ranks differently, and the report says so; better by chance, so it is no failure.
+    assert main([*command, "nim_api_key_env=MY_KEY"]) == 0
+    said = capsys.readouterr()
+    output += said.err + said.out
+    assert "Quality first changes between A and B" in output
     assert guarded.asked[-1] == f"Bearer {KEY}"
     assert KEY not in output
     for path in Path().rglob("*"):

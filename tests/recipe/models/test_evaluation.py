@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,12 +16,12 @@ from recipe.evaluation.candidates import find_candidates
 from recipe.evaluation.collection import Collection, read_collection
 from recipe.evaluation.drift import (
     Drift,
-    Measured,
     find_drift,
     recall_sentences,
     tolerance,
     verdict,
 )
+from recipe.evaluation.measured import Measured
 from recipe.evaluation.metrics import Metrics, measure
 from recipe.evaluation.results import Basis, Column, add_column, read_results
 from recipe.evaluation.scorers import ArtifactScorer
@@ -36,7 +37,8 @@ BASIS = Basis(eval_beir="a", candidates="b", prompt_template=None, max_length=8)
 
 
 def column(metrics: Metrics, basis: Basis = BASIS) -> Column:
-    return Column(**metrics, source="somewhere", identity="x", basis=basis)
+    facts = {"source": "somewhere", "identity": "x", "basis": basis}
+    return msgspec.convert({**metrics, **facts}, Column)
 
 
 def test_ndcg_is_what_the_formula_says() -> None:
@@ -99,7 +101,7 @@ def test_the_first_boundary_where_quality_changes_is_named() -> None:
         ("nim", "NDCG@1"),
         ("nim", "Recall@1"),
     ]
-    assert drift.first_change.worst[0].query == "q"
+    assert drift.first_change.queries[0].query == "q"
 
 
 def drift_of(*figures: float) -> Drift:

@@ -2,19 +2,23 @@
 
 import json
 import os
+import re
 import select
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     TrainingArguments,
     dynamic_module_utils,
+    modeling_utils,
 )
 
 from exporter.checkpoint import load_model, read_checkpoint
@@ -240,6 +244,7 @@ def test_a_bert_trains_without_a_template(
         ("optimizer_backend=fused_adam", "training uses PyTorch's AdamW"),
         ("attn_implementation=flash_attention_2", "wanted sdpa, eager or null"),
         ("fsdp=true", "no GPU"),
+        ("report_to=nobody", "wanted one whose package is installed: none"),
         ("train_data_path=./nowhere.json", "run `rerank prep`"),
         ("learning_rat=1", "learning_rate"),
     ],
@@ -285,3 +290,97 @@ def test_fewer_negatives_than_asked_are_refused_with_their_number(
     path = tmp_path / "few" / "train_mined.json"
     assert main(["finetune", "-c", "c.toml", f"train_data_path={path}"]) == 1
     assert "14 of 14 examples" in capsys.readouterr().err
+
+
+def test_the_step_of_the_least_validation_loss_is_kept(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # So high a rate that the first steps are the best: later ones forget what the base knows.
+    wild = ["learning_rate=1", "lr_warmup_steps=0", "val_every_steps=1", "checkpoint_every_steps=1"]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, Reporter, "on_save", 2)  # one validation was in vain
+        assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 130
+    assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 0
+    validated = {e["step"]: e["eval_loss"] for e in history(fresh) if "eval_loss" in e}
+    best = min(validated, key=validated.__getitem__)
+    assert f"kept step {best} of {best + 2}" in capsys.readouterr().err
+    facts = json.loads((fresh / CONSOLIDATED / "training.json").read_text())
+    assert facts["steps"] == best
+    assert max(validated) == best + 2 < 9  # it stopped before its end
+    kept = load_file(fresh / CHECKPOINTS / "trainer" / f"checkpoint-{best}" / "model.safetensors")
+    published = load_file(fresh / CONSOLIDATED / "model.safetensors")
+    torch.testing.assert_close(published, kept)
+
+
+def test_a_run_that_only_warms_up_says_so_in_its_last_line(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (fresh / "prep" / "val_mined.json").unlink()
+    few = ["val_data_path=null", "num_epochs=1", "lr_warmup_steps=100"]
+    assert main(["finetune", "-c", "c.toml", *few, "early_stopping=2"]) == 1
+    assert "found early_stopping and no validation data" in capsys.readouterr().err
+    assert main(["finetune", "-c", "c.toml", *few]) == 0
+    output = capsys.readouterr().err
+    assert "lr_warmup_steps = 2, not 100" in output
+    assert re.search(
+        r"million weights, .* trained: with gradients and the optimizer [0-9.]+ GiB", output
+    )
+    assert re.search(r": step 2 of 3: loss [0-9.]+, about \d+ s left$", output, re.MULTILINE)
+    *_, last, done = output.splitlines()
+    assert "done:" in done
+    assert "the learning rate rose through all 3 steps" in last
+
+
+def test_seeds_are_trained_one_after_the_other(fresh: Path) -> None:
+    line = ["finetune", "-c", "c.toml", "num_epochs=1", "seeds=2"]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, Reporter, "on_save", 4)  # the first has three checkpoints
+        assert main(line) == 130
+    first = weights(fresh)
+    assert main(line) == 0
+    assert weights(fresh) == first
+    other = fresh / CHECKPOINTS / "seeds/1/LATEST/model/consolidated"
+    assert json.loads((other / "training.json").read_text())["seed"] == 43
+    assert (other / "model.safetensors").read_bytes() != first
+
+
+@pytest.mark.heavy
+def test_activations_that_are_computed_twice_give_the_same_curve(
+    fresh: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, layers = modeling_utils.checkpoint, []
+
+    def counting(*values: Any, **named: Any) -> Any:
+        layers.append(1)
+        return real(*values, **named)
+
+    monkeypatch.setattr(modeling_utils, "checkpoint", counting)
+    assert main(["finetune", "-c", "c.toml", "gradient_checkpointing=true"]) == 0
+    assert layers
+    assert losses(fresh) == pytest.approx(losses(finished), abs=1e-5)
+
+
+@pytest.mark.heavy
+def test_an_adapter_is_trained_resumed_and_merged(
+    fresh: Path, tiny_llama_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["finetune", "-c", "c.toml", "peft=lora", "lora_rank=2", "learning_rate=1e-2"]
+    assert main([*line, "fsdp=true"]) == 1
+    assert "wanted one of them" in capsys.readouterr().err
+    assert main([*line]) == 0
+    whole, curve = weights(fresh), losses(fresh)
+    assert sum(curve[-3:]) < sum(curve[:3])
+    # The published model is one that any loader takes, with other weights in its layers.
+    before = load_file(tiny_llama_checkpoint / "model.safetensors")
+    after = load_file(fresh / CONSOLIDATED / "model.safetensors")
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert after.keys() == before.keys()
+    assert any("q_proj" in name for name in changed)
+    assert "score.weight" in changed
+    assert not any("embed_tokens" in name or "norm" in name for name in changed)
+    load_model(read_checkpoint(str(fresh / CONSOLIDATED)))
+    shutil.rmtree(fresh / "output")
+    stop_at_the_first_checkpoint(*line[3:])
+    assert main(line) == 0
+    assert losses(fresh) == curve
+    assert weights(fresh) == whole
