@@ -12,8 +12,7 @@ from recipe.config_files import load
 from recipe.data.reading import Reading, read
 from recipe.data.rows import Broken, Source, normal
 from recipe.errors import BadInput
-from recipe.preparation.held_out import hold_out
-from recipe.preparation.split import convert
+from recipe.preparation.held_out import divided
 from recipe.progress import stage_log
 
 ABOUT = "say what labelled data hold before anything costs"
@@ -80,15 +79,15 @@ def _splits(source: Source, recipe: Recipe) -> tuple[bool, list[str]]:
     """Whether prep would take the data, and how it would divide them."""
     said: list[str] = []
     try:
-        found = hold_out(convert(source, recipe.prep, said.append), said.append)
+        found = divided(source, recipe.prep, said.append)
     except BadInput as error:
         return False, [*said, f"prep would refuse them: {error}"]
-    divided = (
+    taken = (
         f"prep would take {len(found.train)} questions to train, {len(found.val)} to validate, "
         f"{len(found.test)} to test (seed {recipe.prep.seed}):"
     )
     said = said or ["no question or answer is in two splits"]
-    return True, [divided, *(f"  {line}" for line in said)]
+    return True, [taken, *(f"  {line}" for line in said)]
 
 
 def _examples(source: Source) -> Iterator[str]:

@@ -11,7 +11,6 @@ from recipe.data.reading import Reading, read
 from recipe.data.reading import parts as parts_of
 from recipe.data.rows import Broken
 from recipe.errors import BadConfig, BadInput, StageFailed
-from recipe.evaluation.labelled import open_collection
 from recipe.first_stage import Embedding, FirstStage, artifact_directory, embedder_commit
 from recipe.hub import HF, dataset_commit, pin_models, pinned_dataset, refuse_hub
 from recipe.preparation.files import (
@@ -22,9 +21,9 @@ from recipe.preparation.files import (
     write_mined,
     write_split,
 )
-from recipe.preparation.held_out import barred_negatives, hold_out, measured_elsewhere
+from recipe.preparation.held_out import barred_negatives, divided
 from recipe.preparation.mining import Mined, Miner, as_given, parts, wanted_negatives
-from recipe.preparation.split import Material, Question, convert, with_ids
+from recipe.preparation.split import Material, Question, with_ids
 from recipe.progress import Log
 from recipe.ray_workers import map_in_order
 from recipe.stage import Input, Stage
@@ -147,12 +146,7 @@ def _material(settings: PrepConfig, log: Log) -> Material:
         log(note)
     broken.settle(settings.source, log)
     log(f"{settings.source}: {source.form}, {len(source.rows)} rows")
-    material = convert(source, settings, log)
-    if settings.hold_out_path is not None:
-        found = open_collection(Path(settings.hold_out_path))
-        measured = [(text, found.answer_texts(name)) for name, text in found.queries.items()]
-        material = measured_elsewhere(material, measured)
-    return with_ids(hold_out(material, log))
+    return with_ids(divided(source, settings, log))
 
 
 def _mined(settings: PrepConfig, material: Material, log: Log) -> dict[str, list[Mined]]:

@@ -7,10 +7,13 @@ Texts are the same when they differ in case, width or white space only.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from recipe.data.rows import digest, normal
-from recipe.preparation.split import Material, Question
+from recipe.config import PrepConfig
+from recipe.data.rows import Source, digest, normal
+from recipe.evaluation.labelled import open_collection
+from recipe.preparation.split import Material, Question, convert
 from recipe.progress import Log
 
 # Each split with those that are held out from it.
@@ -19,6 +22,16 @@ HELD_OUT_FROM = {
     "val": ("test", "elsewhere"),
     "test": (),
 }
+
+
+def divided(source: Source, settings: PrepConfig, log: Log) -> Material:
+    """Everything that was read, in splits, without what is held out. Raises BadInput."""
+    material = convert(source, settings, log)
+    if settings.hold_out_path is not None:
+        found = open_collection(Path(settings.hold_out_path))
+        measured = [(text, found.answer_texts(name)) for name, text in found.queries.items()]
+        material = measured_elsewhere(material, measured)
+    return hold_out(material, log)
 
 
 def hold_out(material: Material, log: Log) -> Material:

@@ -105,7 +105,7 @@ def test_a_checkpoint_knows_its_questions_when_its_data_were_made_anew(
 
 
 def test_other_evaluation_data_are_held_out_by_prep(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [
@@ -115,6 +115,8 @@ def test_other_evaluation_data_are_held_out_by_prep(
     lines(tmp_path / "mine.jsonl", rows)
     lines(tmp_path / "held.jsonl", [{"query": f"Q  {n}?", "pos": [f"YES {n}"]} for n in range(10)])
     prep = ["prep", "mining=none", "base_model=./none", "data=mine.jsonl", "output_dir=prep"]
+    assert main(["data", "inspect", "mine.jsonl", "hold_out_path=held.jsonl"]) == 0
+    assert "question(s) of train that are held out" in capsys.readouterr().out
     assert main([*prep, "hold_out_path=held.jsonl"]) == 0
     groups = read_groups(tmp_path / "prep" / "train_mined.automodel_unrolled.json", 2)
     assert asked(groups)
