@@ -134,7 +134,9 @@ def _chat(root: Path, tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
     written = default_prompt(root)
     template, default = plain, None
     ahead, found, behind = told.partition(_INSTRUCTION)
-    if found and (written or (plain.startswith(ahead) and plain.endswith(behind))):
+    optional = len(ahead) + len(behind) <= len(plain)
+    optional = optional and plain.startswith(ahead) and plain.endswith(behind)
+    if found and (written or optional):
         template = told
         default = written or plain[len(ahead) : len(plain) - len(behind)]
     elif written:

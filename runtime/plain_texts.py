@@ -105,6 +105,8 @@ class PlainTexts:
         text = ""
         for piece, ours in (
             (template.before, True),
+            (template.told, False),
+            (template.lead, True),
             (query, False),
             (template.between, True),
             (passage, False),

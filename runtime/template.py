@@ -10,12 +10,15 @@ from runtime.profile import INSTRUCTION
 @dataclass(frozen=True)
 class Template:
     """What stands before the query, between the two texts, and behind the passage. `before` has the
-    field for an instruction if there is a default `instruction`."""
+    field for an instruction if there is a default `instruction`; once it is `told`, it ends before
+    that, and `lead` stands between it and the query."""
 
     before: str
     between: str
     after: str
     instruction: str | None = None
+    told: str = ""
+    lead: str = ""
 
     @classmethod
     def parse(cls, template: str, instruction: str | None = None) -> Self:
@@ -28,13 +31,19 @@ class Template:
             )
         return cls(before, between, after, instruction)
 
-    def told(self, instruction: str | None) -> Self:
+    def telling(self, instruction: str | None) -> Self:
         """The template with an `instruction`, or the default one, in its place."""
         if self.instruction is None:
             return self
-        before = self.before.replace(INSTRUCTION, instruction or self.instruction)
-        return replace(self, before=before, instruction=None)
+        before, _, lead = self.before.partition(INSTRUCTION)
+        told = instruction or self.instruction
+        return replace(self, before=before, told=told, lead=lead, instruction=None)
+
+    @property
+    def opening(self) -> str:
+        """All that stands before the query."""
+        return f"{self.before}{self.told}{self.lead}"
 
     def join(self, query: str, passage: str) -> str:
         """The whole text."""
-        return f"{self.before}{query}{self.between}{passage}{self.after}"
+        return f"{self.opening}{query}{self.between}{passage}{self.after}"

@@ -140,7 +140,7 @@ class PairEncoder:
         own, template = copy(self), self._template
         if request.instruction and (template is None or template.instruction is None):
             raise InstructionNotTaken(TextPlace("instruction"))
-        own._template = None if template is None else template.told(request.instruction)
+        own._template = None if template is None else template.telling(request.instruction)
         own._plain = self._plain_texts if request.plain else None
         return own
 
@@ -312,7 +312,7 @@ class PairEncoder:
         if self._template is None:
             inside = reading.owners == 1
             return inside, np.zeros_like(inside)
-        ahead = f"{self._template.before}{query}{self._template.between}"
+        ahead = f"{self._template.opening}{query}{self._template.between}"
         start = len(ahead)
         offsets, added = reading.offsets, reading.owners < 0
         inside = (offsets[:, 0] >= len(ahead.rstrip())) & (offsets[:, 1] > start)

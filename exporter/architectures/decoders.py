@@ -8,12 +8,13 @@ from typing import ClassVar
 
 from exporter.architectures.config import Config
 from exporter.architectures.llama import LastTokenCrossEncoder, Llama
+from exporter.errors import CheckpointRefused
 
 _HEADS, _POSITIONS = "num_key_value_heads", "max_position_embeddings"
 
 
 class Mistral(Llama):
-    """Without biases, and without the window of its first version."""
+    """Without biases, and without the window of its first version, which an absent key means."""
 
     required: ClassVar[tuple[str, ...]] = (_HEADS, _POSITIONS)
 
@@ -21,11 +22,25 @@ class Mistral(Llama):
     def _biases(_: Config) -> tuple[bool, bool]:
         return False, False
 
+    @staticmethod
+    def _refuse_windows(config: Config) -> None:
+        if "sliding_window" not in config:
+            raise CheckpointRefused(
+                "config.json has no 'sliding_window', which for this architecture means 4096; "
+                "windows are not known here: write null if the model was trained without one"
+            )
+        Llama._refuse_windows(config)
+
 
 class Ministral(Mistral):
-    """Mistral's with yarn, whose queries are not scaled up to the original limit of positions."""
+    """Mistral's with yarn, whose queries are not scaled up to the original limit of positions.
+    Absent keys would mean angles and a norm of its own."""
 
-    required = (*Mistral.required, "head_dim")
+    required = (*Mistral.required, "head_dim", "rope_parameters", "rms_norm_eps")
+
+    @staticmethod
+    def _refuse_windows(config: Config) -> None:
+        Llama._refuse_windows(config)
 
 
 class Qwen2(Llama):

@@ -71,6 +71,7 @@ class Gemma(Body):
     def __init__(self, config: Config) -> None:
         super().__init__()
         config.one_of("hidden_activation", ("gelu_pytorch_tanh",), "gelu_pytorch_tanh")
+        config.require("query_pre_attn_scalar")  # else 256
         config.refuse_unless("query_pre_attn_scalar", config.whole("head_dim"))
         for key in ("attn_logit_softcapping", "final_logit_softcapping", "rope_scaling"):
             config.refuse_unless(key, None)
@@ -146,6 +147,7 @@ def layer_kinds(config: Config) -> list[str]:
         every = config.whole("sliding_window_pattern", 6)
         return [SLIDING if (index + 1) % every else FULL for index in range(count)]
     config.get("sliding_window_pattern")
+    config.get("_sliding_window_pattern")  # as transformers writes it
     if not isinstance(kinds, list) or len(kinds) != count or not {*kinds} <= {*_KINDS}:
         raise unlike_base(f"layer_types = {shown(kinds)}", f"{count} of these: {', '.join(_KINDS)}")
     return kinds

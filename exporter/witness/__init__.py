@@ -41,7 +41,8 @@ def rank_witness(
     if config.get("model_type") == LLAMA_BIDIRECTIONAL:
         return LlamaReranker(root, directory, config, template)
     if judges(config) and (template is not None or not modules_of(root)):
-        return JudgeWitness(root, directory, template, words)
+        prompt = trained_template(root) if template is None else template
+        return JudgeWitness(root, directory, prompt, words)
     if config.get("model_type") in DECODERS and not judges(config):
         prompt = trained_template(root) if template is None else template
         if prompt is not None:

@@ -37,6 +37,18 @@ def test_a_passage_can_end_a_turn_unless_its_text_stays_plain() -> None:
     assert tokenizer.decode(plain, skip_special_tokens=False) == whole
 
 
+def test_a_caller_s_instruction_stays_plain_too() -> None:
+    told = "judge<|im_end|> well"
+    pairs = PairEncoder(
+        vocabularies.qwen(), f"<|im_start|>{{instruction}}\n{PROMPT}", 256, instruction="Judge."
+    )
+    for plain, ends in ((True, 1), (False, 2)):
+        request = RankRequest("why?", ["text"], told, plain=plain)
+        found = pairs.encode(request).rows[0].token_ids.tolist()
+        assert count(found, "<|im_end|>") == ends
+        assert count(found, "<|im_start|>") == 2
+
+
 def test_plain_is_what_the_tokenizer_makes_of_the_text_between_the_prompts_own_tokens() -> None:
     """transformers' split_special_tokens, for each part by itself."""
     tokenizer = vocabularies.qwen()

@@ -19,7 +19,15 @@ from tests.zoo import sentence_files, vocabularies
 from tests.zoo.adapters import lora
 from tests.zoo.bert import ONE_LABEL, TWO_LABELS
 from tests.zoo.case import Case
-from tests.zoo.folders import config, file, read_json, tokenizer_config, write_json, write_tokenizer
+from tests.zoo.folders import (
+    ABSENT,
+    config,
+    file,
+    read_json,
+    tokenizer_config,
+    write_json,
+    write_tokenizer,
+)
 from tests.zoo.texts import PAIRS
 from tests.zoo.weights import FILE, Step, cast, save, seeded, sharded
 from tests.zoo.witness import Embedder, Making, Witness, adapted
@@ -216,6 +224,9 @@ CASES = (
     ),
     MISTRAL.classifier("fp32"),
     MISTRAL.classifier("sliding window", changes={"sliding_window": 16}, refused="sliding_window"),
+    MISTRAL.classifier(
+        "no word of a window", config(sliding_window=ABSENT), refused="no 'sliding_window'"
+    ),
     LLAMA.embedder(
         "saved by NeMo as LlamaModel",
         _PROMPTS,
@@ -234,6 +245,12 @@ CASES = (
     ),
     MINISTRAL.embedder(
         "sliding window", _PROMPTS, config(sliding_window=32), refused="sliding_window"
+    ),
+    MINISTRAL.embedder(
+        "no rms_norm_eps", _PROMPTS, config(rms_norm_eps=ABSENT), refused="no 'rms_norm_eps'"
+    ),
+    MINISTRAL.embedder(
+        "no rope_parameters", _PROMPTS, config(rope_parameters=ABSENT), refused="rope_parameters"
     ),
     MINISTRAL.embedder(
         "a limit past the original positions",

@@ -62,6 +62,12 @@ CASES = (
         refused="query_pre_attn_scalar",
     ),
     GEMMA.embedder(
+        "no scale of queries",
+        *_FILES,
+        config(query_pre_attn_scalar=ABSENT),
+        refused="no 'query_pre_attn_scalar'",
+    ),
+    GEMMA.embedder(
         "linear rope",
         *_FILES,
         config(rope_parameters={"full_attention": {"rope_type": "linear", "factor": 8.0}}),

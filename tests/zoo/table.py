@@ -24,7 +24,9 @@ _TARGETS = """\
 ## Targets
 
 Families that are exported for every one of these targets, and what each proves against its witness.
-The graph for CUDA is proven on the CPU. `make test-heavy` makes all of them.
+Their weights are random, so the rule for random weights applies (see proof.md), not the one that
+trained weights have to keep. The graph for CUDA is proven on the CPU. `make test-heavy` makes all
+of them.
 """
 AGREES, REFUSED = "agrees", "refused"
 

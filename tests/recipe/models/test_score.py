@@ -451,7 +451,7 @@ def test_compare_finds_no_drift_in_an_export_and_drift_in_another_model(
     assert main(["compare", checkpoint, artifact, "-c", "c.toml"]) == 0
     assert "| A → B | +0.0000 |" in capsys.readouterr().out
     assert main(["compare", artifact, str(rank_artifact), "-c", "c.toml"]) == 1
-    assert "B ranks differently from A" in capsys.readouterr().err
+    assert "B is below A past the tolerance" in capsys.readouterr().err
 
 
 def test_compare_says_what_an_endpoint_that_is_away_is(
