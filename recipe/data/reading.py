@@ -135,8 +135,8 @@ def _read_files(found: HubFiles, how: Reading, broken: Broken) -> Source:
         _read_rows(file, split, how, broken, source)
     if not source.rows and not broken.count:
         raise BadInput(
-            f"found no rows in {', '.join(file.name for file in files)}, wanted some (the first line "
-            "of a table is its header)"
+            f"found no rows in {', '.join(file.name for file in files)}, wanted some (the first "
+            "line of a table is its header)"
         )
     if source.texts and all(text.isdigit() for text in source.texts.values()):
         source.notes.append(
