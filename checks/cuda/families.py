@@ -125,7 +125,7 @@ def _ask_pytorch(checkpoint: Checkpoint, folder: Path) -> None:
 
 def _seal(checkpoint: Checkpoint, target: str, directory: Path) -> None:
     """Make a finished artifact of the graph, with a golden that any finite value agrees with."""
-    profile = choose_profile(None, checkpoint.architecture)
+    profile = choose_profile(None, checkpoint.architecture, checkpoint.kind)
     wanted = load_target_profile(target)
     found = draft(checkpoint, profile, wanted, ExportArgs(target=target))
     found.tokenizer.save(directory / "tokenizer")
