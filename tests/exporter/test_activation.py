@@ -101,6 +101,7 @@ def test_an_artifact_of_schema_1_is_verified(
         verify(place, str(checkpoint), None)
 
 
+@pytest.mark.heavy
 def test_a_quantized_artifact_of_schema_1_is_of_schema_1_without_the_checkpoint(
     tiny_llama_checkpoint: Path,
     rank_artifact: Path,

@@ -89,6 +89,7 @@ def test_vectors_that_are_not_normalised_stay_so_when_served(sentence_artifact: 
     assert np.all(np.linalg.norm(vectors, axis=1) > 2)
 
 
+@pytest.mark.heavy
 def test_a_symmetric_model_is_proven_and_served_without_input_types(
     tmp_path: Path, exported: Exported
 ) -> None:
@@ -138,7 +139,9 @@ def test_other_prefixes_are_another_version(embed_artifact: Path, tmp_path: Path
         verify(copy, None, None)
 
 
-@pytest.mark.parametrize("artifact", ["embed_artifact", "half_embed_artifact"])
+@pytest.mark.parametrize(
+    "artifact", ["embed_artifact", pytest.param("half_embed_artifact", marks=pytest.mark.heavy)]
+)
 @pytest.mark.parametrize("value", ["_pooling", "_length"])
 def test_a_graph_that_pools_or_normalises_otherwise_is_caught(
     artifact: str,

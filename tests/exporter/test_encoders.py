@@ -284,7 +284,13 @@ def test_every_token_sees_the_others(tmp_path: Path, write: Any) -> None:
     probe(load(directory), vocabulary(directory))
 
 
-@pytest.mark.parametrize("family", ["xlm-roberta", "modernbert", "deberta"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "xlm-roberta",
+        *(pytest.param(one, marks=pytest.mark.heavy) for one in ("modernbert", "deberta")),
+    ],
+)
 def test_the_complete_way(family: str, checkpoints: dict[str, Path], exported: Exported) -> None:
     assert_proven_and_served(exported(checkpoints[family]))
 

@@ -184,6 +184,7 @@ def test_a_short_graph_for_a_gpu_is_proven_as_it_is(
     assert proven == [kinds(planless)]
 
 
+@pytest.mark.heavy
 def test_a_long_graph_for_a_gpu_is_proven_in_chunks_and_is_unchanged(
     proven: list[set[str]],
     long_checkpoint: Path,

@@ -35,6 +35,7 @@ def no_torch_export(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(target_graph, "move_to_onnx", refuse)
 
 
+@pytest.mark.heavy
 def test_against_the_checkpoint_it_is_what_an_export_makes(
     rank_artifact: Path, tiny_llama_checkpoint: Path, tmp_path: Path
 ) -> None:

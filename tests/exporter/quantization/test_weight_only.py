@@ -56,7 +56,7 @@ def test_rows_are_rounded_in_blocks_where_they_divide(columns: int, blocks: int)
     assert np.all(wide[3] == 0)
 
 
-@pytest.mark.parametrize("kind", ["pair", "embed"])
+@pytest.mark.parametrize("kind", ["pair", pytest.param("embed", marks=pytest.mark.heavy)])
 def test_most_of_a_graph_is_rounded(kind: str, request: pytest.FixtureRequest) -> None:
     artifact: Path = request.getfixturevalue(f"{kind}_artifact")
     model = onnx.load(artifact / "model.onnx")
