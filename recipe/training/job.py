@@ -12,6 +12,9 @@ from recipe.durable import read_json, write_json
 from recipe.errors import BadConfig
 
 CONSOLIDATED = Path("model") / "consolidated"
+LATEST = Path("LATEST") / CONSOLIDATED
+# The states from which a stopped run goes on, in the folder of the checkpoints.
+TRAINER_FOLDER = "trainer"
 FACTS_FILE = "training.json"
 _SCHEDULE_FILE = "schedule.json"
 # Below so many examples the batch is an eighth of them, between these bounds.
