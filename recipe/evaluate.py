@@ -41,14 +41,13 @@ from recipe.first_stage import Embedding, FirstStage, embedder_commit
 from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
-from recipe.training.job import CONSOLIDATED, of_seed, read_facts
+from recipe.training.job import LATEST, of_seed, read_facts
 from recipe.training.trained_on import TRAINED_ON_FILE, read_trained_on
 from runtime.manifest import MANIFEST_FILE, read_manifest
 
 # The folder of the second evaluation set, in that of the first.
 GUARD = "guard"
 SEEDS_FILE = "seeds.md"
-_LATEST = Path("LATEST") / CONSOLIDATED
 _ADVICE = (
     "Train with a lower learning_rate, fewer epochs or more data; allow_worse=true takes the model "
     "as it is"
@@ -78,8 +77,8 @@ def _other_seeds(settings: EvalConfig) -> list[Path]:
     """The checkpoints of the seeds after the first, in folders that finetune gave them."""
     if settings.seeds == 1:
         return []
-    checkpoints = Path(settings.finetuned_model_path).parents[len(_LATEST.parts) - 1]
-    return [of_seed(checkpoints, number) / _LATEST for number in range(1, settings.seeds)]
+    checkpoints = Path(settings.finetuned_model_path).parents[len(LATEST.parts) - 1]
+    return [of_seed(checkpoints, number) / LATEST for number in range(1, settings.seeds)]
 
 
 def _sources(settings: EvalConfig) -> dict[str, str]:
@@ -94,10 +93,10 @@ def _check_values(settings: EvalConfig) -> None:
             f"found top_k = {settings.top_k} and k_values up to {max(settings.k_values)}, wanted "
             "top_k at least as large: metrics cannot be deeper than the reranked list"
         )
-    if settings.seeds > 1 and Path(settings.finetuned_model_path).parts[-3:] != _LATEST.parts:
+    if settings.seeds > 1 and Path(settings.finetuned_model_path).parts[-3:] != LATEST.parts:
         raise BadConfig(
             f"found seeds = {settings.seeds} and finetuned_model_path = "
-            f"{settings.finetuned_model_path}, wanted a path that ends in {_LATEST}, beside which "
+            f"{settings.finetuned_model_path}, wanted a path that ends in {LATEST}, beside which "
             "finetune writes the other seeds"
         )
     refuse_hub("guard_data_path", settings.guard_data_path)
@@ -237,12 +236,17 @@ def _measure_seeds(settings: EvalConfig, session: Session, log: Log) -> None:
     columns = [results["finetuned"]]
     for number, path in enumerate(_other_seeds(settings), start=1):
         with closing(_scorer(settings, "finetuned", str(path))) as scorer:
-            columns.append(session.measure(f"finetuned-seed-{number}", scorer, log))
+            columns.append(session.measure(seed_column(number), scorer, log))
     lines = spread_table(results.get("base"), columns)
     for line in lines:
         log(line)
     file = session.directory / SEEDS_FILE
     write_atomic(file, "\n".join(["# Seeds", "", *lines, ""]).encode())
+
+
+def seed_column(number: int) -> str:
+    """The name of the scores of a seed after the first."""
+    return f"finetuned-seed-{number}"
 
 
 def _tuning(drift: Drift) -> Pair | None:

@@ -15,8 +15,7 @@ from recipe.evaluation.overlap import measured_with
 from recipe.fixed import refuse_other_values
 from recipe.preparation.files import EVAL_FOLDER
 from recipe.stage import Input, Stage, require_inputs
-from recipe.training.groups import read_groups
-from recipe.training.job import validation_file
+from recipe.training.examples import read_examples
 from recipe.training.trained_on import trained_on
 
 _ADVICE = "`rerank prep` with data=… and hold_out_path=… holds them out"
@@ -97,8 +96,7 @@ def _refuse_trained_on(recipe: Recipe, names: Sequence[str]) -> None:
     if ours or not {"finetune", "eval"} <= {*names} or not (train.exists() and measured.exists()):
         return
     collection = open_collection(measured)
-    settings = recipe.finetune
-    groups = read_groups(train, settings.train_n_passages, validation_file(settings))
+    groups, _ = read_examples(recipe.finetune, lambda _: None)
     found = measured_with(trained_on(groups), collection)
     if found.questions:
         raise BadInput(

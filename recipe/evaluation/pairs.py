@@ -13,6 +13,14 @@ from recipe.evaluation.significance import Gain, gains
 
 # The question of the whole recipe.
 TUNING = ("base", "finetuned")
+GAIN_HEAD = (
+    "difference",
+    "95 % interval",
+    "p",
+    "corrected p",
+    "wins/losses/ties",
+    "verdict",
+)
 _LEAST_P = 0.001
 
 
@@ -42,6 +50,16 @@ class Pair:
 
     def _certain(self, key: str) -> bool:
         return self.gains[key].certain(alone=key == self.key)
+
+
+def known_pairs(measured: Measured) -> list[Pair]:
+    """Every pair whose differences stand in the results, base → fine-tuned first."""
+    pairs = [
+        Pair(before, after, measured.key, found, measured.unmovable(after))
+        for after, column in measured.results.items()
+        for before, found in column.against.items()
+    ]
+    return sorted(pairs, key=lambda pair: (pair.before, pair.after) != TUNING)
 
 
 def find_pairs(measured: Measured) -> list[Pair]:
@@ -102,8 +120,7 @@ def tables(pairs: Sequence[Pair]) -> list[str]:
         *_head(f"{first.before} → {first.after}"),
         *(_row(key, key, first) for key in first.gains),
         "",
-        f"p is that of a sign-flip test, the corrected p Holm's for {len(first.gains)} measures. "
-        f"{first.key} is judged by its own interval and p, the others by the corrected p.",
+        method(first),
     ]
     if len(pairs) > 1:
         lines += ["", *_head(first.key)]
@@ -111,19 +128,33 @@ def tables(pairs: Sequence[Pair]) -> list[str]:
     return lines
 
 
-def _head(title: str) -> list[str]:
+def method(pair: Pair) -> str:
+    """How the verdicts are come to."""
+    return (
+        f"p is that of a sign-flip test, the corrected p Holm's for {len(pair.gains)} measures. "
+        f"{pair.key} is judged by its own interval and p, the others by the corrected p."
+    )
+
+
+def gain_cells(key: str, pair: Pair) -> list[str]:
+    """The cells of one measure, under GAIN_HEAD."""
+    gain = pair.gains[key]
     return [
-        f"| {title} | difference | 95 % interval | p | corrected p | wins/losses/ties | verdict |",
-        "|---|---|---|---|---|---|---|",
+        f"{gain.difference:+.4f}",
+        f"{gain.low:+.4f} … {gain.high:+.4f}",
+        _p(gain.p),
+        _p(gain.corrected_p),
+        f"{gain.wins}/{gain.losses}/{gain.ties}",
+        pair.said(key),
     ]
 
 
+def _head(title: str) -> list[str]:
+    return [f"| {' | '.join([title, *GAIN_HEAD])} |", "|---" * (1 + len(GAIN_HEAD)) + "|"]
+
+
 def _row(title: str, key: str, pair: Pair) -> str:
-    gain = pair.gains[key]
-    return (
-        f"| {title} | {gain.difference:+.4f} | {gain.low:+.4f} … {gain.high:+.4f} | {_p(gain.p)} | "
-        f"{_p(gain.corrected_p)} | {gain.wins}/{gain.losses}/{gain.ties} | {pair.said(key)} |"
-    )
+    return f"| {' | '.join([title, *gain_cells(key, pair)])} |"
 
 
 def _figures(gain: Gain) -> str:

@@ -44,6 +44,11 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
+def public_url(url: str) -> str:
+    """The URL as reports may name it, without a password. Raises httpx.InvalidURL."""
+    return str(httpx.URL(url).copy_with(userinfo=b""))
+
+
 def open_scorer(source: str, template: str | None, max_tokens: int, settings: EvalConfig) -> Scorer:
     """The scorer for a URL, an artifact's directory, or a checkpoint (directory or hub id).
 
@@ -192,8 +197,7 @@ class EndpointScorer:
             self._client = RerankClient(url, api_key=api_key, timeout_s=timeout_s, surface=surface)
         except RerankError as error:
             raise BadConfig(f"the endpoint cannot be called: {error}") from error
-        # Reports name the source: keep a password in the URL out of them.
-        self.source = str(httpx.URL(url).copy_with(userinfo=b""))
+        self.source = public_url(url)
 
     def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:
         """See Scorer. Raises BadInput when the endpoint returns no ranking."""

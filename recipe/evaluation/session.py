@@ -145,8 +145,12 @@ class Session:
                     logits += scorer.score(self.collection.queries[query], passages(some))
                 output.write(_Row(query, logits))
                 progress.step()
+        return self.column(name, scorer.source, scorer.identity)
+
+    def column(self, name: str, source: str, identity: str) -> Column:
+        """The figures of the scores that were measured for the column `name`."""
         metrics = measure(self.collection.grades, self.scores(name), self.setting.k_values)
-        return self._column(metrics, scorer.source, scorer.identity)
+        return self._column(metrics, source, identity)
 
     def scores(self, name: str) -> dict[str, dict[str, float]]:
         """For each query, the logit of each candidate by id, as measured for the column `name`.
@@ -207,8 +211,7 @@ class Session:
 
         Each column of `chain` is compared with the one before it.
         """
-        scores = {name: self._ranked(name) for name in results}
-        measured = Measured(results, scores, self.collection, self.setting.k_values)
+        measured = self.measured(results)
         drift = find_drift(chain, measured)
         write_drift(self.directory, measured, drift)
         against: dict[str, dict[str, dict[str, Gain]]] = {name: {} for name in results}
@@ -220,6 +223,11 @@ class Session:
         }
         write_results(self.directory, compared)
         return drift
+
+    def measured(self, results: Results) -> Measured:
+        """The columns with their scores. Raises BadInput where those are not on disk."""
+        scores = {name: self._ranked(name) for name in results}
+        return Measured(results, scores, self.collection, self.setting.k_values)
 
     def _ranked(self, name: str) -> dict[str, dict[str, float]]:
         """What the column ranks by: logits, or the cosines of the first stage."""

@@ -79,8 +79,7 @@ class PairBatcher:
         Padding is on the left; scores do not depend on the side.
         """
         rows = [self._tokenizer.encode(*pair)[0] for pair in pairs]
-        longest = max(len(row.token_ids) for row in rows)
-        width = -(-longest // _TILE_TOKENS) * _TILE_TOKENS
+        width = self.width(max(len(row.token_ids) for row in rows))
         padded = partial(_padded, width=width)
         batch = {
             "input_ids": padded((row.token_ids for row in rows), filler=self._pad),
@@ -89,6 +88,15 @@ class PairBatcher:
         if self._typed:
             batch["token_type_ids"] = padded(row.type_ids or [] for row in rows)
         return batch
+
+    def lengths(self, pairs: Sequence[tuple[str, str]]) -> list[int]:
+        """The tokens of each pair, without padding."""
+        return [len(self._tokenizer.encode(*pair)[0].token_ids) for pair in pairs]
+
+    @staticmethod
+    def width(longest: int) -> int:
+        """The padded length of a batch whose longest row has so many tokens."""
+        return -(-longest // _TILE_TOKENS) * _TILE_TOKENS
 
 
 def load_for_transformers(

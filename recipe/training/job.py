@@ -12,6 +12,9 @@ from recipe.durable import read_json, write_json
 from recipe.errors import BadConfig
 
 CONSOLIDATED = Path("model") / "consolidated"
+LATEST = Path("LATEST") / CONSOLIDATED
+# The states from which a stopped run goes on, in the folder of the checkpoints.
+TRAINER_FOLDER = "trainer"
 FACTS_FILE = "training.json"
 _SCHEDULE_FILE = "schedule.json"
 # Below so many examples the batch is an eighth of them, between these bounds.
@@ -76,16 +79,20 @@ def schedule(settings: FinetuneConfig, examples: int, processes: int) -> Schedul
     return Schedule(examples=examples, batch=batch, steps=steps, warmup=warmup)
 
 
+def began_with(checkpoints: Path) -> Schedule | None:
+    """The schedule of the run in this folder; None where none began."""
+    return read_json(checkpoints / _SCHEDULE_FILE, Schedule)
+
+
 def recorded_schedule(
     directory: Path, settings: FinetuneConfig, examples: int, processes: int
 ) -> Schedule:
     """The schedule that the run in `directory` began with: it may go on with other processes."""
-    file = directory / _SCHEDULE_FILE
-    began = read_json(file, Schedule)
+    began = began_with(directory)
     if began is None:
         directory.mkdir(parents=True, exist_ok=True)
         began = schedule(settings, examples, processes)
-        write_json(file, began)
+        write_json(directory / _SCHEDULE_FILE, began)
     return began
 
 

@@ -6,17 +6,12 @@ settings ask for it.
 """
 
 import os
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 from transformers import (
     EarlyStoppingCallback,
-    EvalPrediction,
     PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
@@ -33,23 +28,23 @@ from recipe.training.checkpoint import (
     read_whole,
     save_consolidated,
 )
-from recipe.training.groups import Group, read_groups
+from recipe.training.cost import count_tokens, memory
+from recipe.training.examples import Examples, read_examples
 from recipe.training.job import (
     CONSOLIDATED,
     FACTS_FILE,
+    TRAINER_FOLDER,
     Facts,
     Schedule,
     accumulated_passes,
     recorded_schedule,
-    validation_file,
 )
 from recipe.training.lora import add_lora, merged
+from recipe.training.losses import collate, cross_entropy, margin_mse, ranks
+from recipe.training.teacher_scores import read_scores, scored, scores_file
 from recipe.training.trained_on import TRAINED_ON_FILE, TrainedOn, trained_on
 from recipe.training.trainer import FullBatches, LossTrainer, Reporter, arguments, last_complete
 from runtime.outputs import atomic_directory, locked_work_folder
-
-# Of a float32 weight; of its gradient and AdamW's two moments.
-_WEIGHT_BYTES, _TRAINED_BYTES = 4, 12
 
 
 def train(settings: FinetuneConfig, log: Log) -> Path:
@@ -59,10 +54,12 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     uninterrupted one. Raises BadInput before any weights are read.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    validation = validation_file(settings)
-    passages, say = settings.train_n_passages, log if _first_process() else _nothing
-    groups = read_groups(Path(settings.train_data_path), passages, validation, say)
-    held_out = None if validation is None else read_groups(validation, passages, split="val")
+    groups, held_out = read_examples(settings, log if _first_process() else _nothing)
+    learned = trained_on(groups)
+    if settings.teacher is not None:
+        scores = read_scores(scores_file(settings))
+        groups = scored(groups, scores)
+        held_out = held_out and scored(held_out, scores)
     directory = Path(settings.checkpoint_dir)
     plan = recorded_schedule(directory, settings, len(groups), world)
     steps = plan.steps
@@ -76,16 +73,17 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     )
     if settings.peft == "lora":
         model = add_lora(model, settings.lora_rank, settings.seed)
+    examples = Examples(groups, settings.train_n_passages, settings.seed)
     order = FullBatches(len(groups), plan.batch, settings.seed)
     trainer = LossTrainer(
-        loss=_group_loss,
+        loss=cross_entropy if settings.teacher is None else margin_mse,
         order=order,
         model=model,
-        args=_arguments(settings, directory / "trainer", world, plan, held_out is not None),
-        train_dataset=groups,
+        args=_arguments(settings, directory / TRAINER_FOLDER, world, plan, held_out is not None),
+        train_dataset=examples,
         eval_dataset=held_out,
-        data_collator=partial(_collate, batcher),
-        compute_metrics=_metrics,
+        data_collator=partial(collate, batcher),
+        compute_metrics=ranks,
         callbacks=[Reporter(directory, log), *_early_stop(settings)],
     )
     if trainer.is_world_process_zero():
@@ -93,16 +91,11 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
             f"{len(groups)} examples, {steps} steps of {plan.batch} on {world} "
             f"process(es), {trainer.args.device.type}, {'bf16' if trainer.args.bf16 else 'fp32'}"
         )
-        log(_memory(model))
-        if left := len(groups) - len(order):
-            log(f"each epoch leaves out {left} examples, which fill no batch, other ones each time")
-        if plan.batch != settings.global_batch_size:
-            log(f"global_batch_size = {plan.batch}, not {settings.global_batch_size}: few examples")
-        if plan.warmup != settings.lr_warmup_steps:
-            log(f"lr_warmup_steps = {plan.warmup}, not {settings.lr_warmup_steps}: few steps")
+        _say_steps(settings, plan, trainer.args, len(groups) - len(order), log)
+        _say_cost(settings, trainer, batcher, examples, order, log)
     # One process removes old files; the others wait for it.
     with trainer.args.main_process_first(local=False):
-        last = last_complete(directory / "trainer")
+        last = last_complete(directory / TRAINER_FOLDER)
     if last is not None and trainer.is_world_process_zero():
         log(f"continue from step {last.rpartition('-')[2]}")
     with quiet():
@@ -115,7 +108,7 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         seed=settings.seed,
         train_data=settings.train_data_path,
     )
-    published = _publish(trainer, base, directory, settings.num_epochs, facts, trained_on(groups))
+    published = _publish(trainer, base, directory, settings.num_epochs, facts, learned)
     if plan.warms_up_only and trainer.is_world_process_zero():
         log(
             f"warning: the learning rate rose through all {steps} steps (warm-up), so little was "
@@ -124,16 +117,59 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     return published
 
 
-def _memory(model: nn.Module) -> str:
-    """What training holds whatever the batch: weights, gradients and AdamW's two moments."""
-    count = sum(one.numel() for one in model.parameters())
-    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    held = _WEIGHT_BYTES * count + _TRAINED_BYTES * trained
-    return (
-        f"{count / 1e6:.1f} million weights, {trained / 1e6:.1f} of them trained: with gradients "
-        f"and the optimizer {held / 2**30:.2f} GiB, and beside them the activations of "
-        "local_batch_size × train_n_passages rows (gradient_checkpointing=true keeps fewer)"
+def _say_steps(
+    settings: FinetuneConfig, plan: Schedule, made: TrainingArguments, left: int, log: Log
+) -> None:
+    """Say what of the settings does not hold for so many examples and steps."""
+    if left:
+        log(f"each epoch leaves out {left} examples, which fill no batch, other ones each time")
+    if plan.batch != settings.global_batch_size:
+        log(f"global_batch_size = {plan.batch}, not {settings.global_batch_size}: few examples")
+    if plan.warmup != settings.lr_warmup_steps:
+        log(f"lr_warmup_steps = {plan.warmup}, not {settings.lr_warmup_steps}: few steps")
+    asked = {"checkpoint_every_steps": settings.checkpoint_every_steps}
+    if made.eval_strategy != "no":
+        asked["val_every_steps"] = settings.val_every_steps
+    if any(steps != made.save_steps for steps in asked.values()) and (
+        made.load_best_model_at_end or "val_every_steps" not in asked
+    ):
+        given = " and ".join(f"{key} = {steps}" for key, steps in asked.items())
+        why = "keep_best saves where it validates, at the lesser" if len(asked) > 1 else ""
+        few = "a run has three at least" if made.save_steps not in asked.values() else ""
+        reason = "; ".join(filter(None, (why, few)))
+        log(f"saves every {made.save_steps:.0f} steps, asked for {given}: {reason}")
+
+
+def _say_cost(
+    settings: FinetuneConfig,
+    trainer: LossTrainer,
+    batcher: PairBatcher,
+    examples: Examples,
+    order: FullBatches,
+    log: Log,
+) -> None:
+    """Say the tokens and the memory of the run, and warn of a card that is too small."""
+    tokens = count_tokens(batcher, examples, order, settings.local_batch_size)
+    log(tokens.said(len(order), settings.num_epochs))
+    if settings.fsdp:  # the model is not on its cards yet
+        return
+    rows = settings.local_batch_size * settings.train_n_passages
+    need = memory(
+        trainer.model,
+        trainer.accelerator.autocast,
+        rows,
+        tokens.longest,
+        recomputes=settings.gradient_checkpointing,
     )
+    log(need.said(rows, tokens.longest))
+    device = trainer.args.device
+    if device.type == "cuda" and need.total > (
+        there := torch.cuda.get_device_properties(device).total_memory
+    ):
+        log(
+            f"warning: {device} has {there / 2**30:.1f} GiB; lower local_batch_size, or set "
+            "gradient_checkpointing=true or peft=lora"
+        )
 
 
 def _early_stop(settings: FinetuneConfig) -> list[TrainerCallback]:
@@ -161,24 +197,6 @@ def _first_process() -> bool:
 
 def _nothing(_: str) -> None:
     """A log for the processes that say nothing."""
-
-
-def _collate(batcher: PairBatcher, groups: Sequence[Group]) -> dict[str, Tensor]:
-    """The groups' pairs as one batch, group by group, and a target for each group."""
-    pairs = [(group.query, passage) for group in groups for passage in group.passages]
-    return {**batcher(pairs), "labels": torch.zeros(len(groups), dtype=torch.int64)}
-
-
-def _group_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Softmax cross-entropy over the logits of each group, whose first passage is the target.
-
-    The mean loss of a batch of groups, float32 [], and the logits [groups, passages], which the
-    model has divided by its temperature.
-    """
-    targets = batch["labels"]
-    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-    logits = logits.float().view(len(targets), -1)
-    return functional.cross_entropy(logits, targets), logits
 
 
 def _arguments(
@@ -238,14 +256,6 @@ def _on_one_device(arguments: TrainingArguments) -> TrainingArguments:
 def _interval(asked: int, steps: int) -> int:
     """Steps between checkpoints; short runs get at least three checkpoints."""
     return asked if steps >= 3 * asked else max(1, steps // 3)
-
-
-def _metrics(predicted: EvalPrediction) -> Mapping[str, float]:
-    """Metrics of the validation groups: the rank of the positive among its passages."""
-    logits = np.asarray(predicted.predictions)
-    # A tie counts against the model.
-    ranks = 1 + (logits[:, 1:] >= logits[:, :1]).sum(axis=1)
-    return {"mrr": float((1 / ranks).mean()), "accuracy": float((ranks == 1).mean())}
 
 
 def _publish(

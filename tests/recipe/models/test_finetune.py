@@ -25,7 +25,8 @@ from exporter.checkpoint import load_model, read_checkpoint
 from recipe.cli import main
 from recipe.training.checkpoint import load_for_transformers, save_consolidated
 from recipe.training.groups import read_groups
-from recipe.training.loop import _group_loss, _on_one_device
+from recipe.training.loop import _on_one_device
+from recipe.training.losses import cross_entropy
 from recipe.training.trained_on import read_trained_on, trained_on
 from recipe.training.trainer import Reporter
 from tests.recipe.conftest import PATIENCE_S
@@ -115,7 +116,7 @@ def test_the_temperature_stands_in_the_checkpoint(
         "labels": torch.zeros(2, dtype=torch.int64),
     }
     with torch.no_grad():
-        (_, logits), (loss, divided) = _group_loss(plain, batch), _group_loss(hot, batch)
+        (_, logits), (loss, divided) = cross_entropy(plain, batch), cross_entropy(hot, batch)
     torch.testing.assert_close(divided * 4, logits)
     wanted = torch.nn.functional.cross_entropy(logits / 4, batch["labels"])
     torch.testing.assert_close(loss, wanted)
@@ -300,16 +301,18 @@ def test_the_step_of_the_least_validation_loss_is_kept(
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, Reporter, "on_save", 2)  # one validation was in vain
         assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 130
+    first = load_file(fresh / CHECKPOINTS / "trainer/checkpoint-1/model.safetensors")
     assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 0
     validated = {e["step"]: e["eval_loss"] for e in history(fresh) if "eval_loss" in e}
     best = min(validated, key=validated.__getitem__)
-    assert f"kept step {best} of {best + 2}" in capsys.readouterr().err
+    assert best == 1
+    assert "kept step 1 of 3" in capsys.readouterr().err
     facts = json.loads((fresh / CONSOLIDATED / "training.json").read_text())
     assert facts["steps"] == best
     assert max(validated) == best + 2 < 9  # it stopped before its end
-    kept = load_file(fresh / CHECKPOINTS / "trainer" / f"checkpoint-{best}" / "model.safetensors")
-    published = load_file(fresh / CONSOLIDATED / "model.safetensors")
-    torch.testing.assert_close(published, kept)
+    torch.testing.assert_close(load_file(fresh / CONSOLIDATED / "model.safetensors"), first)
+    # What it could go on from is three times the weights, and no longer needed.
+    assert not (fresh / CHECKPOINTS / "trainer").exists()
 
 
 def test_a_run_that_only_warms_up_says_so_in_its_last_line(
@@ -322,22 +325,27 @@ def test_a_run_that_only_warms_up_says_so_in_its_last_line(
     assert main(["finetune", "-c", "c.toml", *few]) == 0
     output = capsys.readouterr().err
     assert "lr_warmup_steps = 2, not 100" in output
-    assert re.search(
-        r"million weights, .* trained: with gradients and the optimizer [0-9.]+ GiB", output
-    )
+    assert re.search(r"about [0-9,]+ tokens in 1 epoch.*a row has \d+ on average and 32 at", output)
+    assert re.search(r"about [0-9.]+ GiB of memory: .* for activations of 6 rows of 32", output)
+    assert output.index("GiB of memory") < output.index("step 1 of")
+    assert "saves every 1 steps, asked for checkpoint_every_steps = 100: a run has" in output
     assert re.search(r": step 2 of 3: loss [0-9.]+, about \d+ s left$", output, re.MULTILINE)
     *_, last, done = output.splitlines()
     assert "done:" in done
     assert "the learning rate rose through all 3 steps" in last
 
 
-def test_seeds_are_trained_one_after_the_other(fresh: Path) -> None:
+def test_seeds_are_trained_one_after_the_other(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = ["finetune", "-c", "c.toml", "num_epochs=1", "seeds=2"]
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, Reporter, "on_save", 4)  # the first has three checkpoints
         assert main(line) == 130
     first = weights(fresh)
+    capsys.readouterr()
     assert main(line) == 0
+    assert "already trained" in capsys.readouterr().err
     assert weights(fresh) == first
     other = fresh / CHECKPOINTS / "seeds/1/LATEST/model/consolidated"
     assert json.loads((other / "training.json").read_text())["seed"] == 43
