@@ -183,9 +183,10 @@ def _head(settings: FinetuneConfig) -> Head:
             f"found a graph without {MANIFEST_FILE} in {source}, which does not say how its model "
             "is prompted; name an artifact of rerank-export, or an endpoint that serves it"
         )
-    from recipe.training.checkpoint import TEMPLATED, read_whole  # late: torch
+    from recipe.training.checkpoint import TEMPLATED, read_whole, refuse_judge  # late: torch
 
     checkpoint = read_whole(source)
+    refuse_judge(checkpoint)
     facts = read_facts(checkpoint.directory)
     ours = settings.prompt_template if checkpoint.architecture in TEMPLATED else None
     template = facts.prompt_template if facts else ours

@@ -91,7 +91,7 @@ def _check_base(settings: FinetuneConfig) -> None:
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     from exporter.architectures import CROSS_ENCODERS, VISION
-    from recipe.training.checkpoint import TEMPLATED, read_whole
+    from recipe.training.checkpoint import TEMPLATED, fixed_pooling, read_whole, refuse_judge
 
     known = ["none", *get_available_reporting_integrations()]  # type: ignore[no-untyped-call]
     if settings.report_to not in known:
@@ -113,6 +113,7 @@ def _check_base(settings: FinetuneConfig) -> None:
             f"found the embedder {checkpoint.architecture} in {settings.base_model}, wanted a "
             f"reranker, one of: {', '.join(CROSS_ENCODERS)}"
         )
+    refuse_judge(checkpoint)
     templated = checkpoint.architecture in TEMPLATED
     if templated == (settings.prompt_template is None):
         wanted = "a template" if templated else "null: its tokenizer joins query and passage"
@@ -120,15 +121,17 @@ def _check_base(settings: FinetuneConfig) -> None:
             f"found prompt_template = {settings.prompt_template!r} for {checkpoint.architecture}, "
             f"wanted {wanted}"
         )
-    if not templated and settings.temperature != 1:
+    pooling = fixed_pooling(checkpoint.architecture)
+    if pooling is not None and settings.temperature != 1:
         raise BadConfig(
             f"found temperature = {settings.temperature:g}, but {checkpoint.architecture} has no "
             "place for it in its checkpoint, so served scores would differ; set temperature=1"
         )
-    if not templated and settings.pooling != "cls":
+    if pooling not in (None, settings.pooling):
+        place = "last" if pooling == "last" else "first"
         raise BadConfig(
-            f"found pooling = {settings.pooling}, but {checkpoint.architecture} reads its first "
-            "token; set pooling=cls"
+            f"found pooling = {settings.pooling}, but {checkpoint.architecture} reads its {place} "
+            f"token; set pooling={pooling}"
         )
 
 

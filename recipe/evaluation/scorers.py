@@ -113,12 +113,13 @@ class _TextModel:
     ) -> None:
         import torch  # late: an endpoint can be measured without it
 
-        from recipe.training.checkpoint import PairBatcher, load_for_transformers
+        from recipe.training.checkpoint import PairBatcher, load_for_transformers, pad_as
 
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._batcher = PairBatcher(checkpoint, template, max_tokens)
         self._model = load_for_transformers(checkpoint).eval().to(self._device)
+        pad_as(self._model, self._batcher)
         self._batch_size = batch_size
 
     def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:

@@ -24,6 +24,7 @@ from recipe.progress import Log
 from recipe.training.checkpoint import (
     PairBatcher,
     load_for_transformers,
+    pad_as,
     quiet,
     read_whole,
     save_consolidated,
@@ -71,6 +72,7 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         pooling=settings.pooling,
         temperature=settings.temperature,
     )
+    pad_as(model, batcher)
     if settings.peft == "lora":
         model = add_lora(model, settings.lora_rank, settings.seed)
     examples = Examples(groups, settings.train_n_passages, settings.seed)

@@ -53,10 +53,11 @@ def ranks(predicted: EvalPrediction) -> Mapping[str, float]:
 
 
 def _logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """float32 [groups, passages]."""
+    """float32 [groups, passages], of a model that gives one logit a row."""
     rows = {name: value for name, value in batch.items() if name not in (_TARGETS, _TEACHER)}
     logits: Tensor = model(**rows).logits
-    return logits.float().view(len(batch[_TARGETS]), -1)
+    groups = len(batch[_TARGETS])
+    return logits.float().view(groups, len(rows["input_ids"]) // groups)
 
 
 def _margins(scores: Tensor) -> Tensor:
