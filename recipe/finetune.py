@@ -24,7 +24,9 @@ from recipe.training.job import (
     LATEST,
     TRAINER_FOLDER,
     accumulated_passes,
+    began_with,
     of_seed,
+    refuse_other_processes,
     validation_file,
 )
 from recipe.training.parent_death import kill_with_parent
@@ -159,9 +161,14 @@ def _run(settings: FinetuneConfig, log: Log) -> None:
             _train(msgspec.structs.replace(settings, seed=seed, checkpoint_dir=str(folder)), log)
         # What a stopped run goes on from: three times the weights, more than once.
         shutil.rmtree(folder / TRAINER_FOLDER, ignore_errors=True)
+    plan = began_with(Path(settings.checkpoint_dir))
+    if plan is not None and (sentence := plan.warning):
+        log(f"warning: {sentence}")
 
 
 def _train(settings: FinetuneConfig, log: Log) -> None:
+    if (began := began_with(Path(settings.checkpoint_dir))) is not None:
+        refuse_other_processes(began, settings)
     if settings.processes == 1:
         from recipe.training.loop import train  # late: torch and transformers
 
@@ -225,7 +232,7 @@ STAGE = Stage(
     check_machine=_check_models,
     plan=_plan,
     run=_run,
-    free=frozenset({"processes", "report_to", "teacher_api_key_env"}),
+    free=frozenset({"gradient_checkpointing", "processes", "report_to", "teacher_api_key_env"}),
     sources=_sources,
     pin=_pin,
 )

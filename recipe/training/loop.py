@@ -63,7 +63,6 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         held_out = held_out and scored(held_out, scores)
     directory = Path(settings.checkpoint_dir)
     plan = recorded_schedule(directory, settings, len(groups), world)
-    steps = plan.steps
     base = read_whole(settings.base_model)
     batcher = PairBatcher(base, settings.prompt_template, settings.rerank_max_length)
     model = load_for_transformers(
@@ -90,7 +89,7 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     )
     if trainer.is_world_process_zero():
         log(
-            f"{len(groups)} examples, {steps} steps of {plan.batch} on {world} "
+            f"{len(groups)} examples, {plan.steps} steps of {plan.batch} on {world} "
             f"process(es), {trainer.args.device.type}, {'bf16' if trainer.args.bf16 else 'fp32'}"
         )
         _say_steps(settings, plan, trainer.args, len(groups) - len(order), log)
@@ -98,6 +97,7 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     # One process removes old files; the others wait for it.
     with trainer.args.main_process_first(local=False):
         last = last_complete(directory / TRAINER_FOLDER)
+    trainer.args.eval_on_start = held_out is not None and last is None
     if last is not None and trainer.is_world_process_zero():
         log(f"continue from step {last.rpartition('-')[2]}")
     with quiet():
@@ -110,13 +110,8 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         seed=settings.seed,
         train_data=settings.train_data_path,
     )
-    published = _publish(trainer, base, directory, settings.num_epochs, facts, learned)
-    if plan.warms_up_only and trainer.is_world_process_zero():
-        log(
-            f"warning: the learning rate rose through all {steps} steps (warm-up), so little was "
-            "learned; lower lr_warmup_steps, or global_batch_size for more steps"
-        )
-    return published
+    epoch = -(-facts.steps * settings.num_epochs // plan.steps)
+    return _publish(trainer, base, directory, epoch, facts, learned)
 
 
 def _say_steps(
@@ -129,6 +124,17 @@ def _say_steps(
         log(f"global_batch_size = {plan.batch}, not {settings.global_batch_size}: few examples")
     if plan.warmup != settings.lr_warmup_steps:
         log(f"lr_warmup_steps = {plan.warmup}, not {settings.lr_warmup_steps}: few steps")
+    if settings.peft == "lora" and settings.learning_rate <= FinetuneConfig().learning_rate:
+        log(
+            f"warning: adapters learn next to nothing at learning_rate = {settings.learning_rate:g}"
+            ", the default for all weights; 1e-4 is usual for LoRA"
+        )
+    patience = settings.early_stopping
+    if patience is not None and (validations := plan.steps // int(made.save_steps)) <= patience:
+        log(
+            f"warning: early_stopping = {patience} cannot end this run before its last step: its "
+            f"{plan.steps} steps are validated {validations} time(s)"
+        )
     asked = {"checkpoint_every_steps": settings.checkpoint_every_steps}
     if made.eval_strategy != "no":
         asked["val_every_steps"] = settings.val_every_steps
@@ -137,7 +143,8 @@ def _say_steps(
     ):
         given = " and ".join(f"{key} = {steps}" for key, steps in asked.items())
         why = "keep_best saves where it validates, at the lesser" if len(asked) > 1 else ""
-        few = "a run has three at least" if made.save_steps not in asked.values() else ""
+        least = f"a run has {_least_checkpoints(settings)} at least"
+        few = least if made.save_steps not in asked.values() else ""
         reason = "; ".join(filter(None, (why, few)))
         log(f"saves every {made.save_steps:.0f} steps, asked for {given}: {reason}")
 
@@ -183,6 +190,13 @@ def _early_stop(settings: FinetuneConfig) -> list[TrainerCallback]:
 def _kept_step(trainer: LossTrainer, log: Log) -> int:
     """The step whose weights the model has now."""
     state = trainer.state
+    losses = {one["step"]: one["eval_loss"] for one in state.log_history if "eval_loss" in one}
+    start = losses.pop(0, None)
+    if start is not None and losses and min(losses.values()) >= start and _first_process():
+        log(
+            f"warning: no step has a lesser validation loss than the base, {start:.4f}; lower "
+            "learning_rate, or give it more data"
+        )
     if not trainer.args.load_best_model_at_end or not state.best_global_step:
         return int(state.global_step)
     if state.is_world_process_zero:
@@ -205,8 +219,9 @@ def _arguments(
     settings: FinetuneConfig, directory: Path, world: int, plan: Schedule, validates: bool
 ) -> TrainingArguments:
     cuda = torch.cuda.is_available()
-    saves = _interval(settings.checkpoint_every_steps, plan.steps)
-    evaluates = _interval(settings.val_every_steps, plan.steps)
+    least = _least_checkpoints(settings)
+    saves = _interval(settings.checkpoint_every_steps, plan.steps, least)
+    evaluates = _interval(settings.val_every_steps, plan.steps, least)
     keeps_best = validates and settings.keep_best
     if keeps_best:  # what is validated is saved, or the best would be lost
         saves = evaluates = min(saves, evaluates)
@@ -255,21 +270,26 @@ def _on_one_device(arguments: TrainingArguments) -> TrainingArguments:
     return arguments
 
 
-def _interval(asked: int, steps: int) -> int:
-    """Steps between checkpoints; short runs get at least three checkpoints."""
-    return asked if steps >= 3 * asked else max(1, steps // 3)
+def _least_checkpoints(settings: FinetuneConfig) -> int:
+    """Checkpoints of short runs: enough for early stopping to act halfway."""
+    return max(3, 2 * (settings.early_stopping or 0))
+
+
+def _interval(asked: int, steps: int, least: int) -> int:
+    """Steps between checkpoints, so that a run with enough steps has at least so many."""
+    return asked if steps >= least * asked else max(1, steps // least)
 
 
 def _publish(
     trainer: LossTrainer,
     base: Checkpoint,
     directory: Path,
-    epochs: int,
+    epoch: int,
     facts: Facts,
     learned: TrainedOn,
 ) -> Path:
     """Write the checkpoint, rename it into place when complete, and point LATEST to it."""
-    name = f"epoch_{epochs}_step_{facts.steps}"
+    name = f"epoch_{epoch}_step_{facts.steps}"
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PreTrainedModel):
         weights = trainer.accelerator.get_state_dict(trainer.model)  # gathered from every process

@@ -22,6 +22,8 @@ from recipe.training.curves import write_curves
 Loss = Callable[[torch.nn.Module, dict[str, Any]], tuple[Tensor, Tensor]]
 # An epoch, and an example in it: what is drawn anew each epoch depends on both.
 Place = tuple[int, int]
+# What the Trainer saves of the run beside its callbacks.
+_CONTROL = "TrainerControl"
 # A file in a folder of the Trainer, written last: the folder is complete.
 _COMPLETE_MARK = "whole"
 
@@ -52,6 +54,14 @@ class LossTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:  # noqa: ARG002
         return self._order
+
+    def _run_epoch(self, **options: Any) -> None:
+        """One epoch; nothing where the run had ended at the checkpoint from which it continues, as
+        by early stopping: the Trainer would train on."""
+        if self.state.stateful_callbacks[_CONTROL]["args"]["should_training_stop"]:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**options)
 
     def compute_loss(
         self,

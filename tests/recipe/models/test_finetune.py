@@ -23,9 +23,11 @@ from transformers import (
 
 from exporter.checkpoint import load_model, read_checkpoint
 from recipe.cli import main
+from recipe.config import FinetuneConfig
 from recipe.training.checkpoint import load_for_transformers, save_consolidated
 from recipe.training.groups import read_groups
-from recipe.training.loop import _on_one_device
+from recipe.training.job import Schedule
+from recipe.training.loop import _arguments, _on_one_device, _say_steps
 from recipe.training.losses import cross_entropy
 from recipe.training.trained_on import read_trained_on, trained_on
 from recipe.training.trainer import Reporter
@@ -302,11 +304,23 @@ def test_the_step_of_the_least_validation_loss_is_kept(
         interrupt_after(patch, Reporter, "on_save", 2)  # one validation was in vain
         assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 130
     first = load_file(fresh / CHECKPOINTS / "trainer/checkpoint-1/model.safetensors")
-    assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, Reporter, "on_save")  # so was the second, for which it stopped
+        assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 130
+    # What is said to help where memory runs out changes no result, so the run goes on with it.
+    line = ["finetune", "-c", "c.toml", *wild, "early_stopping=2", "gradient_checkpointing=true"]
+    capsys.readouterr()
+    assert main(line) == 0
     validated = {e["step"]: e["eval_loss"] for e in history(fresh) if "eval_loss" in e}
+    start = validated.pop(0)
     best = min(validated, key=validated.__getitem__)
     assert best == 1
-    assert "kept step 1 of 3" in capsys.readouterr().err
+    assert validated[1] > start
+    output = capsys.readouterr().err
+    assert "kept step 1 of 3" in output
+    assert "no step has a lesser validation loss than the base" in output
+    # The names of its steps: one epoch has three.
+    assert (fresh / CHECKPOINTS / "LATEST").readlink() == Path("epoch_1_step_1")
     facts = json.loads((fresh / CONSOLIDATED / "training.json").read_text())
     assert facts["steps"] == best
     assert max(validated) == best + 2 < 9  # it stopped before its end
@@ -333,6 +347,36 @@ def test_a_run_that_only_warms_up_says_so_in_its_last_line(
     *_, last, done = output.splitlines()
     assert "done:" in done
     assert "the learning rate rose through all 3 steps" in last
+
+
+def said_of(plan: Schedule, folder: Path, **given: Any) -> tuple[float, str]:
+    """The steps between checkpoints, and what is said of settings before the first step."""
+    settings, lines = FinetuneConfig(**given), []
+    made = _arguments(settings, folder, 1, plan, validates=True)
+    _say_steps(settings, plan, made, 0, lines.append)
+    return made.save_steps, "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("steps", "patience", "every", "ends"),
+    [(150, None, 50, True), (150, 3, 25, True), (300, 3, 50, True), (600, 3, 100, True)]
+    + [(3, 3, 1, False), (4, 3, 1, True)],
+)
+def test_early_stopping_validates_often_enough_or_says_that_it_cannot(
+    tmp_path: Path, steps: int, patience: int | None, every: int, ends: bool
+) -> None:
+    plan = Schedule(examples=3000, batch=128, steps=steps, warmup=1)
+    found, said = said_of(plan, tmp_path, early_stopping=patience)
+    assert found == every
+    assert ("a run has 6 at least" in said) == (patience == 3 and steps < 600)
+    assert ("cannot end this run before its last step" in said) == (not ends)
+
+
+def test_rates_for_all_weights_are_too_low_for_adapters(tmp_path: Path) -> None:
+    plan = Schedule(examples=3000, batch=128, steps=600, warmup=100)
+    assert "at learning_rate = 3e-06" in said_of(plan, tmp_path, peft="lora")[1]
+    assert said_of(plan, tmp_path, peft="lora", learning_rate=1e-4)[1] == ""
+    assert said_of(plan, tmp_path)[1] == ""
 
 
 def test_seeds_are_trained_one_after_the_other(
