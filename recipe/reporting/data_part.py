@@ -79,8 +79,9 @@ def stages_part(run: Run) -> list[Element]:
             continue
         mark = stage.mark
         state = "begun" if mark.finished_at is None else "finished"
-        rows.append([name, state, mark.started_at, _took(mark), str(stage.home)])
-    return [table("Stages", ["stage", "state", "begun at (UTC)", "took", "folder"], rows)]
+        begun = mark.started_at[:19].replace("T", " ")
+        rows.append([name, state, begun, _took(mark), str(stage.home)])
+    return [table("What was run", ["stage", "state", "begun at (UTC)", "took", "folder"], rows)]
 
 
 def _took(mark: Any) -> str:
@@ -115,4 +116,5 @@ def origin_part(run: Run) -> list[Element]:
 
 
 def _public(value: object) -> str:
-    return _USER.sub("", str(value))
+    """A setting as it may be written, without what signs in."""
+    return _USER.sub("", value if isinstance(value, str) else msgspec.json.encode(value).decode())

@@ -91,7 +91,6 @@ def columns_part(found: Evaluated) -> list[Element]:
                 title, said, lambda axes: draw_gains(axes, gains), gains_height(len(steps))
             ),
             _gain_table(title, [(drift.step_name(p.before, p.after), p.key, p) for p in steps]),
-            element("p", method(steps[0])),
         ]
     return parts
 
@@ -109,6 +108,7 @@ def tuning_part(found: Evaluated) -> list[Element]:
             title, said, lambda axes: draw_gains(axes, pair.gains), gains_height(len(pair.gains))
         ),
         _gain_table(title, [(key, key, pair) for key in pair.gains]),
+        element("p", method(pair)),
         folded("Every pair of columns", _gain_table(f"{pair.key} of every pair", others)),
     ]
 
@@ -120,9 +120,8 @@ def scores_part(found: Evaluated) -> list[Element]:
     for name in (one for one in measured.results if one != RETRIEVAL):
         every = _logits(measured, name)
         low, middle, high = np.percentile(every, _PERCENTILES)
-        spans.append(
-            [name, *(f"{one:+.3f}" for one in (every.mean(), every.std(), low, middle, high))]
-        )
+        places = (f"{one:+.3f}" for one in (every.mean(), low, middle, high))
+        spans.append([name, *places, f"{every.std():.3f}"])
     parts = [
         element(
             "p",
@@ -131,7 +130,7 @@ def scores_part(found: Evaluated) -> list[Element]:
         ),
         table(
             "Logits of all candidates",
-            ["column", "mean", "standard deviation", "5 %", "median", "95 %"],
+            ["column", "mean", "5 %", "median", "95 %", "standard deviation"],
             spans,
         ),
     ]
@@ -146,18 +145,23 @@ def scores_part(found: Evaluated) -> list[Element]:
         tau = "–" if one.tau is None else f"{one.tau:.4f}"
         rows.append([name, f"{moved.max():.2g}", f"{moved.mean():.2g}", tau])
     head = ["step", "largest change of a logit", "mean change", "Kendall's tau"]
-    taus = {name: one.tau for name, one in zip(names, boundaries, strict=True)}
-    title = "Order of the passages at each step"
-    said = "; ".join(f"{row[0]}: tau {row[3]}" for row in rows)
-    parts += [
-        table("Changes of scores", head, rows),
-        charts.chart(
-            title,
-            said,
-            lambda axes: draw_order(axes, taus, drift.MIN_TAU),
-            gains_height(len(taus)),
-        ),
-    ]
+    parts.append(table("Changes of scores", head, rows))
+    # Training is meant to change the order; what follows is not.
+    kept = {
+        name: one.tau
+        for name, one in zip(names, boundaries, strict=True)
+        if (one.before, one.after) != TUNING
+    }
+    if kept:
+        said = "; ".join(f"{row[0]}: tau {row[3]}" for row in rows if row[0] in kept)
+        parts.append(
+            charts.chart(
+                "Order of the passages after training",
+                said,
+                lambda axes: draw_order(axes, kept, drift.MIN_TAU),
+                gains_height(len(kept)),
+            )
+        )
     return parts
 
 
@@ -173,7 +177,8 @@ def queries_part(found: Evaluated) -> list[Element]:
     won, lost = sum(move > 0 for move in moves), sum(move < 0 for move in moves)
     every = len(found.measured.collection.queries)
     said = f"{won} queries won, {lost} lost, {every - won - lost} stayed"
-    fell, rose = drift.worst_and_best(queries)
+    changed, rose = drift.worst_and_best(queries)
+    fell = [one for one in changed if one.after < one.before]
     parts = [
         charts.chart(
             f"Queries that moved, {name}", said, lambda axes: draw_moves(axes, moves, key)
@@ -185,7 +190,7 @@ def queries_part(found: Evaluated) -> list[Element]:
             parts.append(
                 table(
                     f"{title} queries, {name}",
-                    ["query", "before", "after", "tau", "text"],
+                    ["query", "before", "after", "tau", "id"],
                     [_query_row(one, found.measured) for one in some[:_SHOWN]],
                 )
             )
@@ -237,4 +242,4 @@ def _gain_table(caption: str, rows: Sequence[tuple[str, str, Pair]]) -> Element:
 def _query_row(one: drift.QueryDrift, measured: Measured) -> list[Content]:
     tau = "–" if one.tau is None else f"{one.tau:.4f}"
     text = foreign(measured.collection.queries[one.query])
-    return [foreign(one.query), f"{one.before:.4f}", f"{one.after:.4f}", tau, text]
+    return [text, f"{one.before:.4f}", f"{one.after:.4f}", tau, one.query]

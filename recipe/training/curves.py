@@ -56,6 +56,7 @@ def draw_panel(axes: Any, drawn: Mapping[str, Points]) -> None:
     """Draw curves, over the steps."""
     for word, points in drawn.items():
         axes.plot(*zip(*points, strict=True), label=word, marker=".")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("step")
     axes.legend(fontsize="small", frameon=False)
 

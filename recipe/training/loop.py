@@ -135,18 +135,16 @@ def _say_steps(
             f"warning: early_stopping = {patience} cannot end this run before its last step: its "
             f"{plan.steps} steps are validated {validations} time(s)"
         )
-    asked = {"checkpoint_every_steps": settings.checkpoint_every_steps}
-    if made.eval_strategy != "no":
-        asked["val_every_steps"] = settings.val_every_steps
-    if any(steps != made.save_steps for steps in asked.values()) and (
-        made.load_best_model_at_end or "val_every_steps" not in asked
-    ):
-        given = " and ".join(f"{key} = {steps}" for key, steps in asked.items())
-        why = "keep_best saves where it validates, at the lesser" if len(asked) > 1 else ""
-        least = f"a run has {_least_checkpoints(settings)} at least"
-        few = least if made.save_steps not in asked.values() else ""
-        reason = "; ".join(filter(None, (why, few)))
-        log(f"saves every {made.save_steps:.0f} steps, asked for {given}: {reason}")
+    saves, asked, other = made.save_steps, settings.checkpoint_every_steps, settings.val_every_steps
+    least = f"a run saves {_least_checkpoints(settings)} times at least"
+    few = "" if saves in (asked, other) else f"; {least}"
+    if made.load_best_model_at_end and asked != other:
+        log(
+            f"saves and validates every {saves:.0f} steps: keep_best wants both at once, at the "
+            f"lesser of checkpoint_every_steps = {asked} and val_every_steps = {other}{few}"
+        )
+    elif few:
+        log(f"saves every {saves:.0f} steps, not {asked}: {least}")
 
 
 def _say_cost(

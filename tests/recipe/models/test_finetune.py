@@ -299,7 +299,7 @@ def test_the_step_of_the_least_validation_loss_is_kept(
     fresh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # So high a rate that the first steps are the best: later ones forget what the base knows.
-    wild = ["learning_rate=1", "lr_warmup_steps=0", "val_every_steps=1", "checkpoint_every_steps=1"]
+    wild = ["learning_rate=1", "lr_warmup_steps=0", "val_every_steps=1", "checkpoint_every_steps=2"]
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, Reporter, "on_save", 2)  # one validation was in vain
         assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 130
@@ -321,6 +321,7 @@ def test_the_step_of_the_least_validation_loss_is_kept(
     assert "no step has a lesser validation loss than the base" in output
     # The names of its steps: one epoch has three.
     assert (fresh / CHECKPOINTS / "LATEST").readlink() == Path("epoch_1_step_1")
+    assert "at the lesser of checkpoint_every_steps = 2 and val_every_steps = 1\n" in output
     facts = json.loads((fresh / CONSOLIDATED / "training.json").read_text())
     assert facts["steps"] == best
     assert max(validated) == best + 2 < 9  # it stopped before its end
@@ -339,10 +340,12 @@ def test_a_run_that_only_warms_up_says_so_in_its_last_line(
     assert main(["finetune", "-c", "c.toml", *few]) == 0
     output = capsys.readouterr().err
     assert "lr_warmup_steps = 2, not 100" in output
-    assert re.search(r"about [0-9,]+ tokens in 1 epoch.*a row has \d+ on average and 32 at", output)
-    assert re.search(r"about [0-9.]+ GiB of memory: .* for activations of 6 rows of 32", output)
+    assert re.search(
+        r"about [0-9,]+ tokens in 1 epoch.*a row has \d+ on average and \d+ at", output
+    )
+    assert re.search(r"about [0-9.]+ GiB of memory: .* for activations of 6 rows of \d+ t", output)
     assert output.index("GiB of memory") < output.index("step 1 of")
-    assert "saves every 1 steps, asked for checkpoint_every_steps = 100: a run has" in output
+    assert "saves every 1 steps, not 100: a run saves 3 times at least" in output
     assert re.search(r": step 2 of 3: loss [0-9.]+, about \d+ s left$", output, re.MULTILINE)
     *_, last, done = output.splitlines()
     assert "done:" in done
@@ -368,7 +371,7 @@ def test_early_stopping_validates_often_enough_or_says_that_it_cannot(
     plan = Schedule(examples=3000, batch=128, steps=steps, warmup=1)
     found, said = said_of(plan, tmp_path, early_stopping=patience)
     assert found == every
-    assert ("a run has 6 at least" in said) == (patience == 3 and steps < 600)
+    assert ("a run saves 6 times at least" in said) == (patience == 3 and steps < 600)
     assert ("cannot end this run before its last step" in said) == (not ends)
 
 
