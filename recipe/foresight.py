@@ -16,6 +16,8 @@ from recipe.fixed import refuse_other_values
 from recipe.preparation.files import EVAL_FOLDER
 from recipe.stage import Input, Stage, require_inputs
 from recipe.training.examples import read_examples
+from recipe.training.groups import Group, read_groups
+from recipe.training.job import validation_file
 from recipe.training.trained_on import trained_on
 
 _ADVICE = "`rerank prep` with data=… and hold_out_path=… holds them out"
@@ -91,13 +93,14 @@ def _refuse_trained_on(recipe: Recipe, names: Sequence[str]) -> None:
 
     What prep makes in this run knows its evaluation set (`contradictions`).
     """
+    if not {"finetune", "eval"} <= {*names}:
+        return
     train, measured = Path(recipe.finetune.train_data_path), Path(recipe.eval.eval_data_path)
-    ours = "prep" in names and train.resolve().is_relative_to(recipe.prep.home.resolve())
-    if ours or not {"finetune", "eval"} <= {*names} or not (train.exists() and measured.exists()):
+    groups, held_out = _known(recipe, names)
+    if not measured.exists() or not (groups or held_out):
         return
     collection = open_collection(measured)
-    groups, _ = read_examples(recipe.finetune, lambda _: None)
-    found = measured_with(trained_on(groups), collection)
+    found = measured_with(trained_on(groups, held_out), collection)
     if found.questions:
         raise BadInput(
             f"{len(found.questions)} of {len(collection.queries)} questions of eval_data_path = "
@@ -110,3 +113,26 @@ def _refuse_trained_on(recipe: Recipe, names: Sequence[str]) -> None:
             f"{measured} are negatives in train_data_path = {train} (first: "
             f"{found.answers[0][:_SHOWN]!r}): training would spoil what is measured; {_ADVICE}"
         )
+    if found.chosen_by:
+        raise BadInput(
+            f"{len(found.chosen_by)} of {len(collection.queries)} questions of eval_data_path = "
+            f"{measured} stand in the validation data, {validation_file(recipe.finetune)} (first: "
+            f"{found.chosen_by[0]!r}), by which the best step is chosen: its figures would be too "
+            "good; set val_data_path to other questions"
+        )
+
+
+def _known(recipe: Recipe, names: Sequence[str]) -> tuple[list[Group], list[Group]]:
+    """The groups for training and for validation that no stage of the run makes."""
+    settings, home = recipe.finetune, recipe.prep.home.resolve()
+
+    def there(path: str | None) -> bool:
+        made = path is not None and Path(path).resolve().is_relative_to(home) and "prep" in names
+        return path is not None and not made and Path(path).exists()
+
+    if there(settings.train_data_path):
+        groups, held_out = read_examples(settings, lambda _: None)
+        return groups, held_out or []
+    if settings.val_data_path is None or not there(settings.val_data_path):
+        return [], []
+    return [], read_groups(Path(settings.val_data_path), settings.train_n_passages, split="val")

@@ -4,14 +4,14 @@ The measure that is quoted (NDCG@10) is judged alone, by its own interval and p;
 by its p after the correction for all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from recipe.evaluation.measured import Measured
-from recipe.evaluation.significance import Gain, gains
+from recipe.evaluation.significance import Figures, Gain, gains_of
 
 # The question of the whole recipe.
 TUNING = ("base", "finetuned")
@@ -57,7 +57,7 @@ class Pair:
 def known_pairs(measured: Measured) -> list[Pair]:
     """Every pair whose differences stand in the results, base → fine-tuned first."""
     pairs = [
-        Pair(before, after, measured.key, found, measured.unmovable(after))
+        Pair(before, after, measured.key, found, measured.unmovable())
         for after, column in measured.results.items()
         for before, found in column.against.items()
     ]
@@ -69,10 +69,7 @@ def find_pairs(measured: Measured) -> list[Pair]:
     names = list(measured.scores)
     figures = {name: measured.figures(name) for name in names}
     pairs = sorted(combinations(names, 2), key=lambda pair: pair != TUNING)
-    return [
-        _pair(measured, before, after, gains(figures[before], figures[after]))
-        for before, after in pairs
-    ]
+    return _compared(measured, pairs, figures)
 
 
 def seed_pairs(measured: Measured) -> list[Pair]:
@@ -84,15 +81,18 @@ def seed_pairs(measured: Measured) -> list[Pair]:
     figures = {name: measured.figures(name) for name in measured.scores}
     mean = f"mean of {len(seeds)} seeds"
     figures[mean] = np.mean([figures[name] for name in seeds], axis=0)
-    return [
-        _pair(measured, base, name, gains(figures[base], figures[name])) for name in (mean, *seeds)
-    ]
+    return _compared(measured, [(base, name) for name in (mean, *seeds)], figures)
 
 
-def _pair(measured: Measured, before: str, after: str, found: Sequence[Gain]) -> Pair:
+def _compared(
+    measured: Measured, names: Sequence[tuple[str, str]], figures: Mapping[str, Figures]
+) -> list[Pair]:
     keys = [key for _, key in measured.compared()]
-    by_key = dict(zip(keys, found, strict=True))
-    return Pair(before, after, measured.key, by_key, measured.unmovable(before))
+    found = gains_of([(figures[before], figures[after]) for before, after in names])
+    return [
+        Pair(before, after, measured.key, dict(zip(keys, some, strict=True)), measured.unmovable())
+        for (before, after), some in zip(names, found, strict=True)
+    ]
 
 
 def sentences(pair: Pair) -> list[str]:
@@ -102,17 +102,24 @@ def sentences(pair: Pair) -> list[str]:
     verdict = pair.said(pair.key)
     lines = [f"{found}: {verdict}."]
     if verdict not in ("better", "worse"):
-        lines.append(
-            "No query differs, so nothing can be said."
-            if gain.needed is None
-            else f"To find a difference of this size, about {gain.needed} queries are needed."
-        )
+        lines.append(_unsaid(gain))
     if pair.unmovable:
         lines.append(
             f"{pair.unmovable} of {gain.queries} queries cannot move: their positive is not among "
             "the candidates."
         )
     return lines
+
+
+def _unsaid(gain: Gain) -> str:
+    """Why nothing can be said, or with how many queries something could."""
+    if gain.needed is not None:
+        return f"To find a difference of this size, about {gain.needed} queries are needed."
+    if not gain.moved:
+        return "No query differs, so nothing can be said."
+    if gain.queries == 1:
+        return "One query says nothing about others."
+    return "The differences cancel out, so nothing can be said."
 
 
 def worsening(pair: Pair) -> str:
@@ -145,8 +152,10 @@ def tables(pairs: Sequence[Pair]) -> list[str]:
 
 def method(pair: Pair) -> str:
     """How the verdicts are come to."""
+    moved = sum(gain.moved > 0 for gain in pair.gains.values())
     return (
-        f"p is that of a sign-flip test, the corrected p Holm's for {len(pair.gains)} measures. "
+        "p is that of a sign-flip test, the corrected p Holm's for the measures in which a query "
+        f"differs ({moved}). "
         f"{pair.key} is judged by its own interval and p, the others by the corrected p."
     )
 

@@ -110,14 +110,10 @@ class Session:
         results = add_column(self.directory, RETRIEVAL, column)
         return recall_sentences(results, self.setting.k_values)
 
-    def add(self, name: str, scorer: Scorer, log: Log) -> Drift:
-        """Measure `scorer` as the column `name`, and write results and drift.
-
-        Drift does not stop the writing of eval_results.json and drift.md; see `require_no_drift`.
-        """
+    def add(self, name: str, scorer: Scorer, log: Log) -> None:
+        """Measure `scorer` as the column `name` of the results, which `write_drift` compares."""
         self._drop_before_measuring(name, scorer.identity, log)
         add_column(self.directory, name, self.measure(name, scorer, log))
-        return self.write_drift()
 
     def measure(self, name: str, scorer: Scorer, log: Log) -> Column:
         """Rerank every query's candidates with `scorer`, and measure the order as column `name`.
@@ -196,12 +192,20 @@ class Session:
         if stale:
             log(f"dropped {', '.join(stale)}: made from another checkpoint")
         gone = {name, *stale}
-        write_results(self.directory, {n: c for n, c in results.items() if n not in gone})
+        kept = {
+            other: msgspec.structs.replace(
+                column, against={n: g for n, g in column.against.items() if n not in gone}
+            )
+            for other, column in results.items()
+            if other not in gone
+        }
+        write_results(self.directory, kept)
 
     def write_drift(self) -> Drift:
-        """Write drift.md and drift.svg from all columns in the results.
+        """Write drift.md and drift.svg from all columns in the results, and their differences.
 
-        Raises BadInput for a column whose scores are not on disk.
+        Drift does not stop this; see `require_no_drift`. Raises BadInput for a column whose scores
+        are not on disk.
         """
         results = read_results(self.directory)
         return self.compare([name for name in CHAIN if name in results], results)
@@ -292,7 +296,8 @@ def add_checked_column(
     Raises Drifted, after writing the results, when it moved past the tolerance.
     """
     with sole_session(directory) as session, closing(open_scorer(session.setting)) as scorer:
-        drift = session.add(name, scorer, log)
+        session.add(name, scorer, log)
+        drift = session.write_drift()
     require_no_drift(drift, directory / "drift.md")
     log(f"no drift past the tolerance; {directory / 'drift.md'}")
 
@@ -309,12 +314,19 @@ def read_setting(directory: Path) -> Setting | None:
 
 def require_no_drift(drift: Drift, report: Path) -> None:
     """Raise Drifted when a column moved past the tolerance. The results are written before."""
-    if drift.past:
-        moved = ", ".join(f"{metric} of {column}" for column, metric in drift.past)
-        raise Drifted(
-            f"{verdict(drift)} Past the tolerance: {moved}; all figures and the worst queries are "
-            f"in {report}"
-        )
+    if sentence := drift_sentence(drift, report):
+        raise Drifted(sentence)
+
+
+def drift_sentence(drift: Drift, report: Path) -> str:
+    """Which columns moved past the tolerance; "" for none."""
+    if not drift.past:
+        return ""
+    moved = ", ".join(f"{metric} of {column}" for column, metric in drift.past)
+    return (
+        f"{verdict(drift)} Past the tolerance: {moved}; all figures and the worst queries are "
+        f"in {report}"
+    )
 
 
 def require_no_worsening(pair: Pair, report: Path, advice: str) -> None:

@@ -56,7 +56,7 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     groups, held_out = read_examples(settings, log if _first_process() else _nothing)
-    learned = trained_on(groups)
+    learned = trained_on(groups, held_out or ())
     if settings.teacher is not None:
         scores = read_scores(scores_file(settings))
         groups = scored(groups, scores)

@@ -55,13 +55,14 @@ class LossTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:  # noqa: ARG002
         return self._order
 
-    def _run_epoch(self, **options: Any) -> None:
+    def _run_epoch(self, *given: Any, **named: Any) -> None:
         """One epoch; nothing where the run had ended at the checkpoint from which it continues, as
         by early stopping: the Trainer would train on."""
-        if self.state.stateful_callbacks[_CONTROL]["args"]["should_training_stop"]:
+        saved: Any = self.state.stateful_callbacks
+        if saved[_CONTROL]["args"]["should_training_stop"]:
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(**options)
+            super()._run_epoch(*given, **named)
 
     def compute_loss(
         self,

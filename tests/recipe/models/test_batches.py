@@ -91,7 +91,9 @@ def test_a_row_scores_the_same_alone_beside_a_longer_one_and_exported(folder: Pa
         alone = []
         for passage in PASSAGES:
             row = batcher([(QUERY, passage)])
-            row = {name: value[:, : int(row["attention_mask"].sum())] for name, value in row.items()}
+            row = {
+                name: value[:, : int(row["attention_mask"].sum())] for name, value in row.items()
+            }
             alone.append([model(**row).logits.item(), exported(*row.values()).item()])
     assert len(set(batcher.lengths([(QUERY, passage) for passage in PASSAGES]))) == 3
     wanted, served = map(list, zip(*alone, strict=True))

@@ -77,7 +77,11 @@ def test_the_checkpoint_says_what_it_was_trained_on(finished: Path) -> None:
     groups = read_groups(
         finished / "prep/train_mined.json", 3, finished / "prep/val_mined.json", lambda _: None
     )
-    assert read_trained_on(finished / CONSOLIDATED) == trained_on(groups)
+    held_out = read_groups(finished / "prep/val_mined.json", 3, split="val")
+    found = read_trained_on(finished / CONSOLIDATED)
+    assert found == trained_on(groups, held_out)
+    assert found is not None
+    assert len(found.validated) == 4
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine(finished: Path) -> None:
@@ -362,8 +366,14 @@ def said_of(plan: Schedule, folder: Path, **given: Any) -> tuple[float, str]:
 
 @pytest.mark.parametrize(
     ("steps", "patience", "every", "ends"),
-    [(150, None, 50, True), (150, 3, 25, True), (300, 3, 50, True), (600, 3, 100, True)]
-    + [(3, 3, 1, False), (4, 3, 1, True)],
+    [
+        (150, None, 50, True),
+        (150, 3, 25, True),
+        (300, 3, 50, True),
+        (600, 3, 100, True),
+        (3, 3, 1, False),
+        (4, 3, 1, True),
+    ],
 )
 def test_early_stopping_validates_often_enough_or_says_that_it_cannot(
     tmp_path: Path, steps: int, patience: int | None, every: int, ends: bool
