@@ -135,7 +135,7 @@ def _intervals(differences: Figures) -> tuple[Figures, Figures]:
         for size in _blocks(count)
     ]
     low, high = np.quantile(np.concatenate(means), [LEVEL / 2, 1 - LEVEL / 2], axis=0)
-    return _cleared(low), _cleared(high)
+    return low, high
 
 
 def _sign_flips(differences: Figures) -> list[float]:
