@@ -74,7 +74,7 @@ def test_a_check_that_fails_is_told_and_the_others_go_on(
 
 @pytest.mark.heavy
 def test_a_bare_machine_can_import_the_checks_and_the_bench() -> None:
-    code = f"{_WITHOUT}\nimport checks.gpu.cases, benchmarks.gpu.__main__"
+    code = f"{_WITHOUT}\nimport checks.gpu.cases, benchmarks.gpu.bench"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
