@@ -7,8 +7,8 @@ outputs, with the engine's error, at its deadline, or when the model closes.
 
 An engine with a device of its own need not wait for Python between two calls. Then more threads
 than lanes take batches, and those ahead of the engine are laid out while it computes; the calls
-themselves are made by threads that do nothing else (`engine_threads`). Only a full batch is taken
-ahead: nothing that comes later could have joined it.
+themselves are made by threads that do nothing else (`engine_threads`). A batch is taken ahead only
+when the rows of a full one wait: fewer are better off with those that come meanwhile.
 
 When the first deadline may be missed, the oldest request goes first instead. Admission control
 (`admission`) accepts a request if it would be in time in order of arrival, so that order must be

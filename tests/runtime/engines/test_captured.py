@@ -15,6 +15,7 @@ from runtime.engines import EngineSetup
 from runtime.engines import ort as engine_module
 from runtime.engines.gpu_use import GpuUse
 from runtime.profile import load_target_profile
+from runtime.shapes import shapes_with_graphs
 from tests.runtime.engines.test_ort import OnCpu, captured
 from tests.waiting import PATIENCE_S
 
@@ -126,18 +127,16 @@ def test_each_thread_captures_its_own(engine: OnCpu) -> None:
 
 def test_the_graphs_that_there_can_be_are_few(engine: OnCpu) -> None:
     target = load_target_profile("cuda-fp16-graphs")
-    graphs = OnCpu(
-        "onnxruntime-cuda",
-        engine._session,
-        ort,
-        EngineSetup(graph_tokens=target.graph_tokens, max_rows=target.max_rows),
-    )._graphs
+    setup = EngineSetup(graph_tokens=target.graph_tokens, max_rows=target.max_rows)
+    asked = OnCpu("onnxruntime-cuda", engine._session, ort, setup)._graphs
     sizes = range(1, target.graph_tokens + 1)
-    shapes = {
+    found = {
         shape
         for rows in range(1, target.max_rows + 1)
         for tokens in sizes
-        if (shape := graphs.shape_for(rows, tokens)) is not None
+        if (shape := asked.shape_for(rows, tokens)) is not None
     }
-    assert len(shapes) == 106
-    assert max(rows * tokens for rows, tokens in shapes) == target.graph_tokens
+    shapes = shapes_with_graphs(target.graph_tokens, target.max_rows)
+    assert set(shapes) == found
+    assert len(shapes) == len(found) == 106
+    assert shapes[0][0] * shapes[0][1] == target.graph_tokens
