@@ -24,11 +24,10 @@ from recipe.preparation.files import (
 from recipe.preparation.held_out import barred_negatives, divided
 from recipe.preparation.mining import Mined, Miner, as_given, parts, wanted_negatives
 from recipe.preparation.split import Material, Question, with_ids
-from recipe.progress import Log
+from recipe.progress import Log, Progress
 from recipe.ray_workers import map_in_order
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE
-from runtime.postprocess import unit
 
 # Below these, the figures of an evaluation or a training are mostly noise.
 _FEW_QUERIES, _FEW_EXAMPLES = 50, 100
@@ -184,11 +183,11 @@ def _mine(
 ) -> dict[str, list[Mined]]:
     embed = Embedding(_first_stage(settings), log, settings.workers, settings.ray_address)
     asked = {
-        split: unit(embed([one.text for one in questions], "query"))
+        split: embed([one.text for one in questions], "query")
         for split, questions in splits.items()
         if questions
     }
-    passages = unit(embed(list(material.corpus.values()), "passage"))
+    passages = embed(list(material.corpus.values()), "passage")
     how = (
         list(material.corpus),
         passages,
@@ -198,8 +197,11 @@ def _mine(
         settings.mining,
     )
     pieces = chain.from_iterable(parts(split, splits[split], asked[split]) for split in asked)
-    mined = map_in_order(Miner, how, pieces, settings.workers, settings.ray_address)
-    every = [one for piece in mined for one in piece]
+    progress = Progress("mine, questions", sum(map(len, splits.values())), log)
+    every: list[Mined] = []
+    for piece in map_in_order(Miner, how, pieces, settings.workers, settings.ray_address):
+        every += piece
+        progress.step(len(piece))
     found, start = {}, 0
     for split, questions in splits.items():
         found[split] = every[start : start + len(questions)]

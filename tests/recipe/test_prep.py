@@ -25,6 +25,7 @@ from recipe.stage import perform
 from runtime.postprocess import Floats
 from tests.recipe.killing import killed_after
 from tests.recipe.labelled_forms import sdg_record
+from tests.recipe.stored import stored
 
 GOLDENS = Path(__file__).parent / "goldens" / "prep"
 GOLDEN_NAMES = (
@@ -188,10 +189,12 @@ def test_splits_share_no_file_and_low_scores_go(tmp_path: Path) -> None:
     )
 
 
-def test_the_margin_leaves_out_what_may_be_an_answer() -> None:
+def test_the_margin_leaves_out_what_may_be_an_answer(tmp_path: Path) -> None:
     passages = np.array([[1.0, 0], [0.96, 0.28], [0.94, 0.34], [0.6, 0.8], [0, 1]], np.float32)
     names = list("abcde")
-    miner = Miner(names, passages, 2, 0.95, {"train": frozenset(), "val": frozenset("c")})
+    miner = Miner(
+        names, stored(tmp_path, passages), 2, 0.95, {"train": frozenset(), "val": frozenset("c")}
+    )
     (mined,) = miner(("train", [Question("q", "?", ("a",))], np.array([[1.0, 0]], np.float32)))
     assert mined.positives == [("a", 1.0)]
     assert [name for name, _ in mined.negatives] == ["c", "d"]
@@ -320,7 +323,7 @@ def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
         for key, value in msgspec.to_builtins(settings).items()
         if value != usual[key]
     ]
-    killed_after("recipe.first_stage:write_atomic", 2, "prep", *arguments, folder=tmp_path)
+    killed_after("recipe.first_stage:write_vectors", 2, "prep", *arguments, folder=tmp_path)
     assert len(list((tmp_path / "embedders" / "vectors").iterdir())) == 2
     # Between the two files of mined negatives: only the remaining vectors were computed.
     embedded: list[int] = []
