@@ -37,7 +37,8 @@ def map_in_order(
     ray = import_without_telemetry("ray")  # late: an optional extra
 
     ray.init(
-        address=address,
+        # Without "local", Ray joins a cluster that someone else started on this machine.
+        address="local" if address is None else address,
         num_cpus=workers if address is None else None,
         include_dashboard=False if address is None else None,
         log_to_driver=False,
