@@ -130,8 +130,8 @@ class PrepConfig(_StageSettings, frozen=True, kw_only=True):
     `data` are your own labelled questions, in any form that `rerank data inspect` knows; null:
     those of `sdg_input_path`. `train_input_file` is likewise, but all of it is for training.
     `columns` and `encoding` say how they are read; up to `max_broken_rows` rows are left out.
-    `hold_out_path` is evaluation data that prep does not make: its questions and the passages that
-    answer them are kept out of training too.
+    `hold_out_path` are evaluation data that prep does not make: their questions and the passages
+    that answer them are kept out of training too.
     Given negatives are kept: `mining` "missing" mines what they lack of `hard_negatives_to_mine`,
     "all" mines that many beside them, "none" mines nothing. `base_model` is the embedder used for
     mining: an artifact, a checkpoint directory or a hub id (the last two are exported first, for
@@ -158,7 +158,7 @@ class PrepConfig(_StageSettings, frozen=True, kw_only=True):
     passage_prefix: str = "passage:"
 
     data: str | None = None
-    hold_out_path: str | None = None
+    hold_out_path: list[str] = msgspec.field(default_factory=list)
     columns: Columns = Columns()
     encoding: str | None = None
     max_broken_rows: Count = 0

@@ -40,11 +40,11 @@ def _inputs(settings: PrepConfig) -> list[Input]:
         own = settings.data or settings.train_input_file
         what, made_by = ("labelled questions", None) if own else ("generated questions", "sdg")
         inputs = [Input(path, what, made_by) for path in parts_of(settings.source)]
-    if settings.hold_out_path is not None:
-        inputs += [
-            Input(path, "evaluation data to hold out", None)
-            for path in parts_of(settings.hold_out_path)
-        ]
+    inputs += [
+        Input(path, "evaluation data to hold out", None)
+        for given in settings.hold_out_path
+        for path in parts_of(given)
+    ]
     # Anything else is a name on the hub.
     if settings.mining != "none" and _is_local(settings.base_model):
         inputs.append(Input(Path(settings.base_model), "embedder", None))
@@ -67,7 +67,8 @@ def _check_values(settings: PrepConfig) -> None:
     total = settings.train_ratio + settings.val_ratio + settings.test_ratio
     if abs(total - 1) > _SUM_TOLERANCE:
         raise BadConfig(f"found train_ratio + val_ratio + test_ratio = {total:g}, wanted 1")
-    refuse_hub("hold_out_path", settings.hold_out_path)
+    for path in settings.hold_out_path:
+        refuse_hub("hold_out_path", path)
     if not settings.source:
         raise BadConfig("found no data, wanted one of data, sdg_input_path and train_input_file")
     if settings.data and settings.train_input_file:
