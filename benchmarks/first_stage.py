@@ -6,7 +6,6 @@ float64 products over everything, for a sample of the questions.
 """
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -59,18 +58,20 @@ def _stored(folder: Path, name: str, count: int) -> Vectors:
 
 def _measure(kind: str, folder: Path) -> None:
     """Print the time, the peak before and at the end, and compare."""
-    import torch  # its memory is no part of what is measured
+    import torch  # before it begins
 
     table = _stored(folder, "passage", _PASSAGES)
     asked = _stored(folder, "query", _QUESTIONS)
     before_mb = _peak_mb()
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.process_time()
     found = _mined(table, asked) if kind == "mining" else _retrieved(table, asked)
-    took_s = time.perf_counter() - began
+    took_s, cpu_s = time.perf_counter() - began, time.process_time() - began_cpu
     peak_mb = _peak_mb()
     _compare(kind, table, asked, found)
-    figures = {"kind": kind, "s": round(took_s, 2), "before_mb": before_mb, "peak_mb": peak_mb}
-    print_line(json.dumps({**figures, "threads": torch.get_num_threads()}))
+    print_line(
+        f"{kind}: {took_s:.1f} s, {cpu_s:.1f} s of CPU time on {torch.get_num_threads()} threads; "
+        f"peak {peak_mb} MB, of which {before_mb} MB before it began"
+    )
 
 
 def _mined(table: Vectors, asked: Vectors) -> Found:

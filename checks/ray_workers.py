@@ -9,6 +9,7 @@ half.
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,8 @@ def main() -> None:
     """Exit with a message when a file or a GPU differs."""
     disable_telemetry()
     rank, embed = map(Path, sys.argv[1:3])
+    # Its ports are open to the network.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     _gpus()
     with tempfile.TemporaryDirectory(prefix="check-ray-") as folder:
         _mining(Path(folder), embed)

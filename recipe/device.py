@@ -19,19 +19,26 @@ def find_device() -> Device:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def device_name() -> str:
-    """The device in words."""
-    gpu = find_gpu()
-    if gpu is None:
-        return "the CPU (no GPU is visible)"
-    if find_device() == "cpu":
-        return f"the CPU (PyTorch is built without CUDA, or does not see the GPU {gpu.name})"
-    return f"the GPU {gpu.name}"
-
-
 def embedder_target() -> str:
     """The target that an embedder is exported for, where none was asked for."""
+    return _GPU_TARGET if find_device() == "cuda" and _has_provider() else _CPU_TARGET
+
+
+def device_line() -> str:
+    """Where it computes, in words."""
+    gpu = find_gpu()
+    if gpu is None:
+        return "on the CPU: no GPU is visible"
     if find_device() == "cpu":
-        return _CPU_TARGET
-    ort = import_without_telemetry("onnxruntime")
-    return _GPU_TARGET if _PROVIDER in ort.get_available_providers() else _CPU_TARGET
+        return f"on the CPU: PyTorch does not see the GPU {gpu.name}"
+    if not _has_provider():
+        return (
+            f"on the GPU {gpu.name}, but embeds on the CPU: this ONNX Runtime has no {_PROVIDER} "
+            "(install the extra serve-gpu in place of serve-cpu)"
+        )
+    return f"on the GPU {gpu.name}"
+
+
+def _has_provider() -> bool:
+    offered = import_without_telemetry("onnxruntime").get_available_providers()
+    return _PROVIDER in offered

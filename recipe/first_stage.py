@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from recipe.corpus_images import Document, passages, text_of
-from recipe.device import device_name, embedder_target
+from recipe.device import device_line, embedder_target, find_device
 from recipe.durable import read_json, write_json
 from recipe.errors import BadConfig
 from recipe.hub import is_commit, model_commit, unpinned
@@ -142,8 +142,8 @@ class Embedding:
         manifest = read_manifest(directory) if (directory / MANIFEST_FILE).is_file() else None
         self.version = hash_of(directory) if manifest is None else manifest.version
         self.sees = manifest is not None and manifest.vision is not None
-        made_for = "" if manifest is None else f", made for {manifest.target}"
-        log(f"the first stage runs on {device_name()}; embedder: {directory}{made_for}")
+        log(f"the first stage runs {device_line()}")
+        log(f"embedder: {directory}" + (f", made for {manifest.target}" if manifest else ""))
 
     def __call__(self, texts: Sequence[Document], input_type: InputType) -> Vectors:
         """Their vectors, on disk; raises InputRejected for blank texts, or EngineError."""
@@ -185,6 +185,8 @@ class BlockEmbedder:
 
     def __init__(self, wanted: FirstStage, directory: Path) -> None:
         self._wanted, self._directory = wanted, directory
+        # The best one for an artifact, unless a target was named: then its own.
+        self._engine = AUTO if wanted.target is None and find_device() == "cuda" else None
         self._models: dict[int, Embedder] = {}
 
     def __call__(self, block: Block) -> Floats:
@@ -194,7 +196,7 @@ class BlockEmbedder:
         if length not in self._models:
             self._models[length] = open_embedder(
                 self._directory,
-                engine=AUTO if self._wanted.target is None else None,
+                engine=self._engine,
                 max_tokens=length,
                 max_rows=self._wanted.batch_rows,
             )

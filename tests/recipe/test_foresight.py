@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipe.config import STAGE_NAMES
+from tests.recipe import labelled_forms as forms
 from tests.recipe.models.material import write_beir, write_prep
 
 Rerank = Callable[..., subprocess.CompletedProcess[str]]
@@ -106,6 +107,23 @@ def test_without_a_command_there_is_help(rerank: Rerank) -> None:
     done = rerank()
     assert done.returncode == 0
     assert "Fine-tune, prove and deploy a reranker" in done.stdout
+
+
+def test_data_inspect_knows_triples_of_ids(rerank: Rerank, tmp_path: Path) -> None:
+    forms.id_triples(tmp_path)
+    for given in ("qidpidtriples.train.full.2.tsv", "."):
+        done = rerank("data", "inspect", given)
+        assert done.returncode == 0, done.stderr
+        for said in (
+            f"{given}: MS MARCO's triples of ids",
+            "rows: 20",
+            "passages: 40",
+            "negatives a row: 1 to 1",
+            "splits that the data name: train 20",
+            "prep would take 16 questions to train, 0 to validate, 4 to test",
+            f"  answer: {forms.answer(0)}",
+        ):
+            assert said in done.stdout
 
 
 def test_data_inspect_says_what_prep_would_do(rerank: Rerank, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_what_is_barred_is_not_found(table: Vectors) -> None:
         scores[:, (torch.arange(scores.shape[1]) + start) % 2 == 0] = -torch.inf
 
     asked = table.read(0, 2)
-    for rows in (4, 60):
+    for rows in (5, 60):
         scores, places = nearest(asked, table, 35, "cpu", but_even, rows)
         assert sorted(places[0, :30]) == list(range(1, 60, 2))
         assert list(places[1, 30:]) == [NOWHERE] * 5
@@ -73,10 +73,17 @@ class Providers:
 @pytest.mark.parametrize(
     ("seen", "torch_sees", "offered", "wanted", "target", "said"),
     [
-        (False, True, ["CUDAExecutionProvider"], "cpu", "cpu-fp32", "the CPU (no GPU"),
-        (True, False, ["CUDAExecutionProvider"], "cpu", "cpu-fp32", "the CPU (PyTorch"),
-        (True, True, [], "cuda", "cpu-fp32", "the GPU H200"),
-        (True, True, ["CUDAExecutionProvider"], "cuda", "cuda-fp16", "the GPU H200"),
+        (False, True, ["CUDAExecutionProvider"], "cpu", "cpu-fp32", "on the CPU: no GPU"),
+        (
+            True,
+            False,
+            ["CUDAExecutionProvider"],
+            "cpu",
+            "cpu-fp32",
+            "on the CPU: PyTorch does",
+        ),
+        (True, True, [], "cuda", "cpu-fp32", "on the GPU H200, but embeds on the CPU"),
+        (True, True, ["CUDAExecutionProvider"], "cuda", "cuda-fp16", "on the GPU H200"),
     ],
 )
 def test_a_gpu_is_used_where_there_is_one(
@@ -95,7 +102,8 @@ def test_a_gpu_is_used_where_there_is_one(
     monkeypatch.setattr(device, "import_without_telemetry", lambda _: Providers(*offered))
     assert device.find_device() == wanted
     assert device.embedder_target() == target
-    assert device.device_name().startswith(said)
+    assert device.device_line().startswith(said)
+    assert (device.device_line() == said) == (target == "cuda-fp16")
 
 
 @pytest.mark.parametrize(
