@@ -22,7 +22,7 @@ from recipe.preparation import files
 from recipe.preparation.mining import Miner
 from recipe.preparation.split import Question, convert
 from recipe.stage import perform
-from runtime.postprocess import Floats
+from runtime.postprocess import Floats, unit
 from tests.recipe.killing import killed_after
 from tests.recipe.labelled_forms import sdg_record
 from tests.recipe.stored import stored
@@ -207,6 +207,37 @@ def test_the_margin_leaves_out_what_may_be_an_answer(tmp_path: Path) -> None:
     given = Question("q", "?", ("a",), ("e",))
     (mined,) = miner(("train", [given], np.array([[1.0, 0]], np.float32)))
     assert [name for name, _ in mined.negatives] == ["e", "c"]
+
+
+def test_mining_in_blocks_finds_what_brute_force_finds(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    vectors = unit(random.standard_normal((700, 6)).astype(np.float32))
+    names = [f"d{n}" for n in range(700)]
+    barred = frozenset(names[::7])
+    questions = [
+        Question(
+            f"q{n}",
+            "?",
+            (f"d{n}", f"d{n + 300}"),
+            (f"d{n + 650}",),
+            alike=frozenset([names[n + 1]]),
+        )
+        for n in range(40)
+    ]
+    asked = unit(vectors[:40] + 0.4 * random.standard_normal((40, 6)).astype(np.float32))
+    miner = Miner(names, stored(tmp_path, vectors, 64), 9, 0.9, {"train": barred})
+    for one, vector, mined in zip(
+        questions, asked, miner(("train", questions, asked)), strict=True
+    ):
+        scores = dict(zip(names, vectors.astype(np.float64) @ vector, strict=True))
+        most = 0.9 * min(scores[name] for name in one.positives)
+        out = {*one.answers, *one.negatives, *barred}
+        left = [name for name in names if name not in out and scores[name] <= most]
+        best = sorted(left, key=lambda name: -scores[name])[:8]
+        assert [name for name, _ in mined.negatives] == [*one.negatives, *best]
+        assert [name for name, _ in mined.positives] == [*one.positives]
+        for name, score in (*mined.positives, *mined.negatives):
+            assert score == pytest.approx(scores[name], abs=2e-6)
 
 
 def test_broken_rows_are_named_and_left_out_up_to_the_limit_asked_for(tmp_path: Path) -> None:
