@@ -324,6 +324,9 @@ def test_questions_without_enough_negatives_below_the_margin_are_left_out(
     low = msgspec.structs.replace(settings, hard_neg_margin=0.7)
     perform(STAGE, low, force=False, log=lines.append)
     assert "left out 6 question(s) with fewer than 2 negatives below the margin" in lines
+    # Where it computes, and how far it is.
+    assert any(line.startswith("the first stage runs on the ") for line in lines)
+    assert "mine, questions: 7 of 7" in lines
     mined = (Path(settings.output_dir) / "train_mined.automodel.json").read_bytes()
     assert [one["question_id"] for one in json.loads(mined)["data"]] == ["q6"]
     lower = msgspec.structs.replace(settings, hard_neg_margin=0.5)
