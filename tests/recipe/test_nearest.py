@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from recipe import device
+from recipe.first_stage import BlockEmbedder, FirstStage, artifact_directory
 from recipe.nearest import NOWHERE, nearest
 from recipe.ray_workers import gpu_share
 from recipe.vectors import Vectors
 from runtime.gpu import Gpu
 from runtime.postprocess import unit
+from runtime.selection import AUTO
 from tests.recipe.stored import stored
 
 RANDOM = np.random.default_rng(3)
@@ -70,6 +72,12 @@ class Providers:
         return [*self._names, "CPUExecutionProvider"]
 
 
+def first_stage(target: str | None) -> FirstStage:
+    lengths = {"query_max_length": 8, "passage_max_length": 8, "batch_rows": 8}
+    words = {"query_prefix": "", "passage_prefix": ""}
+    return FirstStage(model="org/embedder", target=target, folder="kept", **lengths, **words)
+
+
 @pytest.mark.parametrize(
     ("seen", "torch_sees", "offered", "wanted", "target", "said"),
     [
@@ -104,6 +112,12 @@ def test_a_gpu_is_used_where_there_is_one(
     assert device.embedder_target() == target
     assert device.device_line().startswith(said)
     assert (device.device_line() == said) == (target == "cuda-fp16")
+    # What is exported for it, and the engine of an artifact that was there; a named target is kept.
+    chosen, named = first_stage(None), first_stage("cpu-bf16")
+    assert artifact_directory(chosen) == Path("kept", f"org-embedder-{target}")
+    assert artifact_directory(named) == Path("kept", "org-embedder-cpu-bf16")
+    assert BlockEmbedder(chosen, Path())._engine == (AUTO if wanted == "cuda" else None)
+    assert BlockEmbedder(named, Path())._engine is None
 
 
 @pytest.mark.parametrize(
