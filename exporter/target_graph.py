@@ -15,10 +15,14 @@ from exporter.onnx_file import Example, move_to_onnx
 from exporter.progress import stage
 from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
+from exporter.tensorrt_graph import require_parsed
 from exporter.tolerances import LOW_PRECISIONS
 from exporter.workspace import link_or_copy
 from runtime.manifest import MODEL_FILE, VISION_FILE, Manifest
 from runtime.profile import TargetProfile
+
+# Engines that give their graphs to TensorRT's parser.
+PARSED = ("onnxruntime-tensorrt", "tensorrt")
 
 
 class MakeGraph(Protocol):
@@ -33,9 +37,13 @@ class MakeGraph(Protocol):
 def make_graph(
     checkpoint: Checkpoint, manifest: Manifest, target: TargetProfile, directory: Path
 ) -> None:
-    """Write the graph and round it. Raises as `write_graph` and `round_graph` do."""
+    """Write the graph and round it. Raises as `write_graph` and `round_graph` do, and ExportError
+    for a graph that TensorRT's parser does not take."""
     write_graph(checkpoint, target, directory)
     round_graph(directory, manifest, target)
+    if target.engine in PARSED:
+        for path in directory.glob("*.onnx"):
+            require_parsed(path)
 
 
 def bring_graph(source: Path, directory: Path, *, link: bool = False) -> None:
