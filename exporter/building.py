@@ -103,13 +103,18 @@ def _refuse(manifest: Manifest, target: TargetProfile) -> None:
             f"one of {', '.join(image_targets())}"
         )
     own = load_target_profile(manifest.target)
-    same = (own.precision, own.weights, own.operators)
-    if same != (target.precision, target.weights, target.operators):
+    if _graph_of(own) != _graph_of(target):
         raise PlanFailed(
-            f"the graph was exported for {own.name} ({own.precision}, {own.operators} operators), "
-            f"wanted {target.precision} in ONNX's own operators; export the checkpoint with "
-            f"--target {target.name} first"
+            f"the graph was exported for {own.name} ({own.precision}, {own.operators} operators, "
+            f"attention by {own.attention}), wanted {target.precision} in ONNX's own operators, "
+            f"attention by {target.attention}; export the checkpoint with --target {target.name} "
+            "first"
         )
+
+
+def _graph_of(target: TargetProfile) -> tuple[str, ...]:
+    """What the graph of a target depends on."""
+    return target.precision, target.weights, target.operators, target.attention
 
 
 def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:

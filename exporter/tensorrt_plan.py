@@ -29,7 +29,10 @@ Dims = tuple[int, ...]
 Range = tuple[Dims, Dims, Dims]
 
 # The oldest whose bindings have all that is called here; graphs may need a newer one.
-OLDEST = (10, 15)
+OLDEST = "10.15"
+# The first that takes our graphs whose attention is told lengths; an older one would take what they
+# mean in other operators, with a mask.
+OLDEST_FOR_LENGTHS = "11.1"
 # The least compute capability whose tensor cores multiply fp8.
 _FP8_CAPABILITY = (8, 9)
 _MAX_ERRORS = 8
@@ -77,9 +80,11 @@ def this_machine(target: TargetProfile) -> Machine:
 def refuse_machine(machine: Machine, target: TargetProfile) -> None:
     """Raise EngineUnavailable when TensorRT is too old, or the GPU cannot compute the precision."""
     version = str(machine.trt.__version__)
-    if numbers(version)[:2] < OLDEST:
+    oldest = OLDEST_FOR_LENGTHS if target.attention == "lengths" else OLDEST
+    if numbers(version)[:2] < numbers(oldest):
         raise EngineUnavailable(
-            f"found TensorRT {version}, wanted 10.15 or newer; install a newer one"
+            f"found TensorRT {version}, wanted {oldest} or newer for target {target.name}; install "
+            "a newer one, or choose tensorrt-fp16"
         )
     capability = machine.gpu.compute_capability
     if target.precision == "fp8" and numbers(capability) < _FP8_CAPABILITY:

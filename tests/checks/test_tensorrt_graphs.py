@@ -19,7 +19,7 @@ from checks.tensorrt_graphs import PINS, Result, family_results, pinned_version,
 def test_what_the_pinned_version_does_not_take_is_a_problem(
     version: str | None, complaints: list[str], told: list[str]
 ) -> None:
-    result = Result("bert", "tensorrt-fp16", "model.onnx", 9, version, complaints)
+    result = Result("bert", ["tensorrt-fp16"], "model.onnx", 9, version, complaints)
     assert problems(result, "10.16.1.11") == told
 
 
@@ -34,7 +34,11 @@ def test_the_pin_is_that_of_the_image() -> None:
 def test_every_target_of_a_family_is_held_against_the_table(family: str) -> None:
     found = family_results(family)
     assert [result.complaints for result in found] == [[]] * len(found)
-    texts = {name for one in found if one.file == "model.onnx" for name in one.targets.split()}
-    assert {"tensorrt-bf16", "tensorrt-fp16-4096"} <= texts
+    texts = {name for one in found if one.file == "model.onnx" for name in one.targets}
+    assert {"tensorrt-bf16", "tensorrt-fp16-4096", "tensorrt-fp16-lengths"} <= texts
+    (told,) = (
+        one for one in found if one.targets == ["tensorrt-fp16-lengths"] and "model" in one.file
+    )
+    assert told.version == "11.1"
     assert ("tensorrt-fp8" in texts) == (family == "llama")
     assert any(one.file == "vision.onnx" for one in found) == (family == "vl")
