@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import ModelProto, parser, shape_inference
+from onnx import ModelProto, TensorProto, helper, parser, shape_inference
 
 from exporter.architectures.pooling import padding_behind
 from exporter.building import build
@@ -75,6 +75,11 @@ def test_real_tokens_get_what_a_mask_gives() -> None:
     assert needed_version(model) == OLDEST_FOR_LENGTHS == first_version([OPERATOR])
     onnx.checker.check_model(model)
     found = computed(model, inputs)
+    # No kernel is asked for no key.
+    model.graph.output.insert(
+        0, helper.make_tensor_value_info("rows_lengths", TensorProto.INT32, ["b"])
+    )
+    assert computed(model, inputs).tolist() == [5, 3, 1, 1]
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(found[row, :, :length], wanted[row, :, :length], atol=1e-6)
     assert np.isfinite(found).all()

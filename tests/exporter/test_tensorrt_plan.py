@@ -85,6 +85,7 @@ NONE_KNOWN = "names no layer of attention: which are in parts is unknown"
         ([FUSED, *IN_PARTS], "attention of 1 of 2 layers is computed in parts: attention_1"),
         ([FUSED, layer("fmha", "attention_1")], "all 2 layers is in fused kernels after all"),
         ([layer("gemm", "attention"), *IN_PARTS], "2 of 2 layers .*: attention, attention_1"),
+        ([layer("_mha", "pre_attention"), layer("gemm", "attention"), *IN_PARTS], "2 of 2 layers"),
         (["_gemm_mha_v2_myl0_4", "gemm"], NONE_KNOWN),  # names alone
         ([], NONE_KNOWN),
     ],
