@@ -5,7 +5,7 @@ One file without scripts and without anything from elsewhere. What is missing is
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
@@ -29,10 +29,13 @@ from recipe.reporting.markup import GENERATOR, element, page
 from recipe.reporting.runs import Run, StageRun, stages_in, stages_of
 from recipe.reporting.training_part import training_part
 from runtime.errors import ServingError
+from runtime.outputs import locked_directory
 
 ABOUT = "write the page of a run: curves, differences, queries, data"
 REPORT_FILE = "report.html"
 _HEAD_BYTES = 1024
+# Files that are missing, damaged or of other data.
+_TROUBLE = (RecipeError, ServingError, OSError)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,19 +70,25 @@ def ends_with_report(recipe: Recipe) -> Iterator[None]:
 
 
 def write_report(file: Path, found: Run, log: Log) -> None:
-    """Write the page of the stages that were found."""
-    write_atomic(file, page(f"Fine-tuning in {file.parent}", _parts(found)))
+    """Write the page of the stages that were found. Raises OutputRefused while eval works."""
+    held = locked_directory(found["eval"].home) if "eval" in found else nullcontext()
+    with held:
+        write_atomic(file, page(f"Fine-tuning in {file.parent}", _parts(found)))
     log(f"{file}")
 
 
 def _parts(found: Run) -> list[tuple[str, str, Sequence[Element]]]:
     evaluated = _evaluated(found)
 
-    def measured(make: Callable[[Evaluated], list[Element]]) -> list[Element]:
-        return evaluated if isinstance(evaluated, list) else make(evaluated)
+    def stage(name: str, make: Callable[[StageRun], list[Element]]) -> list[Element]:
+        if name not in found:
+            return [_absent(f"The stage {name} has not run.")]
+        return _shown(f"What the stage {name} left", lambda: make(found[name]))
 
-    def of_eval(make: Callable[[StageRun, Evaluated], list[Element]]) -> list[Element]:
-        return measured(lambda one: make(found["eval"], one))
+    def measured(make: Callable[[Evaluated], list[Element]]) -> list[Element]:
+        if isinstance(evaluated, Evaluated):
+            return _shown("This", lambda: make(evaluated))
+        return [evaluated]
 
     return [
         (
@@ -88,34 +97,32 @@ def _parts(found: Run) -> list[tuple[str, str, Sequence[Element]]]:
             measured(lambda one: [verdict(one), *tuning_part(one)]),
         ),
         ("columns", "From base to endpoint", measured(columns_part)),
-        ("training", "Training", _of_stage(found, "finetune", training_part)),
+        ("training", "Training", stage("finetune", training_part)),
         ("queries", "Queries", measured(queries_part)),
         ("scores", "Scores", measured(scores_part)),
-        ("seeds", "Seeds", of_eval(seeds_part)),
-        ("guard", "Forgetting", _of_stage(found, "eval", guard_part)),
-        ("data", "Data", _of_stage(found, "prep", data_part)),
+        ("seeds", "Seeds", measured(lambda one: seeds_part(found["eval"], one))),
+        ("guard", "Forgetting", stage("eval", guard_part)),
+        ("data", "Data", stage("prep", data_part)),
         ("stages", "Stages", stages_part(found)),
         ("origin", "Settings and origin", origin_part(found)),
     ]
 
 
-def _evaluated(found: Run) -> Evaluated | list[Element]:
+def _evaluated(found: Run) -> Evaluated | Element:
     """What was measured, or why it cannot be shown."""
     if "eval" not in found:
-        return [_absent("The stage eval has not run.")]
+        return _absent("The stage eval has not run.")
     try:
         return read_evaluated(found["eval"].home)
-    except (RecipeError, ServingError, OSError) as error:
-        return [_absent(f"What was measured cannot be shown: {error}")]
+    except _TROUBLE as error:
+        return _absent(f"What was measured cannot be shown: {error}")
 
 
-def _of_stage(found: Run, name: str, make: Callable[[StageRun], list[Element]]) -> list[Element]:
-    if name not in found:
-        return [_absent(f"The stage {name} has not run.")]
+def _shown(what: str, make: Callable[[], list[Element]]) -> list[Element]:
     try:
-        return make(found[name])
-    except (RecipeError, ServingError, OSError) as error:
-        return [_absent(f"What the stage {name} left cannot be shown: {error}")]
+        return make()
+    except _TROUBLE as error:
+        return [_absent(f"{what} cannot be shown: {error}")]
 
 
 def _absent(text: str) -> Element:

@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from exporter.checkpoint import read_checkpoint
 from recipe.training.checkpoint import PairBatcher, load_for_transformers
-from recipe.training.cost import count_tokens, memory
+from recipe.training.cost import Autocast, count_tokens, memory
 from recipe.training.examples import Examples
 from recipe.training.groups import Group
 from recipe.training.losses import collate
@@ -39,7 +39,12 @@ def test_the_tokens_are_those_of_the_batches(tiny_llama_checkpoint: Path) -> Non
     assert "by the first 16 examples" in found.said(160, 3)
 
 
-def kept_bytes(model: Any, rows: int, tokens: int) -> int:
+def half() -> Any:
+    """A block that computes in bfloat16, as a GPU does; it keeps copies of the weights."""
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def kept_bytes(model: Any, rows: int, tokens: int, autocast: Autocast = nullcontext) -> int:
     own = {one.untyped_storage().data_ptr() for one in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -48,31 +53,31 @@ def kept_bytes(model: Any, rows: int, tokens: int) -> int:
         return tensor
 
     ids = torch.ones((rows, tokens), dtype=torch.int64)
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    with saved_tensors_hooks(keep, lambda tensor: tensor), autocast():
         _output = model(input_ids=ids, attention_mask=torch.ones_like(ids))
         return sum(size for place, size in kept.items() if place not in own)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("attention", "autocast"), [("sdpa", nullcontext), ("eager", nullcontext), ("sdpa", half)]
+)
 def test_the_activations_are_what_autograd_keeps(
-    tiny_llama_checkpoint: Path, attention: str
+    tiny_llama_checkpoint: Path, attention: str, autocast: Autocast
 ) -> None:
     model: Any = load_for_transformers(
         read_checkpoint(str(tiny_llama_checkpoint)), attention=attention
     )
-    state = torch.random.get_rng_state()
-    need = memory(model, nullcontext, 6, 200, recomputes=False)
-    assert torch.equal(torch.random.get_rng_state(), state)
-    assert need.activations == pytest.approx(kept_bytes(model, 6, 200), rel=0.02)
+    need = memory(model, autocast, 6, 200, recomputes=False)
+    assert need.activations == pytest.approx(kept_bytes(model, 6, 200, autocast), rel=0.03)
     count = sum(one.numel() for one in model.parameters())
     assert need.total == 16 * count + need.activations
     # Of a frozen weight there is neither gradient nor moment, and less is kept for it.
     for name, one in model.named_parameters():
         one.requires_grad = "q_proj" in name
-    frozen = memory(model, nullcontext, 6, 200, recomputes=False)
+    frozen = memory(model, autocast, 6, 200, recomputes=False)
     assert frozen.trained == sum(p.numel() for p in model.parameters() if p.requires_grad) < count
     assert frozen.activations < need.activations
-    assert frozen.activations == pytest.approx(kept_bytes(model, 6, 200), rel=0.02)
+    assert frozen.activations == pytest.approx(kept_bytes(model, 6, 200, autocast), rel=0.03)
 
 
 def test_recomputed_layers_keep_their_inputs_and_one_layers_activations(
@@ -82,5 +87,13 @@ def test_recomputed_layers_keep_their_inputs_and_one_layers_activations(
     whole = memory(model, nullcontext, 6, 200, recomputes=False).activations
     need = memory(model, nullcontext, 6, 200, recomputes=True).activations
     layer = whole / model.config.num_hidden_layers
-    assert need == pytest.approx(layer + kept_bytes(model, 6, 200), rel=0.02)
+    assert need == pytest.approx(layer + kept_bytes(model, 6, 200), rel=0.03)
     assert need < whole
+
+
+def test_looking_draws_no_random_number(tiny_bert_checkpoint: Path) -> None:
+    model = load_for_transformers(read_checkpoint(str(tiny_bert_checkpoint)))
+    assert any(isinstance(one, torch.nn.Dropout) and one.p for one in model.modules())
+    state = torch.random.get_rng_state()
+    assert memory(model, nullcontext, 2, 32, recomputes=False).activations
+    assert torch.equal(torch.random.get_rng_state(), state)

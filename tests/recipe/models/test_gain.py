@@ -66,6 +66,7 @@ def test_a_worse_model_ends_the_run_before_export(
     output = capsys.readouterr().err
     assert "finetuned is worse than base over 6 queries: NDCG@10 -1.0000" in output
     assert "export" not in output
+    assert 'class="verdict worse"' in Path("output/rerank/report.html").read_text("utf-8")
     report = (EVAL / "drift.md").read_text("utf-8")
     assert report.index("base → finetuned: NDCG@10 -1.0000") < report.index("| retrieval → base |")
     assert "Worst queries, base → finetuned:" in report

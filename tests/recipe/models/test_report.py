@@ -18,6 +18,7 @@ from recipe.evaluation.labelled import open_collection
 from recipe.evaluation.significance import Gain
 from recipe.reporting.markup import element, foreign, page, table
 from recipe.stage import Provenance
+from runtime.outputs import locked_directory
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -140,7 +141,14 @@ def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         assert "report.html is no report of this command" in capsys.readouterr().err
     assert (RUN / "report.html").read_text() == "<p>mine</p>"
     (RUN / "report.html").unlink()
+    with locked_directory(RUN / "stage3_eval"):
+        assert main(["report", str(RUN)]) == 1
+    assert "another command works in" in capsys.readouterr().err
+    done = RUN / "stage3_eval/done.json"
+    done.write_text(done.read_text().replace('"seeds": 1', '"seeds": 2'))
     shutil.rmtree(RUN / "stage2_finetune")
+    assert main(["report", str(RUN)]) == 0
+    assert "finetuned-seed-1.jsonl holds the scores of 0 of 6 queries" in read().part("Seeds")
     (RUN / "stage3_eval/scores/base.jsonl").unlink()
     assert main(["report", str(RUN)]) == 0
     found = read()
