@@ -57,7 +57,7 @@ def _logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     rows = {name: value for name, value in batch.items() if name not in (_TARGETS, _TEACHER)}
     logits: Tensor = model(**rows).logits
     groups = len(batch[_TARGETS])
-    return logits.float().view(groups, len(rows["input_ids"]) // groups)
+    return logits.float().view(groups, len(logits) // groups)
 
 
 def _margins(scores: Tensor) -> Tensor:

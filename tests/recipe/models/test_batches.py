@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -126,6 +127,14 @@ def test_a_language_model_is_neither_trained_nor_scored_with_a_random_head(
         CheckpointScorer(judge, TEMPLATE, 64, 8)
     with pytest.raises(BadInput, match="scores by its next token"):
         check_teacher(FinetuneConfig(teacher=judge))
+
+
+def test_two_logits_a_row_are_no_groups() -> None:
+    def model(**_: Any) -> Any:
+        return SimpleNamespace(logits=torch.zeros(6, 2))
+
+    with pytest.raises(RuntimeError, match="invalid for input of size 12"):
+        cross_entropy(model, {"labels": torch.zeros(2, dtype=torch.int64)})  # type: ignore[arg-type]
 
 
 def test_missing_weights_are_not_drawn(tmp_path: Path) -> None:
