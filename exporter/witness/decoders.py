@@ -90,9 +90,14 @@ class JudgeWitness(_Prompted):
                 raise NoWitness("its LogitScore module has no config.json")
             ids: list[int | None] = [found.true_token_id, found.false_token_id]
         else:
-            vocabulary: dict[str, int] = self._tokenizer.get_vocab()
-            ids = [vocabulary.get(word) for word in words]
+            ids = [self._only_token(word) for word in words]
         self._ids = ids
+
+    def _only_token(self, word: str) -> int:
+        found = self._tokenizer.encode(word, add_special_tokens=False)
+        if len(found) != 1:
+            raise NoWitness(f"it reads the word {word!r} as {len(found)} tokens")
+        return int(found[0])
 
     @torch.inference_mode()
     def values(self, tokens: Tokens) -> Values:
