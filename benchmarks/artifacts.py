@@ -75,7 +75,8 @@ def _make_plain(model: BenchModel, folder: Path, name: str) -> None:
     if name == PLAIN_INT8:
         command = [str(interpreter("onnxruntime")), "-m", "benchmarks.candidates.plain_int8"]
     else:
-        command = [sys.executable, "-m", "benchmarks.plain_graph", str(model.checkpoint)]
+        command = [sys.executable, "-m", "benchmarks.plain_graph"]
+        command += [str(model.checkpoint), model.profile]
     command += [str(source), str(folder)]
     _run(command, f"make {name} of {model.name}", folder.with_suffix(".log"))
 

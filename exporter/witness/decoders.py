@@ -102,7 +102,9 @@ class JudgeWitness(_Prompted):
     @torch.inference_mode()
     def values(self, tokens: Tokens) -> Values:
         """See Witness."""
-        logits = self._model(**row_of(tokens), use_cache=False).logits[0, -1]
+        # Of a vocabulary's logits for every token the last one's alone are needed.
+        found = self._model(**row_of(tokens), use_cache=False, logits_to_keep=1)
+        logits = found.logits[0, -1]
         relevant, *others = (logits[one] for one in self._ids if one is not None)
         score = relevant - others[0] if others else relevant
         return np.asarray([score.item()], np.float64)
