@@ -92,7 +92,8 @@ class Bench:
             self.results.skipped[model.name] = str(missing)
             return
         wanted = {c.graph for c in self.candidates if c.graph and not refusal(c, model)}
-        pool = Pool(model, prepare_graphs(model, with_sources(wanted)), self.deadline)
+        graphs = prepare_graphs(model, with_sources(wanted), self.deadline)
+        pool = Pool(model, graphs, self.deadline)
         facts = ModelFacts(model.title, start_s=pool.start_s, peak_rss_bytes=pool.peak_rss_bytes)
         self.results.models[model.name] = facts
         with stage(f"{model.name}: products of matrices"):
