@@ -19,7 +19,8 @@ PASSAGES = [
     "Memory cells formed after vaccination answer a later infection within hours.",
     "No.",
     "北京是中华人民共和国的首都，位于华北平原的北部。",
-    "The train to the coast leaves from platform four, " * 8,
+    # Rows of some of the zoo's families end at 256 tokens, and their tokenizers have few words.
+    "The train to the coast leaves from platform four, " * 3,
     "cafe\u0301 🤔 tabs\tand\nnew lines",
 ]
 TOLERANCE = 1e-6

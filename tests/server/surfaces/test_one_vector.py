@@ -11,19 +11,11 @@ import pytest
 from checks.ports import free_ports
 from tests.conftest import Exported
 from tests.server.in_process import InProcess, in_process
-from tests.server.surfaces.test_one_score import TOLERANCE, post
+from tests.server.surfaces.test_one_score import PASSAGES, TOLERANCE, post
 from tests.server.surfaces.triton_client import GRPC, HTTP, Triton
 from tests.zoo import targets
 from tests.zoo.cases import CASES
 
-# The zoo's embedders take rows of 256 tokens, and their tokenizers have few words.
-TEXTS = [
-    "Memory cells formed after vaccination answer a later infection within hours.",
-    "No.",
-    "北京是中华人民共和国的首都。",
-    "The train to the coast leaves from platform four, " * 3,
-    "cafe\u0301 🤔 tabs\tand\nnew lines",
-]
 Vectors = np.ndarray
 Ask = Callable[[InProcess, str], Vectors]
 OTHERS = [row.case for row in targets.ROWS if "embedder" in row.case]
@@ -31,9 +23,9 @@ OTHERS = [row.case for row in targets.ROWS if "embedder" in row.case]
 
 def openai(**more: Any) -> Ask:
     def ask(server: InProcess, kind: str) -> Vectors:
-        body = {"input": TEXTS, "input_type": kind, **more}
+        body = {"input": PASSAGES, "input_type": kind, **more}
         data = post(server, "/v1/embeddings", body)["data"]
-        assert [item["index"] for item in data] == list(range(len(TEXTS)))
+        assert [item["index"] for item in data] == list(range(len(PASSAGES)))
         found = [item["embedding"] for item in data]
         if "encoding_format" in more:
             return np.stack([np.frombuffer(base64.b64decode(one), "<f4") for one in found])
@@ -43,7 +35,7 @@ def openai(**more: Any) -> Ask:
 
 
 def tei(server: InProcess, kind: str) -> Vectors:
-    return np.asarray(post(server, "/embed", {"inputs": TEXTS, "prompt_name": kind}))
+    return np.asarray(post(server, "/embed", {"inputs": PASSAGES, "prompt_name": kind}))
 
 
 def kserve(transport: str) -> Ask:
@@ -52,7 +44,7 @@ def kserve(transport: str) -> Ask:
         one = Triton(settings.triton_port if transport == HTTP else settings.grpc_port, transport)
         index = one.client.get_model_repository_index()
         name = index.models[0].name if transport == GRPC else index[0]["name"]
-        tensors = [one.texts("text", TEXTS)]
+        tensors = [one.texts("text", PASSAGES)]
         found = one.client.infer(name, tensors, parameters={"input_type": kind})
         one.client.close()
         vectors: Vectors = found.as_numpy("embeddings")
@@ -96,9 +88,9 @@ def test_vectors(server: InProcess, dialect: str, kind: str) -> None:
     """As each text alone is embedded, so that no batch has a share in it."""
     alone = [
         post(server, "/v1/embeddings", {"input": text, "input_type": kind})["data"][0]["embedding"]
-        for text in TEXTS
+        for text in PASSAGES
     ]
-    assert len(np.unique(np.round(alone, 4), axis=0)) == len(TEXTS)
+    assert len(np.unique(np.round(alone, 4), axis=0)) == len(PASSAGES)
     # The vectors of some families are not normalised.
     most = TOLERANCE * max(1.0, float(np.abs(alone).max()))
     np.testing.assert_allclose(DIALECTS[dialect](server, kind), alone, rtol=0, atol=most)
