@@ -151,8 +151,8 @@ def test_logits(server: InProcess, wanted: list[float], dialect: str) -> None:
 def test_relevances(server: InProcess, wanted: list[float], dialect: str) -> None:
     """By the activation that the checkpoint was saved with; TEI's is always the sigmoid."""
     found = RELEVANCES[dialect](server)
-    assert server.settings.rank_dir is not None
-    if dialect == "tei" or read_manifest(server.settings.rank_dir).activation == "sigmoid":
+    assert server.settings.custom_dir is not None
+    if dialect == "tei" or read_manifest(server.settings.custom_dir).activation == "sigmoid":
         found = [math.log(p / (1 - p)) for p in found]
     assert found == pytest.approx(wanted, abs=TOLERANCE)
 
