@@ -15,7 +15,6 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import tokenizers
@@ -67,6 +66,8 @@ class PlainTexts:
     def __init__(self, tokenizer: tokenizers.Tokenizer, template: Template | None) -> None:
         """Raises ArtifactError for a tokenizer that takes a special token for a word of its
         vocabulary, or reads ordinary texts otherwise when the prompt's tokens are apart."""
+        import msgspec  # late: benchmarks/gpu runs where it is not installed
+
         settings = msgspec.json.decode(tokenizer.to_str())
         names = [token["content"] for token in settings["added_tokens"]]
         self._tokenizer, self._template = tokenizer, template
