@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from recipe.config_files import DEFAULT, as_yaml, config_names, load
 from recipe.errors import RecipeError, Worsened
 from recipe.foresight import check_run
 from recipe.progress import print_line, stage_log
+from recipe.report import ends_with_report
 from recipe.stage import Stage, perform, refuse_read, state
 from recipe.table import COMMANDS, STAGES
 from runtime.errors import ServingError
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     whole = commands.add_parser(
         "run",
         help="run several stages in order",
-        description="Run several stages in order. Finished stages are skipped.",
+        description="Run several stages in order, then write report.html. Finished ones are left.",
     )
     _add_common(whole)
     names = [stage.name for stage in STAGES]
@@ -152,10 +154,12 @@ def _run(args: argparse.Namespace) -> int:
             f"found --from {args.first} --to {args.last}, wanted the order {', '.join(names)}"
         )
         return _WRONG_USAGE
-    return _run_stages(STAGES[first : last + 1], args)
+    return _run_stages(STAGES[first : last + 1], args, whole=True)
 
 
-def _run_stages(stages: Sequence[Stage[Any]], args: argparse.Namespace) -> int:
+def _run_stages(
+    stages: Sequence[Stage[Any]], args: argparse.Namespace, *, whole: bool = False
+) -> int:
     names = [stage.name for stage in stages]
     recipe = load(args.config, names, args.overrides, print_line)
     if args.attached or args.detached:
@@ -169,10 +173,11 @@ def _run_stages(stages: Sequence[Stage[Any]], args: argparse.Namespace) -> int:
         refuse_read(stage, getattr(recipe, stage.name), config)
     # Before the first stage, which may take hours.
     check_run(stages, recipe, dry=False)
-    for stage in stages:
-        log = stage_log(stage.name)
-        if perform(stage, getattr(recipe, stage.name), force=args.force, log=log):
-            log(f"done: {getattr(recipe, stage.name).home}")
+    with ends_with_report(recipe) if whole else nullcontext():
+        for stage in stages:
+            log = stage_log(stage.name)
+            if perform(stage, getattr(recipe, stage.name), force=args.force, log=log):
+                log(f"done: {getattr(recipe, stage.name).home}")
     return 0
 
 

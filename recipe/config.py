@@ -192,6 +192,9 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     `peft` "lora" trains adapters of `lora_rank` and the head instead of all weights, and adds them
     to the checkpoint. `gradient_checkpointing` computes activations twice instead of keeping them.
     `report_to` is a program that transformers reports to, such as wandb or tensorboard.
+    `sample_negatives` draws the negatives of an example anew in each epoch, of all that it has.
+    `teacher` is an endpoint's URL, an artifact or a checkpoint, whose score margins are learned
+    instead of the labels; `teacher_api_key_env` names the variable with the key of an endpoint.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -222,6 +225,9 @@ class FinetuneConfig(_StageSettings, frozen=True, kw_only=True):
     lora_rank: Positive = 16
     gradient_checkpointing: bool = False
     report_to: str = "none"
+    sample_negatives: bool = False
+    teacher: str | None = None
+    teacher_api_key_env: str | None = None
     seeds: Positive = 1
     processes: Positive = 1
     fsdp: bool = False

@@ -8,7 +8,7 @@ import msgspec
 
 from recipe.config import EvalConfig
 from recipe.durable import write_atomic, write_json
-from recipe.errors import BadConfig, BadInput
+from recipe.errors import BadConfig, BadInput, Worsened
 from recipe.evaluation.candidates import (
     CANDIDATES_FILE,
     find_candidates,
@@ -20,7 +20,7 @@ from recipe.evaluation.drift import Drift
 from recipe.evaluation.labelled import open_collection
 from recipe.evaluation.measured import Measured
 from recipe.evaluation.overlap import measured_with
-from recipe.evaluation.pairs import TUNING, Pair, seed_pairs, sentences, tables, worsening
+from recipe.evaluation.pairs import TUNING, seed_pairs, sentences, tables, worsening
 from recipe.evaluation.results import RESULTS_FILE, read_results
 from recipe.evaluation.scorers import (
     ArtifactScorer,
@@ -33,8 +33,8 @@ from recipe.evaluation.session import (
     SETTING_FILE,
     Session,
     Setting,
+    drift_sentence,
     require_no_drift,
-    require_no_worsening,
 )
 from recipe.evaluation.spread import spread_table
 from recipe.evaluation.vision import require_found, require_sight, sight_of
@@ -42,14 +42,15 @@ from recipe.first_stage import Embedding, FirstStage, embedder_commit
 from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
-from recipe.training.job import CONSOLIDATED, of_seed, read_facts
+from recipe.training.job import LATEST, of_seed, read_facts
 from recipe.training.trained_on import TRAINED_ON_FILE, read_trained_on
 from runtime.manifest import MANIFEST_FILE, read_manifest
 
 # The folder of the second evaluation set, in that of the first.
 GUARD = "guard"
 SEEDS_FILE = "seeds.md"
-_LATEST = Path("LATEST") / CONSOLIDATED
+# Above so many, comparing takes seconds.
+_MANY_QUERIES = 5000
 _ADVICE = (
     "Train with a lower learning_rate, fewer epochs or more data; allow_worse=true takes the model "
     "as it is"
@@ -79,8 +80,8 @@ def _other_seeds(settings: EvalConfig) -> list[Path]:
     """The checkpoints of the seeds after the first, in folders that finetune gave them."""
     if settings.seeds == 1:
         return []
-    checkpoints = Path(settings.finetuned_model_path).parents[len(_LATEST.parts) - 1]
-    return [of_seed(checkpoints, number) / _LATEST for number in range(1, settings.seeds)]
+    checkpoints = Path(settings.finetuned_model_path).parents[len(LATEST.parts) - 1]
+    return [of_seed(checkpoints, number) / LATEST for number in range(1, settings.seeds)]
 
 
 def _sources(settings: EvalConfig) -> dict[str, str]:
@@ -95,10 +96,10 @@ def _check_values(settings: EvalConfig) -> None:
             f"found top_k = {settings.top_k} and k_values up to {max(settings.k_values)}, wanted "
             "top_k at least as large: metrics cannot be deeper than the reranked list"
         )
-    if settings.seeds > 1 and Path(settings.finetuned_model_path).parts[-3:] != _LATEST.parts:
+    if settings.seeds > 1 and Path(settings.finetuned_model_path).parts[-3:] != LATEST.parts:
         raise BadConfig(
             f"found seeds = {settings.seeds} and finetuned_model_path = "
-            f"{settings.finetuned_model_path}, wanted a path that ends in {_LATEST}, beside which "
+            f"{settings.finetuned_model_path}, wanted a path that ends in {LATEST}, beside which "
             "finetune writes the other seeds"
         )
     refuse_hub("guard_data_path", settings.guard_data_path)
@@ -198,18 +199,19 @@ def _plan(settings: EvalConfig) -> list[str]:
 def _run(settings: EvalConfig, log: Log) -> None:
     directory = settings.home
     drift = _measure(settings, directory, log)
-    tuned = [_tuning(drift)]
+    report = directory / "drift.md"
+    worse = _worse(drift, report)
     if settings.guard_data_path is not None:
         log(f"against forgetting: {settings.guard_data_path}")
-        tuned.append(_tuning(_measure(_guarding(settings), directory / GUARD, log)))
-    require_no_drift(drift, directory / "drift.md")
-    for pair, folder in zip(tuned, (directory, directory / GUARD), strict=False):
-        if pair is None:
-            continue
-        if settings.allow_worse and (fallen := worsening(pair)):
-            log(f"warning: {fallen} (allow_worse=true)")
-        elif not settings.allow_worse:
-            require_no_worsening(pair, folder / "drift.md", _ADVICE)
+        guard = directory / GUARD
+        worse += _worse(_measure(_guarding(settings), guard, log), guard / "drift.md")
+    if worse and not settings.allow_worse:
+        # A drift would end with another code, and must not hide this.
+        found = [*worse, drift_sentence(drift, report), _ADVICE]
+        raise Worsened(". ".join(filter(None, found)))
+    for sentence in worse:
+        log(f"warning: {sentence} (allow_worse=true)")
+    require_no_drift(drift, report)
 
 
 def _measure(settings: EvalConfig, directory: Path, log: Log) -> Drift:
@@ -226,6 +228,9 @@ def _measure(settings: EvalConfig, directory: Path, log: Log) -> Drift:
         log(f"{name}: {figures}")
     if settings.eval_finetuned and settings.seeds > 1:
         _measure_seeds(settings, session, log)
+    queries = len(session.collection.grades)
+    if queries >= _MANY_QUERIES:
+        log(f"compare the columns over {queries} queries")
     drift = session.write_drift()
     for pair in drift.pairs[:1]:
         log(" ".join(sentences(pair)))
@@ -237,7 +242,7 @@ def _measure_seeds(settings: EvalConfig, session: Session, log: Log) -> None:
     results = read_results(session.directory)
     seeds = {"finetuned": results["finetuned"]}
     for number, path in enumerate(_other_seeds(settings), start=1):
-        name = f"finetuned-seed-{number}"
+        name = seed_column(number)
         with closing(_scorer(settings, "finetuned", str(path))) as scorer:
             seeds[name] = session.measure(name, scorer, log)
     base = results.get("base")
@@ -253,8 +258,17 @@ def _measure_seeds(settings: EvalConfig, session: Session, log: Log) -> None:
     write_atomic(file, "\n".join(["# Seeds", "", *lines, ""]).encode())
 
 
-def _tuning(drift: Drift) -> Pair | None:
-    return next((one for one in drift.pairs if (one.before, one.after) == TUNING), None)
+def seed_column(number: int) -> str:
+    """The name of the scores of a seed after the first."""
+    return f"finetuned-seed-{number}"
+
+
+def _worse(drift: Drift, report: Path) -> list[str]:
+    """That the fine-tuned model is worse than the base by more than chance, if it is."""
+    tuned = (one for one in drift.pairs if (one.before, one.after) == TUNING)
+    return [
+        f"{fallen}; the worst queries are in {report}" for fallen in map(worsening, tuned) if fallen
+    ]
 
 
 def _warn_of_trained(checkpoint: str, collection: Collection, log: Log) -> None:
@@ -273,6 +287,12 @@ def _warn_of_trained(checkpoint: str, collection: Collection, log: Log) -> None:
             f"warning: the checkpoint was trained on {len(both.questions)} of "
             f"{len(collection.queries)} questions of the evaluation (first: "
             f"{both.questions[0]!r}): its figures say little; {advice}"
+        )
+    if both.chosen_by:
+        log(
+            f"warning: {len(both.chosen_by)} of {len(collection.queries)} questions of the "
+            f"evaluation (first: {both.chosen_by[0]!r}) were its validation data, by which its "
+            "best step was chosen: its figures are too good; set val_data_path to other questions"
         )
     if both.answers:
         log(
@@ -406,7 +426,7 @@ STAGE = Stage(
     check_machine=_check_endpoint,
     plan=_plan,
     run=_run,
-    free=frozenset({"allow_worse", "embedder_dir", "nim_api_key_env"}),
+    free=frozenset({"embedder_dir", "nim_api_key_env"}),
     sources=_sources,
     pin=pin_models("base_model", "retrieval_model"),
     again="changed",

@@ -2,21 +2,33 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from recipe.config import FinetuneConfig
 from recipe.data.reading import parts
+from recipe.distillation import ask_teacher, check_teacher
 from recipe.durable import write_json
 from recipe.errors import BadConfig, BadInput, StageFailed
+from recipe.evaluation.scorers import is_url
 from recipe.hub import model_commit, pin_models, refuse_hub
 from recipe.progress import Log
 from recipe.stage import Input, Stage
-from recipe.training.groups import read_groups
-from recipe.training.job import CONSOLIDATED, accumulated_passes, of_seed, validation_file
+from recipe.training.examples import read_examples
+from recipe.training.job import (
+    LATEST,
+    TRAINER_FOLDER,
+    accumulated_passes,
+    began_with,
+    of_seed,
+    refuse_other_processes,
+    validation_file,
+)
 from recipe.training.parent_death import kill_with_parent
 
 _JOB_FILE = "job.json"
@@ -32,9 +44,12 @@ def _inputs(settings: FinetuneConfig) -> list[Input]:
         for path in parts(data)
     }
     inputs = [Input(path, what, "prep") for path, what in found.items()]
-    if Path(settings.base_model).is_dir():
-        inputs.append(Input(Path(settings.base_model), "base model", None))
-    return inputs
+    models = {"base model": settings.base_model, "teacher": settings.teacher}
+    return inputs + [
+        Input(Path(model), what, None)
+        for what, model in models.items()
+        if model is not None and Path(model).is_dir()
+    ]
 
 
 def _check_values(settings: FinetuneConfig) -> None:
@@ -48,6 +63,8 @@ def _check_values(settings: FinetuneConfig) -> None:
     accumulated_passes(settings.global_batch_size, settings.local_batch_size, settings.processes)
     if settings.peft is not None and settings.fsdp:
         raise BadConfig("found peft and fsdp = true, wanted one of them: adapters need no shards")
+    if settings.teacher is None and settings.teacher_api_key_env is not None:
+        raise BadConfig("found teacher_api_key_env and no teacher; set teacher to its endpoint")
     if settings.early_stopping is not None and not settings.keep_best:
         raise BadConfig(
             "found early_stopping and keep_best = false, wanted keep_best: the steps after the "
@@ -62,9 +79,13 @@ def _check(settings: FinetuneConfig) -> None:
             "found early_stopping and no validation data; set val_data_path, or run the stage prep "
             "with val_ratio"
         )
-    if validation is not None:
-        read_groups(validation, settings.train_n_passages, split="val")
-    read_groups(Path(settings.train_data_path), settings.train_n_passages, validation)
+    read_examples(settings, lambda _: None)
+
+
+def _check_models(settings: FinetuneConfig) -> None:
+    _check_base(settings)
+    if settings.teacher is not None:
+        check_teacher(settings)
 
 
 def _check_base(settings: FinetuneConfig) -> None:
@@ -72,7 +93,7 @@ def _check_base(settings: FinetuneConfig) -> None:
     from transformers.integrations.integration_utils import get_available_reporting_integrations
 
     from exporter.architectures import CROSS_ENCODERS, VISION
-    from recipe.training.checkpoint import TEMPLATED, read_whole
+    from recipe.training.checkpoint import TEMPLATED, fixed_pooling, read_whole, refuse_judge
 
     known = ["none", *get_available_reporting_integrations()]  # type: ignore[no-untyped-call]
     if settings.report_to not in known:
@@ -94,6 +115,7 @@ def _check_base(settings: FinetuneConfig) -> None:
             f"found the embedder {checkpoint.architecture} in {settings.base_model}, wanted a "
             f"reranker, one of: {', '.join(CROSS_ENCODERS)}"
         )
+    refuse_judge(checkpoint)
     templated = checkpoint.architecture in TEMPLATED
     if templated == (settings.prompt_template is None):
         wanted = "a template" if templated else "null: its tokenizer joins query and passage"
@@ -101,37 +123,52 @@ def _check_base(settings: FinetuneConfig) -> None:
             f"found prompt_template = {settings.prompt_template!r} for {checkpoint.architecture}, "
             f"wanted {wanted}"
         )
-    if not templated and settings.temperature != 1:
+    pooling = fixed_pooling(checkpoint.architecture)
+    if pooling is not None and settings.temperature != 1:
         raise BadConfig(
             f"found temperature = {settings.temperature:g}, but {checkpoint.architecture} has no "
             "place for it in its checkpoint, so served scores would differ; set temperature=1"
         )
-    if not templated and settings.pooling != "cls":
+    if pooling not in (None, settings.pooling):
+        place = "last" if pooling == "last" else "first"
         raise BadConfig(
-            f"found pooling = {settings.pooling}, but {checkpoint.architecture} reads its first "
-            "token; set pooling=cls"
+            f"found pooling = {settings.pooling}, but {checkpoint.architecture} reads its {place} "
+            f"token; set pooling={pooling}"
         )
 
 
 def _plan(settings: FinetuneConfig) -> list[str]:
     lines = [f"train {settings.base_model} for {settings.num_epochs} epochs"]
+    if settings.teacher is not None:
+        lines.insert(0, f"ask {settings.teacher} for its scores, once")
     if settings.processes > 1:
         lines.append("run " + " ".join(_torchrun(settings)))
-    lines.append(f"write {Path(settings.checkpoint_dir) / 'LATEST' / CONSOLIDATED}")
+    lines.append(f"write {Path(settings.checkpoint_dir) / LATEST}")
     return lines
 
 
 def _run(settings: FinetuneConfig, log: Log) -> None:
+    if settings.teacher is not None:
+        ask_teacher(settings, log)
     for number in range(settings.seeds):
         folder = of_seed(Path(settings.checkpoint_dir), number)
         seed = settings.seed + number
         if settings.seeds > 1:
             log(f"seed {seed}, {number + 1} of {settings.seeds}")
-        # A finished run of an interrupted stage has nothing left to do but to be written again.
-        _train(msgspec.structs.replace(settings, seed=seed, checkpoint_dir=str(folder)), log)
+        if (folder / LATEST).exists():  # of an interrupted stage: it is published last
+            log(f"already trained: {folder / LATEST}")
+        else:
+            _train(msgspec.structs.replace(settings, seed=seed, checkpoint_dir=str(folder)), log)
+        # What a stopped run goes on from: three times the weights, more than once.
+        shutil.rmtree(folder / TRAINER_FOLDER, ignore_errors=True)
+    plan = began_with(Path(settings.checkpoint_dir))
+    if plan is not None and (sentence := plan.warning):
+        log(f"warning: {sentence}")
 
 
 def _train(settings: FinetuneConfig, log: Log) -> None:
+    if (began := began_with(Path(settings.checkpoint_dir))) is not None:
+        refuse_other_processes(began, settings)
     if settings.processes == 1:
         from recipe.training.loop import train  # late: torch and transformers
 
@@ -168,6 +205,22 @@ def _torchrun(settings: FinetuneConfig) -> list[str]:
     ]
 
 
+def _sources(settings: FinetuneConfig) -> dict[str, str]:
+    teacher = {} if not _named_teacher(settings) else model_commit(str(settings.teacher))
+    return {**model_commit(settings.base_model), **teacher}
+
+
+def _pin(settings: FinetuneConfig, commits: Mapping[str, str]) -> FinetuneConfig:
+    keys = ("base_model", "teacher") if _named_teacher(settings) else ("base_model",)
+    pinned: FinetuneConfig = pin_models(*keys)(settings, commits)
+    return pinned
+
+
+def _named_teacher(settings: FinetuneConfig) -> bool:
+    """Whether the teacher is a checkpoint, by its folder or its name on the hub."""
+    return settings.teacher is not None and not is_url(settings.teacher)
+
+
 STAGE = Stage(
     name="finetune",
     about="train a cross-encoder on mined groups",
@@ -176,10 +229,10 @@ STAGE = Stage(
     outputs=lambda settings: [Path(settings.checkpoint_dir), settings.home / _JOB_FILE],
     check_values=_check_values,
     check=_check,
-    check_machine=_check_base,
+    check_machine=_check_models,
     plan=_plan,
     run=_run,
-    free=frozenset({"processes", "report_to"}),
-    sources=lambda settings: model_commit(settings.base_model),
-    pin=pin_models("base_model"),
+    free=frozenset({"gradient_checkpointing", "processes", "report_to", "teacher_api_key_env"}),
+    sources=_sources,
+    pin=_pin,
 )

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from recipe.config import STAGE_NAMES, Recipe
+from recipe.config import STAGE_NAMES, FinetuneConfig, Recipe
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.labelled import open_collection
 from recipe.evaluation.overlap import measured_with
 from recipe.fixed import refuse_other_values
 from recipe.preparation.files import EVAL_FOLDER
 from recipe.stage import Input, Stage, require_inputs
-from recipe.training.groups import read_groups
+from recipe.training.examples import read_examples
+from recipe.training.groups import Group, read_groups
 from recipe.training.job import validation_file
 from recipe.training.trained_on import TrainedOn, trained_on
 
@@ -103,19 +104,21 @@ def _refuse_trained_on(recipe: Recipe, names: Sequence[str]) -> None:
 
     What prep makes in this run knows its evaluation set (`contradictions`).
     """
-    train = Path(recipe.finetune.train_data_path)
-    ours = "prep" in names and train.resolve().is_relative_to(recipe.prep.home.resolve())
     there = [(key, path) for key, path in _measured(recipe) if path.exists()]
-    if ours or not {"finetune", "eval"} <= {*names} or not (train.exists() and there):
+    if not {"finetune", "eval"} <= {*names} or not there:
         return
-    settings = recipe.finetune
-    groups = read_groups(train, settings.train_n_passages, validation_file(settings))
-    learned = trained_on(groups)
+    groups, held_out = _known(recipe, names)
+    if not (groups or held_out):
+        return
+    learned = trained_on(groups, held_out)
     for key, path in there:
-        _refuse_overlap(f"{key} = {path}", f"train_data_path = {train}", learned, path)
+        _refuse_overlap(f"{key} = {path}", recipe.finetune, learned, path)
 
 
-def _refuse_overlap(measured: str, train: str, learned: TrainedOn, path: Path) -> None:
+def _refuse_overlap(
+    measured: str, settings: FinetuneConfig, learned: TrainedOn, path: Path
+) -> None:
+    train = f"train_data_path = {settings.train_data_path}"
     collection = open_collection(path)
     found = measured_with(learned, collection)
     if found.questions:
@@ -129,3 +132,26 @@ def _refuse_overlap(measured: str, train: str, learned: TrainedOn, path: Path) -
             f"in {train} (first: {found.answers[0][:_SHOWN]!r}): training would spoil what is "
             f"measured; {_ADVICE}"
         )
+    if found.chosen_by:
+        raise BadInput(
+            f"{len(found.chosen_by)} of {len(collection.queries)} questions of {measured} stand "
+            f"in the validation data, {validation_file(settings)} (first: {found.chosen_by[0]!r}), "
+            "by which the best step is chosen: figures would be too good; set val_data_path to "
+            "other questions"
+        )
+
+
+def _known(recipe: Recipe, names: Sequence[str]) -> tuple[list[Group], list[Group]]:
+    """The groups for training and for validation that no stage of the run makes."""
+    settings, home = recipe.finetune, recipe.prep.home.resolve()
+
+    def there(path: str | None) -> bool:
+        made = path is not None and Path(path).resolve().is_relative_to(home) and "prep" in names
+        return path is not None and not made and Path(path).exists()
+
+    if there(settings.train_data_path):
+        groups, held_out = read_examples(settings, lambda _: None)
+        return groups, held_out or []
+    if settings.val_data_path is None or not there(settings.val_data_path):
+        return [], []
+    return [], read_groups(Path(settings.val_data_path), settings.train_n_passages, split="val")

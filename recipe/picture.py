@@ -1,12 +1,25 @@
-"""Figures as SVG: deterministic bytes, and no side effects on disk."""
+"""Figures as SVG, in files and inside a page: deterministic, and no side effects on disk."""
 
 import contextlib
 import io
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+# What a page's style decides instead of matplotlib: its own first colours, and black.
+_THEMED = {
+    "#1f77b4": "var(--series-1)",
+    "#ff7f0e": "var(--series-2)",
+    "#2ca02c": "var(--series-3)",
+    "#d62728": "var(--series-4)",
+    "#000000": "currentColor",
+}
+_DROPPED = {"metadata", "style", "title"}
 
 
 def new_figure(**options: Any) -> Any:
@@ -18,15 +31,54 @@ def new_figure(**options: Any) -> Any:
     return Figure(**options)
 
 
-def as_svg(figure: Any) -> bytes:
-    """The figure as an SVG file."""
+def as_svg(figure: Any, salt: str = "recipe", **options: Any) -> bytes:
+    """The figure as an SVG file, with matplotlib's `options` for its texts and ground."""
     import matplotlib as mpl
 
     buffer = io.BytesIO()
-    # Without it every run writes other identifiers into the same picture.
-    with mpl.rc_context({"svg.hashsalt": "recipe"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    # Without a salt every run writes other identifiers into the same picture.
+    words = options.pop("words", "path")
+    with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": words}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, **options)
     return buffer.getvalue()
+
+
+def as_element(figure: Any, said: str) -> Element:
+    """The figure as an element of a page whose other figures have other words: transparent, in the
+    page's colours, with its texts as text. `said` describes it."""
+    drawn = ElementTree.fromstring(as_svg(figure, said, words="none", transparent=True))
+    for one in list(drawn.iter()):
+        for child in list(one):
+            if _local(child.tag) in _DROPPED:
+                one.remove(child)
+    linked = {
+        name
+        for one in drawn.iter()
+        for value in one.attrib.values()
+        for name in re.findall(r"#(\w+)", value)
+    }
+    for one in drawn.iter():
+        one.tag = _local(one.tag)
+        kept = {_local(name): _themed(value) for name, value in one.attrib.items()}
+        if kept.get("id") not in linked:
+            kept.pop("id", None)
+        one.attrib.clear()
+        one.attrib.update(kept)
+    for size in ("width", "height", "version"):
+        drawn.attrib.pop(size, None)
+    drawn.attrib.update({"role": "img", "aria-label": said})
+    return drawn
+
+
+def _local(name: str) -> str:
+    """A name without its namespace."""
+    return name.rpartition("}")[2]
+
+
+def _themed(value: str) -> str:
+    for fixed, own in _THEMED.items():
+        value = value.replace(fixed, own)
+    return value
 
 
 @contextlib.contextmanager

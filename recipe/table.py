@@ -8,7 +8,7 @@ torch is imported where it is used.
 from types import ModuleType
 from typing import Any
 
-from recipe import compare, deploy, evaluate, export, finetune, inspection, prep, score, sdg
+from recipe import compare, deploy, evaluate, export, finetune, inspection, prep, report, score, sdg
 from recipe.stage import Stage
 
 STAGES: tuple[Stage[Any], ...] = (
@@ -20,4 +20,9 @@ STAGES: tuple[Stage[Any], ...] = (
     deploy.STAGE,
 )
 
-COMMANDS: dict[str, ModuleType] = {"compare": compare, "data": inspection, "score": score}
+COMMANDS: dict[str, ModuleType] = {
+    "compare": compare,
+    "data": inspection,
+    "report": report,
+    "score": score,
+}

@@ -20,8 +20,8 @@ from recipe.evaluation.collection import Collection
 from recipe.evaluation.measured import Measured
 from recipe.evaluation.metrics import Scores, measure_each
 from recipe.evaluation.pairs import TUNING, Pair, find_pairs, tables
+from recipe.evaluation.pictures import drift_picture
 from recipe.evaluation.results import Column
-from recipe.picture import as_svg, new_figure
 
 LOW_K, LOW_K_TOLERANCE, TOLERANCE = 5, 0.03, 0.01
 MIN_TAU = 0.99
@@ -82,7 +82,7 @@ class Drift:
     def first_change(self) -> Boundary | None:
         """The first boundary at which quality is past the tolerance, by one move or in sum."""
         past = {column for column, _ in self.past}
-        return next((boundary for boundary in self.boundaries if boundary.after in past), None)
+        return next((one for one in self.boundaries if one.after in past), None)
 
 
 def tolerance(depth: int) -> float:
@@ -92,12 +92,12 @@ def tolerance(depth: int) -> float:
 
 def find_drift(chain: Sequence[str], measured: Measured) -> Drift:
     """Compare neighbours of `chain`; each needs a column and scores."""
-    boundaries = [_boundary(before, after, measured) for before, after in pairwise(chain)]
+    boundaries = [boundary(before, after, measured) for before, after in pairwise(chain)]
     past = []
-    for boundary in boundaries:
-        since_first = _past(_deltas(chain[0], boundary.after, measured))
-        moved = dict.fromkeys([*boundary.past, *since_first])
-        past += [(boundary.after, metric) for metric in moved]
+    for one in boundaries:
+        since_first = _past(_deltas(chain[0], one.after, measured))
+        moved = dict.fromkeys([*one.past, *since_first])
+        past += [(one.after, metric) for metric in moved]
     return Drift(boundaries, past, find_pairs(measured))
 
 
@@ -137,7 +137,8 @@ def recall_sentences(results: Mapping[str, Column], depths: Sequence[int]) -> li
     return [f"{sentence}: the relevant passages are among the candidates."]
 
 
-def _boundary(before: str, after: str, measured: Measured) -> Boundary:
+def boundary(before: str, after: str, measured: Measured) -> Boundary:
+    """The step between two measured columns."""
     deltas = _deltas(before, after, measured)
     queries = _query_drifts(measured.scores[before], measured.scores[after], measured)
     taus = [one.tau for one in queries if one.tau is not None]
@@ -248,8 +249,7 @@ def _query_tables(drift: Drift, measured: Measured) -> list[str]:
         steps.insert(0, (before, after, _changed(queries)))
     lines: list[str] = []
     for before, after, queries in steps:
-        rose = [one for one in reversed(queries) if one.after > one.before]
-        fell = [one for one in queries if one.after <= one.before]
+        fell, rose = worst_and_best(queries)
         for title, some in (("Worst", fell), ("Best", rose)):
             if some:
                 lines += [
@@ -263,6 +263,12 @@ def _query_tables(drift: Drift, measured: Measured) -> list[str]:
     return lines
 
 
+def worst_and_best(queries: Sequence[QueryDrift]) -> tuple[list[QueryDrift], list[QueryDrift]]:
+    """Those that fell or changed their order, worst first, and those that rose, best first."""
+    rose = [one for one in reversed(queries) if one.after > one.before]
+    return [one for one in queries if one.after <= one.before], rose
+
+
 def _query_line(found: QueryDrift, collection: Collection) -> str:
     text = " ".join(collection.queries[found.query].split()).replace("|", "\\|")
     tau = "–" if found.tau is None else f"{found.tau:.4f}"
@@ -270,17 +276,18 @@ def _query_line(found: QueryDrift, collection: Collection) -> str:
 
 
 def _picture(measured: Measured, drift: Drift) -> bytes:
-    figure = new_figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    columns = measured.results
-    for key in (f"NDCG@{depth}" for depth in measured.depths):
-        left.plot(list(columns), [c.NDCG[key] for c in columns.values()], "-o", label=key)
-    left.set_title("NDCG of each column")
-    left.set_ylim(0, 1)
-    left.legend(fontsize="small")
-    names = [f"{one.before}\n→ {one.after}" for one in drift.boundaries]
-    right.bar(names, [0.0 if b.tau is None else b.tau for b in drift.boundaries])
-    right.axhline(MIN_TAU, color="black", linewidth=0.8, linestyle="--")
-    right.set_title("Kendall's tau at each boundary")
-    right.set_ylim(0, 1.05)
-    return as_svg(figure)
+    first = drift.pairs[0] if drift.pairs else None
+    return drift_picture(
+        (step_name(first.before, first.after), first.gains) if first else ("", {}),
+        (
+            measured.key,
+            {step_name(one.before, one.after): one.gains[one.key] for one in drift.pairs},
+        ),
+        {step_name(one.before, one.after): one.tau for one in drift.boundaries},
+        MIN_TAU,
+    )
+
+
+def step_name(before: str, after: str) -> str:
+    """Two columns, as tables and pictures name them."""
+    return f"{before} → {after}"

@@ -41,9 +41,13 @@ class Measured:
             ]
         )
 
-    def unmovable(self, column: str) -> int:
-        """Queries that no order of their candidates can help: no positive is among them."""
+    def unmovable(self) -> int:
+        """Queries that no order of their candidates can help: no positive is among them.
+
+        All columns have the same candidates.
+        """
+        candidates = next(iter(self.scores.values()))
         return sum(
-            not any(judged.get(name, 0) > 0 for name in self.scores[column].get(query, {}))
+            not any(judged.get(name, 0) > 0 for name in candidates.get(query, {}))
             for query, judged in self.collection.grades.items()
         )

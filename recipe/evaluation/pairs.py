@@ -4,17 +4,25 @@ The measure that is quoted (NDCG@10) is judged alone, by its own interval and p;
 by its p after the correction for all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 
 from recipe.evaluation.measured import Measured
-from recipe.evaluation.significance import Gain, gains
+from recipe.evaluation.significance import Figures, Gain, gains_of
 
 # The question of the whole recipe.
 TUNING = ("base", "finetuned")
+GAIN_HEAD = (
+    "difference",
+    "95 % interval",
+    "p",
+    "corrected p",
+    "wins/losses/ties",
+    "verdict",
+)
 _LEAST_P = 0.001
 
 
@@ -46,15 +54,22 @@ class Pair:
         return self.gains[key].certain(alone=key == self.key)
 
 
+def known_pairs(measured: Measured) -> list[Pair]:
+    """Every pair whose differences stand in the results, base → fine-tuned first."""
+    pairs = [
+        Pair(before, after, measured.key, found, measured.unmovable())
+        for after, column in measured.results.items()
+        for before, found in column.against.items()
+    ]
+    return sorted(pairs, key=lambda pair: (pair.before, pair.after) != TUNING)
+
+
 def find_pairs(measured: Measured) -> list[Pair]:
     """Every pair of the columns that have scores, base → fine-tuned first."""
     names = list(measured.scores)
     figures = {name: measured.figures(name) for name in names}
     pairs = sorted(combinations(names, 2), key=lambda pair: pair != TUNING)
-    return [
-        _pair(measured, before, after, gains(figures[before], figures[after]))
-        for before, after in pairs
-    ]
+    return _compared(measured, pairs, figures)
 
 
 def seed_pairs(measured: Measured) -> list[Pair]:
@@ -66,15 +81,18 @@ def seed_pairs(measured: Measured) -> list[Pair]:
     figures = {name: measured.figures(name) for name in measured.scores}
     mean = f"mean of {len(seeds)} seeds"
     figures[mean] = np.mean([figures[name] for name in seeds], axis=0)
-    return [
-        _pair(measured, base, name, gains(figures[base], figures[name])) for name in (mean, *seeds)
-    ]
+    return _compared(measured, [(base, name) for name in (mean, *seeds)], figures)
 
 
-def _pair(measured: Measured, before: str, after: str, found: Sequence[Gain]) -> Pair:
+def _compared(
+    measured: Measured, names: Sequence[tuple[str, str]], figures: Mapping[str, Figures]
+) -> list[Pair]:
     keys = [key for _, key in measured.compared()]
-    by_key = dict(zip(keys, found, strict=True))
-    return Pair(before, after, measured.key, by_key, measured.unmovable(before))
+    found = gains_of([(figures[before], figures[after]) for before, after in names])
+    return [
+        Pair(before, after, measured.key, dict(zip(keys, some, strict=True)), measured.unmovable())
+        for (before, after), some in zip(names, found, strict=True)
+    ]
 
 
 def sentences(pair: Pair) -> list[str]:
@@ -84,17 +102,24 @@ def sentences(pair: Pair) -> list[str]:
     verdict = pair.said(pair.key)
     lines = [f"{found}: {verdict}."]
     if verdict not in ("better", "worse"):
-        lines.append(
-            "No query differs, so nothing can be said."
-            if gain.needed is None
-            else f"To find a difference of this size, about {gain.needed} queries are needed."
-        )
+        lines.append(_unsaid(gain))
     if pair.unmovable:
         lines.append(
             f"{pair.unmovable} of {gain.queries} queries cannot move: their positive is not among "
             "the candidates."
         )
     return lines
+
+
+def _unsaid(gain: Gain) -> str:
+    """Why nothing can be said, or with how many queries something could."""
+    if gain.needed is not None:
+        return f"To find a difference of this size, about {gain.needed} queries are needed."
+    if not gain.moved:
+        return "No query differs, so nothing can be said."
+    if gain.queries == 1:
+        return "One query says nothing about others."
+    return "The differences cancel out, so nothing can be said."
 
 
 def worsening(pair: Pair) -> str:
@@ -117,8 +142,7 @@ def tables(pairs: Sequence[Pair]) -> list[str]:
         *_head(f"{first.before} → {first.after}"),
         *(_row(key, key, first) for key in first.gains),
         "",
-        f"p is that of a sign-flip test, the corrected p Holm's for {len(first.gains)} measures. "
-        f"{first.key} is judged by its own interval and p, the others by the corrected p.",
+        method(first),
     ]
     if len(pairs) > 1:
         lines += ["", *_head(first.key)]
@@ -126,19 +150,35 @@ def tables(pairs: Sequence[Pair]) -> list[str]:
     return lines
 
 
-def _head(title: str) -> list[str]:
+def method(pair: Pair) -> str:
+    """How the verdicts are come to."""
+    moved = sum(gain.moved > 0 for gain in pair.gains.values())
+    return (
+        "p is that of a sign-flip test, the corrected p Holm's for the measures in which a query "
+        f"differs ({moved}). "
+        f"{pair.key} is judged by its own interval and p, the others by the corrected p."
+    )
+
+
+def gain_cells(key: str, pair: Pair) -> list[str]:
+    """The cells of one measure, under GAIN_HEAD."""
+    gain = pair.gains[key]
     return [
-        f"| {title} | difference | 95 % interval | p | corrected p | wins/losses/ties | verdict |",
-        "|---|---|---|---|---|---|---|",
+        f"{gain.difference:+.4f}",
+        f"{gain.low:+.4f} … {gain.high:+.4f}",
+        _p(gain.p),
+        _p(gain.corrected_p),
+        f"{gain.wins}/{gain.losses}/{gain.ties}",
+        pair.said(key),
     ]
 
 
+def _head(title: str) -> list[str]:
+    return [f"| {' | '.join([title, *GAIN_HEAD])} |", "|---" * (1 + len(GAIN_HEAD)) + "|"]
+
+
 def _row(title: str, key: str, pair: Pair) -> str:
-    gain = pair.gains[key]
-    return (
-        f"| {title} | {gain.difference:+.4f} | {gain.low:+.4f} … {gain.high:+.4f} | {_p(gain.p)} | "
-        f"{_p(gain.corrected_p)} | {gain.wins}/{gain.losses}/{gain.ties} | {pair.said(key)} |"
-    )
+    return f"| {' | '.join([title, *gain_cells(key, pair)])} |"
 
 
 def _figures(gain: Gain) -> str:

@@ -44,6 +44,11 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
+def public_url(url: str) -> str:
+    """The URL as reports may name it, without a password. Raises httpx.InvalidURL."""
+    return str(httpx.URL(url).copy_with(userinfo=b""))
+
+
 def open_scorer(source: str, template: str | None, max_tokens: int, settings: EvalConfig) -> Scorer:
     """The scorer for a URL, an artifact's directory, or a checkpoint (directory or hub id).
 
@@ -108,12 +113,13 @@ class _TextModel:
     ) -> None:
         import torch  # late: an endpoint can be measured without it
 
-        from recipe.training.checkpoint import PairBatcher, load_for_transformers
+        from recipe.training.checkpoint import PairBatcher, load_for_transformers, pad_as
 
         self._torch = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._batcher = PairBatcher(checkpoint, template, max_tokens)
         self._model = load_for_transformers(checkpoint).eval().to(self._device)
+        pad_as(self._model, self._batcher)
         self._batch_size = batch_size
 
     def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:
@@ -192,8 +198,7 @@ class EndpointScorer:
             self._client = RerankClient(url, api_key=api_key, timeout_s=timeout_s, surface=surface)
         except RerankError as error:
             raise BadConfig(f"the endpoint cannot be called: {error}") from error
-        # Reports name the source: keep a password in the URL out of them.
-        self.source = str(httpx.URL(url).copy_with(userinfo=b""))
+        self.source = public_url(url)
 
     def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:
         """See Scorer. Raises BadInput when the endpoint returns no ranking."""

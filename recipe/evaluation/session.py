@@ -110,14 +110,10 @@ class Session:
         results = add_column(self.directory, RETRIEVAL, column)
         return recall_sentences(results, self.setting.k_values)
 
-    def add(self, name: str, scorer: Scorer, log: Log) -> Drift:
-        """Measure `scorer` as the column `name`, and write results and drift.
-
-        Drift does not stop the writing of eval_results.json and drift.md; see `require_no_drift`.
-        """
+    def add(self, name: str, scorer: Scorer, log: Log) -> None:
+        """Measure `scorer` as the column `name` of the results, which `write_drift` compares."""
         self._drop_before_measuring(name, scorer.identity, log)
         add_column(self.directory, name, self.measure(name, scorer, log))
-        return self.write_drift()
 
     def measure(self, name: str, scorer: Scorer, log: Log) -> Column:
         """Rerank every query's candidates with `scorer`, and measure the order as column `name`.
@@ -145,8 +141,12 @@ class Session:
                     logits += scorer.score(self.collection.queries[query], passages(some))
                 output.write(_Row(query, logits))
                 progress.step()
+        return self.column(name, scorer.source, scorer.identity)
+
+    def column(self, name: str, source: str, identity: str) -> Column:
+        """The figures of the scores that were measured for the column `name`."""
         metrics = measure(self.collection.grades, self.scores(name), self.setting.k_values)
-        return self._column(metrics, scorer.source, scorer.identity)
+        return self._column(metrics, source, identity)
 
     def scores(self, name: str) -> dict[str, dict[str, float]]:
         """For each query, the logit of each candidate by id, as measured for the column `name`.
@@ -192,12 +192,20 @@ class Session:
         if stale:
             log(f"dropped {', '.join(stale)}: made from another checkpoint")
         gone = {name, *stale}
-        write_results(self.directory, {n: c for n, c in results.items() if n not in gone})
+        kept = {
+            other: msgspec.structs.replace(
+                column, against={n: g for n, g in column.against.items() if n not in gone}
+            )
+            for other, column in results.items()
+            if other not in gone
+        }
+        write_results(self.directory, kept)
 
     def write_drift(self) -> Drift:
-        """Write drift.md and drift.svg from all columns in the results.
+        """Write drift.md and drift.svg from all columns in the results, and their differences.
 
-        Raises BadInput for a column whose scores are not on disk.
+        Drift does not stop this; see `require_no_drift`. Raises BadInput for a column whose scores
+        are not on disk.
         """
         results = read_results(self.directory)
         return self.compare([name for name in CHAIN if name in results], results)
@@ -207,8 +215,7 @@ class Session:
 
         Each column of `chain` is compared with the one before it.
         """
-        scores = {name: self._ranked(name) for name in results}
-        measured = Measured(results, scores, self.collection, self.setting.k_values)
+        measured = self.measured(results)
         drift = find_drift(chain, measured)
         write_drift(self.directory, measured, drift)
         against: dict[str, dict[str, dict[str, Gain]]] = {name: {} for name in results}
@@ -220,6 +227,11 @@ class Session:
         }
         write_results(self.directory, compared)
         return drift
+
+    def measured(self, results: Results) -> Measured:
+        """The columns with their scores. Raises BadInput where those are not on disk."""
+        scores = {name: self._ranked(name) for name in results}
+        return Measured(results, scores, self.collection, self.setting.k_values)
 
     def _ranked(self, name: str) -> dict[str, dict[str, float]]:
         """What the column ranks by: logits, or the cosines of the first stage."""
@@ -284,7 +296,8 @@ def add_checked_column(
     Raises Drifted, after writing the results, when it moved past the tolerance.
     """
     with sole_session(directory) as session, closing(open_scorer(session.setting)) as scorer:
-        drift = session.add(name, scorer, log)
+        session.add(name, scorer, log)
+        drift = session.write_drift()
     require_no_drift(drift, directory / "drift.md")
     log(f"no drift past the tolerance; {directory / 'drift.md'}")
 
@@ -301,12 +314,19 @@ def read_setting(directory: Path) -> Setting | None:
 
 def require_no_drift(drift: Drift, report: Path) -> None:
     """Raise Drifted when a column moved past the tolerance. The results are written before."""
-    if drift.past:
-        moved = ", ".join(f"{metric} of {column}" for column, metric in drift.past)
-        raise Drifted(
-            f"{verdict(drift)} Past the tolerance: {moved}; all figures and the worst queries are "
-            f"in {report}"
-        )
+    if sentence := drift_sentence(drift, report):
+        raise Drifted(sentence)
+
+
+def drift_sentence(drift: Drift, report: Path) -> str:
+    """Which columns moved past the tolerance; "" for none."""
+    if not drift.past:
+        return ""
+    moved = ", ".join(f"{metric} of {column}" for column, metric in drift.past)
+    return (
+        f"{verdict(drift)} Past the tolerance: {moved}; all figures and the worst queries are "
+        f"in {report}"
+    )
 
 
 def require_no_worsening(pair: Pair, report: Path, advice: str) -> None:

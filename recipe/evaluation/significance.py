@@ -4,11 +4,12 @@ The queries are paired: both columns rerank the same candidates. The interval is
 bootstrap of the mean difference (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
 section 13.3); p is that of the sign-flip (Fisher's) randomisation test, two-sided, which Smucker,
 Allan and Carterette (CIKM 2007) recommend for retrieval; several measures are corrected by Holm's
-step-down method (1979).
+step-down method (1979). A measure in which no query differs is left out of the family: its p is 1
+whatever the signs (Tarone, Biometrics 1990).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 from statistics import NormalDist
 
@@ -23,6 +24,8 @@ _POWER = 0.8
 _RESAMPLES = 10_000
 # Up to so many differences that are not 0, all their signs are tried.
 _EXACT = 12
+# Of fewer, even equal signs have no p below LEVEL: 2 / 2ⁿ.
+_FEWEST = math.floor(1 - math.log2(LEVEL)) + 1
 # Values in memory at once.
 _BLOCK = 4_000_000
 # Sums of equal parts in another order are equal.
@@ -32,8 +35,9 @@ _ROUNDING = 1e-12
 class Gain(msgspec.Struct, frozen=True, kw_only=True):
     """The mean difference of one measure over `queries`, with its 95 % interval.
 
-    `corrected_p` is p by Holm's method over all measures of the pair. `needed` is the number of
-    queries at which a difference of this size would be found four times in five; None for none.
+    `corrected_p` is p by Holm's method over the measures of the pair in which a query differs.
+    `needed` is the number of queries at which a difference of this size would be found four times
+    in five; None where there is no difference, or one query.
     """
 
     difference: float
@@ -46,6 +50,11 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
     ties: int
     queries: int
     needed: int | None
+
+    @property
+    def moved(self) -> int:
+        """The queries that differ."""
+        return self.wins + self.losses
 
     @property
     def excludes_zero(self) -> bool:
@@ -63,27 +72,50 @@ def gains(before: Figures, after: Figures) -> list[Gain]:
 
     The same figures give the same result on every machine: the random numbers are fixed.
     """
-    differences = after - before
-    differences[np.abs(differences) < _ROUNDING] = 0.0
+    return gains_of([(before, after)])[0]
+
+
+def gains_of(pairs: Sequence[tuple[Figures, Figures]]) -> list[list[Gain]]:
+    """As `gains`, for each pair: queries and signs are drawn once for all of them."""
+    if not pairs:
+        return []
+    differences = _cleared(np.concatenate([after - before for before, after in pairs], axis=1))
     lows, highs = _intervals(differences)
     flipped = _sign_flips(differences)
+    found, start = [], 0
+    for before, _ in pairs:
+        part = slice(start, start := start + before.shape[1])
+        family = differences[:, part], lows[part], highs[part], flipped[part]
+        found.append(_family(*family))
+    return found
+
+
+def _family(
+    differences: Figures, lows: Figures, highs: Figures, flipped: list[float]
+) -> list[Gain]:
+    moved = [index for index, column in enumerate(differences.T) if column.any()]
+    corrected = dict(zip(moved, holm([flipped[index] for index in moved]), strict=True))
+    means = _cleared(differences.mean(axis=0))
     return [
         Gain(
-            difference=float(column.mean()),
-            low=float(low),
-            high=float(high),
-            p=p,
-            corrected_p=corrected,
+            difference=float(means[index]),
+            low=float(lows[index]),
+            high=float(highs[index]),
+            p=flipped[index],
+            corrected_p=corrected.get(index, 1.0),
             wins=int((column > 0).sum()),
             losses=int((column < 0).sum()),
             ties=int((column == 0).sum()),
             queries=len(column),
-            needed=_needed(column),
+            needed=_needed(column, abs(float(means[index]))),
         )
-        for column, low, high, p, corrected in zip(
-            differences.T, lows, highs, flipped, holm(flipped), strict=True
-        )
+        for index, column in enumerate(differences.T)
     ]
+
+
+def _cleared(values: Figures) -> Figures:
+    """The values, those that are nothing but rounding as 0."""
+    return np.where(np.abs(values) < _ROUNDING, 0.0, values)
 
 
 def holm(values: list[float]) -> list[float]:
@@ -134,10 +166,9 @@ def _blocks(count: int) -> Iterator[int]:
         yield min(size, _RESAMPLES - start)
 
 
-def _needed(differences: Figures) -> int | None:
+def _needed(differences: Figures, mean: float) -> int | None:
     """n = ((z(1 - level/2) + z(power)) · sd / mean)², of a paired test by the normal law."""
-    mean = abs(float(differences.mean()))
     if mean == 0 or len(differences) == 1:
         return None
     reach = NormalDist().inv_cdf(1 - LEVEL / 2) + NormalDist().inv_cdf(_POWER)
-    return max(2, math.ceil((reach * float(differences.std(ddof=1)) / mean) ** 2))
+    return max(_FEWEST, math.ceil((reach * float(differences.std(ddof=1)) / mean) ** 2))

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers.modeling_layers import GenericForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from exporter.architectures import CROSS_ENCODERS
 from exporter.checkpoint import Checkpoint, read_checkpoint
 from exporter.pad_token import drop_pad
 from exporter.tokens import TOKENIZER_FILES, CheckpointTokenizer, load_tokenizer
@@ -29,7 +31,7 @@ from recipe.training.llama_bidirec import (
 
 _LLAMA = "LlamaBidirectionalForSequenceClassification"
 # Families that read query and passage as one text; in the others the tokenizer joins the pair.
-TEMPLATED = (_LLAMA,)
+TEMPLATED = frozenset(name for name, kind in CROSS_ENCODERS.items() if kind.templated)
 # Vocabulary files of tokenizers without tokenizer.json.
 _VOCABULARIES = (
     *("tokenizer.model", "sentencepiece.bpe.model", "spm.model"),
@@ -53,6 +55,25 @@ def read_whole(source: str) -> Checkpoint:
     return checkpoint
 
 
+def fixed_pooling(architecture: str) -> str | None:
+    """The value of the setting `pooling` that says what the family does; None where it chooses."""
+    if architecture == _LLAMA:
+        return None
+    return "last" if architecture in TEMPLATED else "cls"
+
+
+def refuse_judge(checkpoint: Checkpoint) -> None:
+    """Raise BadInput for a language model that scores by its next token."""
+    ranks = CROSS_ENCODERS.get(checkpoint.architecture)
+    if ranks is not None and ranks.judges:
+        raise BadInput(
+            f"found the language model {checkpoint.architecture} in {checkpoint.source}, which "
+            "scores by its next token and has no head to train or to score with here; wanted a "
+            "reranker with a head of one label. To measure this model, export it with "
+            "rerank-export and name the artifact"
+        )
+
+
 class PairBatcher:
     """Turns (query, passage) pairs into padded tensors, with the checkpoint's own tokenizer.
 
@@ -70,25 +91,34 @@ class PairBatcher:
         self._tokenizer = CheckpointTokenizer(
             loaded, checkpoint.directory, template, max_tokens, dropped
         )
-        self._pad = self._tokenizer.special_tokens(checkpoint.config["vocab_size"]).pad
+        self.pad = self._tokenizer.special_tokens(checkpoint.config["vocab_size"]).pad
         self._typed = template is None and checkpoint.config.get("type_vocab_size", 0) > 1
 
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
         """int64 [pairs, sequence] each: input_ids, attention_mask, token_type_ids if it has any.
 
-        Padding is on the left; scores do not depend on the side.
+        Padding is on the right: transformers reads the first state of BERT's kind, and counts its
+        positions from the left.
         """
         rows = [self._tokenizer.encode(*pair)[0] for pair in pairs]
-        longest = max(len(row.token_ids) for row in rows)
-        width = -(-longest // _TILE_TOKENS) * _TILE_TOKENS
+        width = self.width(max(len(row.token_ids) for row in rows))
         padded = partial(_padded, width=width)
         batch = {
-            "input_ids": padded((row.token_ids for row in rows), filler=self._pad),
+            "input_ids": padded((row.token_ids for row in rows), filler=self.pad),
             "attention_mask": padded([1] * len(row.token_ids) for row in rows),
         }
         if self._typed:
             batch["token_type_ids"] = padded(row.type_ids or [] for row in rows)
         return batch
+
+    def lengths(self, pairs: Sequence[tuple[str, str]]) -> list[int]:
+        """The tokens of each pair, without padding."""
+        return [len(self._tokenizer.encode(*pair)[0].token_ids) for pair in pairs]
+
+    @staticmethod
+    def width(longest: int) -> int:
+        """The padded length of a batch whose longest row has so many tokens."""
+        return -(-longest // _TILE_TOKENS) * _TILE_TOKENS
 
 
 def load_for_transformers(
@@ -100,33 +130,48 @@ def load_for_transformers(
 ) -> PreTrainedModel:
     """The checkpoint's model with float32 weights; `pooling` and `temperature` replace its own.
 
-    `attention` is sdpa or eager, None for transformers' choice. Raises BadInput.
+    `attention` is sdpa or eager, None for transformers' choice. Raises BadInput, also for a
+    checkpoint without all of the model's weights, which transformers would draw at random.
     """
+    refuse_judge(checkpoint)
     if checkpoint.labels.count != 1:
         raise BadInput(
             f"found {checkpoint.labels.count} labels in {checkpoint.source}, wanted one: a score "
             "is one logit here; export the checkpoint and name the artifact, or start from another"
         )
-    options: dict[str, Any] = {"dtype": torch.float32, "key_mapping": KEY_MAPPING}
+    options: dict[str, Any] = {
+        "dtype": torch.float32,
+        "key_mapping": KEY_MAPPING,
+        "output_loading_info": True,
+    }
     if attention is not None:
         options["attn_implementation"] = attention
     with quiet():
         if checkpoint.architecture == _LLAMA:
-            model: PreTrainedModel = LlamaBidirectionalForSequenceClassification.from_pretrained(
-                checkpoint.directory, **options
-            )
+            model = _whole(LlamaBidirectionalForSequenceClassification, checkpoint, options)
             model.config.pooling = pooling or model.config.pooling
             model.config.temperature = temperature or model.config.temperature
             return model
-        if pooling not in (None, "cls"):
-            raise BadInput(
-                f"found pooling = {pooling}, but {checkpoint.architecture} reads its first "
-                "token: set pooling=cls"
-            )
-        found: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.directory, trust_remote_code=False, **options
+        options["trust_remote_code"] = False
+        return _whole(AutoModelForSequenceClassification, checkpoint, options)
+
+
+def pad_as(model: PreTrainedModel, batcher: PairBatcher) -> None:
+    """Tell a classifier that reads the last token which one `batcher` pads with.
+
+    transformers finds the last token by it, and refuses batches without. Raises BadInput where rows
+    themselves end with it.
+    """
+    if not isinstance(model, GenericForSequenceClassification):
+        return
+    row = batcher([("a", "a")])
+    if row["input_ids"][0, int(row["attention_mask"].sum()) - 1] == batcher.pad:
+        raise BadInput(
+            f"found that the tokenizer ends each pair with the token {batcher.pad}, which it also "
+            "pads with; transformers cannot tell them apart: set another pad_token in "
+            "tokenizer_config.json"
         )
-        return found
+    model.config.pad_token_id = batcher.pad
 
 
 def save_consolidated(
@@ -147,9 +192,22 @@ def save_consolidated(
             shutil.copyfile(base.directory / name, directory / name)
 
 
+def _whole(kind: Any, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
+    """The checkpoint's model of this class. Raises BadInput where weights are missing."""
+    model: PreTrainedModel
+    model, info = kind.from_pretrained(checkpoint.directory, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise BadInput(
+            f"found no {', '.join(missing[:3])} in {checkpoint.source} ({len(missing)} weights are "
+            "missing), wanted all weights of a reranker; name a checkpoint as it was saved after "
+            "training"
+        )
+    return model
+
+
 def _padded(rows: Iterable[list[int]], *, width: int, filler: int = 0) -> Tensor:
-    """int64 [rows, width], padded on the left."""
-    return torch.tensor([[filler] * (width - len(row)) + row for row in rows])
+    """int64 [rows, width], padded on the right."""
+    return torch.tensor([row + [filler] * (width - len(row)) for row in rows])
 
 
 @contextmanager

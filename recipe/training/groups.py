@@ -18,11 +18,15 @@ from recipe.progress import Log
 
 @dataclass(frozen=True)
 class Group:
-    """One training example; the first of `passages` is the positive."""
+    """One training example; the first of `passages` is the positive.
+
+    `scores` are the teacher's logits of the passages; empty without a teacher.
+    """
 
     question_id: str
     query: str
     passages: tuple[str, ...]
+    scores: tuple[float, ...] = ()
 
 
 def read_groups(
@@ -31,8 +35,10 @@ def read_groups(
     held_out: Path | None = None,
     log: Log = lambda _: None,
     split: Literal["train", "val"] = "train",
+    every: bool = False,
 ) -> list[Group]:
-    """The groups of `file`: each positive with the first `passages` - 1 negatives of its record.
+    """The groups of `file`: each positive with the first `passages` - 1 negatives of its record, or
+    with `every` one of them, which are at least as many.
 
     Of data that name splits, these are the rows of `split`, or else the ones without a name.
     Questions that the file itself holds out and those of `held_out` (validation data) are left out,
@@ -49,11 +55,12 @@ def read_groups(
     _refuse_few(file, rows, passages)
     most = max(len(row.negatives) for row in rows)
     if most > passages - 1:
-        log(
-            f"of up to {most} negatives, each example takes its first {passages - 1} "
-            f"(train_n_passages = {passages})"
+        taken = (
+            f"draws {passages - 1} in each epoch" if every else f"takes its first {passages - 1}"
         )
-    groups = [group for row in rows for group in _groups(row, source, passages)]
+        log(f"of up to {most} negatives, each example {taken} (train_n_passages = {passages})")
+    count = most if every else passages - 1
+    groups = [group for row in rows for group in _groups(row, source, count)]
     if asked := len(groups) - len({normal(group.query) for group in groups}):
         log(f"{asked} example(s) repeat a question, once for each passage that answers it")
     return groups
@@ -143,8 +150,8 @@ def _refuse_few(file: Path, rows: list[Row], passages: int) -> None:
     )
 
 
-def _groups(row: Row, source: Source, passages: int) -> list[Group]:
-    negatives = tuple(source.texts[name] for name in row.negatives[: passages - 1])
+def _groups(row: Row, source: Source, count: int) -> list[Group]:
+    negatives = tuple(source.texts[name] for name in row.negatives[:count])
     ids = [f"{row.id}_{number}" for number in range(len(row.positives))]
     return [
         Group(

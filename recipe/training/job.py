@@ -12,6 +12,9 @@ from recipe.durable import read_json, write_json
 from recipe.errors import BadConfig
 
 CONSOLIDATED = Path("model") / "consolidated"
+LATEST = Path("LATEST") / CONSOLIDATED
+# The states from which a stopped run goes on, in the folder of the checkpoints.
+TRAINER_FOLDER = "trainer"
 FACTS_FILE = "training.json"
 _SCHEDULE_FILE = "schedule.json"
 # Below so many examples the batch is an eighth of them, between these bounds.
@@ -59,12 +62,25 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the peak is reached in the last step, if at all."""
         return self.warmup >= max(1, self.steps - 1)
 
+    @property
+    def warning(self) -> str:
+        """That little can have been learned, or nothing, in words; "" where it is not so."""
+        if not self.warms_up_only:
+            return ""
+        advice = "lower lr_warmup_steps, or global_batch_size for more steps"
+        if self.steps == 1:
+            return f"the learning rate of the only step was 0, so nothing was learned; {advice}"
+        return (
+            f"the learning rate rose through all {self.steps} steps (warm-up), so little was "
+            f"learned; {advice}"
+        )
+
 
 def schedule(settings: FinetuneConfig, examples: int, processes: int) -> Schedule:
     """The schedule for so many examples.
 
     The default global_batch_size is lowered for few examples, and the warm-up ends before the last
-    step; a batch that was asked for stays as it is.
+    step. Another batch stays as it is; that of the default is never known to have been asked for.
     """
     batch = settings.global_batch_size
     at_once = settings.local_batch_size * processes
@@ -76,17 +92,34 @@ def schedule(settings: FinetuneConfig, examples: int, processes: int) -> Schedul
     return Schedule(examples=examples, batch=batch, steps=steps, warmup=warmup)
 
 
+def began_with(checkpoints: Path) -> Schedule | None:
+    """The schedule of the run in this folder; None where none began."""
+    return read_json(checkpoints / _SCHEDULE_FILE, Schedule)
+
+
 def recorded_schedule(
     directory: Path, settings: FinetuneConfig, examples: int, processes: int
 ) -> Schedule:
     """The schedule that the run in `directory` began with: it may go on with other processes."""
-    file = directory / _SCHEDULE_FILE
-    began = read_json(file, Schedule)
+    began = began_with(directory)
     if began is None:
         directory.mkdir(parents=True, exist_ok=True)
         began = schedule(settings, examples, processes)
-        write_json(file, began)
+        write_json(directory / _SCHEDULE_FILE, began)
     return began
+
+
+def refuse_other_processes(began: Schedule, settings: FinetuneConfig) -> None:
+    """Raise BadConfig where the run cannot go on with the settings' number of processes."""
+    local = settings.local_batch_size
+    if began.batch % (local * settings.processes):
+        most = began.batch // local
+        fitting = [str(n) for n in range(1, most + 1) if began.batch % (local * n) == 0]
+        raise BadConfig(
+            f"found processes = {settings.processes}, but this run began with {began.batch} "
+            f"examples a step, {local} at a time in each process (local_batch_size); wanted one of "
+            f"{', '.join(fitting)}, or start over with --force"
+        )
 
 
 def validation_file(settings: FinetuneConfig) -> Path | None:

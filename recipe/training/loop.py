@@ -6,17 +6,12 @@ settings ask for it.
 """
 
 import os
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 from transformers import (
     EarlyStoppingCallback,
-    EvalPrediction,
     PreTrainedModel,
     TrainerCallback,
     TrainingArguments,
@@ -29,27 +24,28 @@ from recipe.progress import Log
 from recipe.training.checkpoint import (
     PairBatcher,
     load_for_transformers,
+    pad_as,
     quiet,
     read_whole,
     save_consolidated,
 )
-from recipe.training.groups import Group, read_groups
+from recipe.training.cost import count_tokens, memory
+from recipe.training.examples import Examples, read_examples
 from recipe.training.job import (
     CONSOLIDATED,
     FACTS_FILE,
+    TRAINER_FOLDER,
     Facts,
     Schedule,
     accumulated_passes,
     recorded_schedule,
-    validation_file,
 )
 from recipe.training.lora import add_lora, merged
+from recipe.training.losses import collate, cross_entropy, margin_mse, ranks
+from recipe.training.teacher_scores import read_scores, scored, scores_file
 from recipe.training.trained_on import TRAINED_ON_FILE, TrainedOn, trained_on
 from recipe.training.trainer import FullBatches, LossTrainer, Reporter, arguments, last_complete
 from runtime.outputs import atomic_directory, locked_work_folder
-
-# Of a float32 weight; of its gradient and AdamW's two moments.
-_WEIGHT_BYTES, _TRAINED_BYTES = 4, 12
 
 
 def train(settings: FinetuneConfig, log: Log) -> Path:
@@ -59,13 +55,14 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
     uninterrupted one. Raises BadInput before any weights are read.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    validation = validation_file(settings)
-    passages, say = settings.train_n_passages, log if _first_process() else _nothing
-    groups = read_groups(Path(settings.train_data_path), passages, validation, say)
-    held_out = None if validation is None else read_groups(validation, passages, split="val")
+    groups, held_out = read_examples(settings, log if _first_process() else _nothing)
+    learned = trained_on(groups, held_out or ())
+    if settings.teacher is not None:
+        scores = read_scores(scores_file(settings))
+        groups = scored(groups, scores)
+        held_out = held_out and scored(held_out, scores)
     directory = Path(settings.checkpoint_dir)
     plan = recorded_schedule(directory, settings, len(groups), world)
-    steps = plan.steps
     base = read_whole(settings.base_model)
     batcher = PairBatcher(base, settings.prompt_template, settings.rerank_max_length)
     model = load_for_transformers(
@@ -74,35 +71,33 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         pooling=settings.pooling,
         temperature=settings.temperature,
     )
+    pad_as(model, batcher)
     if settings.peft == "lora":
         model = add_lora(model, settings.lora_rank, settings.seed)
+    examples = Examples(groups, settings.train_n_passages, settings.seed)
     order = FullBatches(len(groups), plan.batch, settings.seed)
     trainer = LossTrainer(
-        loss=_group_loss,
+        loss=cross_entropy if settings.teacher is None else margin_mse,
         order=order,
         model=model,
-        args=_arguments(settings, directory / "trainer", world, plan, held_out is not None),
-        train_dataset=groups,
+        args=_arguments(settings, directory / TRAINER_FOLDER, world, plan, held_out is not None),
+        train_dataset=examples,
         eval_dataset=held_out,
-        data_collator=partial(_collate, batcher),
-        compute_metrics=_metrics,
+        data_collator=partial(collate, batcher),
+        compute_metrics=ranks,
         callbacks=[Reporter(directory, log), *_early_stop(settings)],
     )
     if trainer.is_world_process_zero():
         log(
-            f"{len(groups)} examples, {steps} steps of {plan.batch} on {world} "
+            f"{len(groups)} examples, {plan.steps} steps of {plan.batch} on {world} "
             f"process(es), {trainer.args.device.type}, {'bf16' if trainer.args.bf16 else 'fp32'}"
         )
-        log(_memory(model))
-        if left := len(groups) - len(order):
-            log(f"each epoch leaves out {left} examples, which fill no batch, other ones each time")
-        if plan.batch != settings.global_batch_size:
-            log(f"global_batch_size = {plan.batch}, not {settings.global_batch_size}: few examples")
-        if plan.warmup != settings.lr_warmup_steps:
-            log(f"lr_warmup_steps = {plan.warmup}, not {settings.lr_warmup_steps}: few steps")
+        _say_steps(settings, plan, trainer.args, len(groups) - len(order), log)
+        _say_cost(settings, trainer, batcher, examples, order, log)
     # One process removes old files; the others wait for it.
     with trainer.args.main_process_first(local=False):
-        last = last_complete(directory / "trainer")
+        last = last_complete(directory / TRAINER_FOLDER)
+    trainer.args.eval_on_start = held_out is not None and last is None
     if last is not None and trainer.is_world_process_zero():
         log(f"continue from step {last.rpartition('-')[2]}")
     with quiet():
@@ -115,25 +110,73 @@ def train(settings: FinetuneConfig, log: Log) -> Path:
         seed=settings.seed,
         train_data=settings.train_data_path,
     )
-    published = _publish(trainer, base, directory, settings.num_epochs, facts, trained_on(groups))
-    if plan.warms_up_only and trainer.is_world_process_zero():
+    epoch = -(-facts.steps * settings.num_epochs // plan.steps)
+    return _publish(trainer, base, directory, epoch, facts, learned)
+
+
+def _say_steps(
+    settings: FinetuneConfig, plan: Schedule, made: TrainingArguments, left: int, log: Log
+) -> None:
+    """Say what of the settings does not hold for so many examples and steps."""
+    if left:
+        log(f"each epoch leaves out {left} examples, which fill no batch, other ones each time")
+    if plan.batch != settings.global_batch_size:
+        log(f"global_batch_size = {plan.batch}, not {settings.global_batch_size}: few examples")
+    if plan.warmup != settings.lr_warmup_steps:
+        log(f"lr_warmup_steps = {plan.warmup}, not {settings.lr_warmup_steps}: few steps")
+    if settings.peft == "lora" and settings.learning_rate <= FinetuneConfig().learning_rate:
         log(
-            f"warning: the learning rate rose through all {steps} steps (warm-up), so little was "
-            "learned; lower lr_warmup_steps, or global_batch_size for more steps"
+            f"warning: adapters learn next to nothing at learning_rate = {settings.learning_rate:g}"
+            ", the default for all weights; 1e-4 is usual for LoRA"
         )
-    return published
+    patience = settings.early_stopping
+    if patience is not None and (validations := plan.steps // int(made.save_steps)) <= patience:
+        log(
+            f"warning: early_stopping = {patience} cannot end this run before its last step: its "
+            f"{plan.steps} steps are validated {validations} time(s)"
+        )
+    saves, asked, other = made.save_steps, settings.checkpoint_every_steps, settings.val_every_steps
+    least = f"a run saves {_least_checkpoints(settings)} times at least"
+    few = "" if saves in (asked, other) else f"; {least}"
+    if made.load_best_model_at_end and asked != other:
+        log(
+            f"saves and validates every {saves:.0f} steps: keep_best wants both at once, at the "
+            f"lesser of checkpoint_every_steps = {asked} and val_every_steps = {other}{few}"
+        )
+    elif few:
+        log(f"saves every {saves:.0f} steps, not {asked}: {least}")
 
 
-def _memory(model: nn.Module) -> str:
-    """What training holds whatever the batch: weights, gradients and AdamW's two moments."""
-    count = sum(one.numel() for one in model.parameters())
-    trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    held = _WEIGHT_BYTES * count + _TRAINED_BYTES * trained
-    return (
-        f"{count / 1e6:.1f} million weights, {trained / 1e6:.1f} of them trained: with gradients "
-        f"and the optimizer {held / 2**30:.2f} GiB, and beside them the activations of "
-        "local_batch_size × train_n_passages rows (gradient_checkpointing=true keeps fewer)"
+def _say_cost(
+    settings: FinetuneConfig,
+    trainer: LossTrainer,
+    batcher: PairBatcher,
+    examples: Examples,
+    order: FullBatches,
+    log: Log,
+) -> None:
+    """Say the tokens and the memory of the run, and warn of a card that is too small."""
+    tokens = count_tokens(batcher, examples, order, settings.local_batch_size)
+    log(tokens.said(len(order), settings.num_epochs))
+    if settings.fsdp:  # the model is not on its cards yet
+        return
+    rows = settings.local_batch_size * settings.train_n_passages
+    need = memory(
+        trainer.model,
+        trainer.accelerator.autocast,
+        rows,
+        tokens.longest,
+        recomputes=settings.gradient_checkpointing,
     )
+    log(need.said(rows, tokens.longest))
+    device = trainer.args.device
+    if device.type == "cuda" and need.total > (
+        there := torch.cuda.get_device_properties(device).total_memory
+    ):
+        log(
+            f"warning: {device} has {there / 2**30:.1f} GiB; lower local_batch_size, or set "
+            "gradient_checkpointing=true or peft=lora"
+        )
 
 
 def _early_stop(settings: FinetuneConfig) -> list[TrainerCallback]:
@@ -145,6 +188,13 @@ def _early_stop(settings: FinetuneConfig) -> list[TrainerCallback]:
 def _kept_step(trainer: LossTrainer, log: Log) -> int:
     """The step whose weights the model has now."""
     state = trainer.state
+    losses = {one["step"]: one["eval_loss"] for one in state.log_history if "eval_loss" in one}
+    start = losses.pop(0, None)
+    if start is not None and losses and min(losses.values()) >= start and _first_process():
+        log(
+            f"warning: no step has a lesser validation loss than the base, {start:.4f}; lower "
+            "learning_rate, or give it more data"
+        )
     if not trainer.args.load_best_model_at_end or not state.best_global_step:
         return int(state.global_step)
     if state.is_world_process_zero:
@@ -163,30 +213,13 @@ def _nothing(_: str) -> None:
     """A log for the processes that say nothing."""
 
 
-def _collate(batcher: PairBatcher, groups: Sequence[Group]) -> dict[str, Tensor]:
-    """The groups' pairs as one batch, group by group, and a target for each group."""
-    pairs = [(group.query, passage) for group in groups for passage in group.passages]
-    return {**batcher(pairs), "labels": torch.zeros(len(groups), dtype=torch.int64)}
-
-
-def _group_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Softmax cross-entropy over the logits of each group, whose first passage is the target.
-
-    The mean loss of a batch of groups, float32 [], and the logits [groups, passages], which the
-    model has divided by its temperature.
-    """
-    targets = batch["labels"]
-    logits = model(**{name: value for name, value in batch.items() if name != "labels"}).logits
-    logits = logits.float().view(len(targets), -1)
-    return functional.cross_entropy(logits, targets), logits
-
-
 def _arguments(
     settings: FinetuneConfig, directory: Path, world: int, plan: Schedule, validates: bool
 ) -> TrainingArguments:
     cuda = torch.cuda.is_available()
-    saves = _interval(settings.checkpoint_every_steps, plan.steps)
-    evaluates = _interval(settings.val_every_steps, plan.steps)
+    least = _least_checkpoints(settings)
+    saves = _interval(settings.checkpoint_every_steps, plan.steps, least)
+    evaluates = _interval(settings.val_every_steps, plan.steps, least)
     keeps_best = validates and settings.keep_best
     if keeps_best:  # what is validated is saved, or the best would be lost
         saves = evaluates = min(saves, evaluates)
@@ -235,29 +268,26 @@ def _on_one_device(arguments: TrainingArguments) -> TrainingArguments:
     return arguments
 
 
-def _interval(asked: int, steps: int) -> int:
-    """Steps between checkpoints; short runs get at least three checkpoints."""
-    return asked if steps >= 3 * asked else max(1, steps // 3)
+def _least_checkpoints(settings: FinetuneConfig) -> int:
+    """Checkpoints of short runs: enough for early stopping to act halfway."""
+    return max(3, 2 * (settings.early_stopping or 0))
 
 
-def _metrics(predicted: EvalPrediction) -> Mapping[str, float]:
-    """Metrics of the validation groups: the rank of the positive among its passages."""
-    logits = np.asarray(predicted.predictions)
-    # A tie counts against the model.
-    ranks = 1 + (logits[:, 1:] >= logits[:, :1]).sum(axis=1)
-    return {"mrr": float((1 / ranks).mean()), "accuracy": float((ranks == 1).mean())}
+def _interval(asked: int, steps: int, least: int) -> int:
+    """Steps between checkpoints, so that a run with enough steps has at least so many."""
+    return asked if steps >= least * asked else max(1, steps // least)
 
 
 def _publish(
     trainer: LossTrainer,
     base: Checkpoint,
     directory: Path,
-    epochs: int,
+    epoch: int,
     facts: Facts,
     learned: TrainedOn,
 ) -> Path:
     """Write the checkpoint, rename it into place when complete, and point LATEST to it."""
-    name = f"epoch_{epochs}_step_{facts.steps}"
+    name = f"epoch_{epoch}_step_{facts.steps}"
     model = trainer.accelerator.unwrap_model(trainer.model)
     if isinstance(model, PreTrainedModel):
         weights = trainer.accelerator.get_state_dict(trainer.model)  # gathered from every process

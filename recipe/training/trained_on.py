@@ -1,7 +1,8 @@
 """What a checkpoint was trained on, beside its weights: enough to tell it from what is measured.
 
-Its file trained_on.json holds hashes of the questions and of the passages that were trained down,
-so that it says as much when the data are gone or were made anew. Needs no torch.
+Its file trained_on.json holds hashes of the questions, of the passages that were trained down, and
+of the questions it was validated with, so that it says as much when the data are gone or were made
+anew. Needs no torch.
 """
 
 from collections.abc import Iterable
@@ -21,16 +22,21 @@ class TrainedOn(msgspec.Struct, frozen=True):
 
     questions: list[str]
     negatives: list[str]
+    validated: list[str] = []
 
 
-def trained_on(groups: Iterable[Group]) -> TrainedOn:
-    """The questions of the groups, and their passages after the first."""
+def trained_on(groups: Iterable[Group], held_out: Iterable[Group] = ()) -> TrainedOn:
+    """The questions of the groups, their passages after the first, and the questions by which the
+    step is chosen."""
     questions: set[str] = set()
     negatives: set[str] = set()
     for group in groups:
         questions.add(group.query)
         negatives.update(group.passages[1:])
-    return TrainedOn(sorted(set(map(digest, questions))), sorted(set(map(digest, negatives))))
+    validated = {group.query for group in held_out}
+    return TrainedOn(
+        *(sorted(set(map(digest, some))) for some in (questions, negatives, validated))
+    )
 
 
 def read_trained_on(checkpoint: Path) -> TrainedOn | None:

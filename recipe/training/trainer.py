@@ -20,6 +20,10 @@ from recipe.training.curves import write_curves
 
 # Model and batch → the mean loss [], and the outputs that metrics are computed from.
 Loss = Callable[[torch.nn.Module, dict[str, Any]], tuple[Tensor, Tensor]]
+# An epoch, and an example in it: what is drawn anew each epoch depends on both.
+Place = tuple[int, int]
+# What the Trainer saves of the run beside its callbacks.
+_CONTROL = "TrainerControl"
 # A file in a folder of the Trainer, written last: the folder is complete.
 _COMPLETE_MARK = "whole"
 
@@ -40,7 +44,7 @@ def arguments(folder: Path, **options: Any) -> TrainingArguments:
 class LossTrainer(Trainer):
     """Trains on `loss`, and takes the examples in `order`."""
 
-    def __init__(self, *, loss: Loss, order: Sampler[int], **options: Any) -> None:
+    def __init__(self, *, loss: Loss, order: Sampler[Any], **options: Any) -> None:
         super().__init__(**options)
         self._loss, self._order = loss, order
         # The loss is a mean over one forward pass, so the Trainer must divide it by the number of
@@ -48,8 +52,17 @@ class LossTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:  # noqa: ARG002
         return self._order
+
+    def _run_epoch(self, *given: Any, **named: Any) -> None:
+        """One epoch; nothing where the run had ended at the checkpoint from which it continues, as
+        by early stopping: the Trainer would train on."""
+        saved: Any = self.state.stateful_callbacks
+        if saved[_CONTROL]["args"]["should_training_stop"]:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*given, **named)
 
     def compute_loss(
         self,
@@ -63,7 +76,7 @@ class LossTrainer(Trainer):
         return (loss, {"logits": outputs}) if return_outputs else loss
 
 
-class FullBatches(Sampler[int]):
+class FullBatches(Sampler[Place]):
     """Each epoch's examples in another order, as many as fill complete global batches.
 
     The rest of an epoch, different each time, is left out: incomplete batches would be padded
@@ -81,9 +94,9 @@ class FullBatches(Sampler[int]):
     def __len__(self) -> int:
         return self._taken
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Place]:
         order = np.random.default_rng((self._seed, self._epoch)).permutation(self._examples)
-        return iter(order[: self._taken].tolist())
+        return ((self._epoch, index) for index in order[: self._taken].tolist())
 
 
 class Reporter(TrainerCallback):

@@ -178,7 +178,8 @@ OURS = {
     "prep": "data hold_out_path columns encoding max_broken_rows mining mining_target embedder_dir "
     "workers ray_address",
     "finetune": "val_data_path keep_best early_stopping peft lora_rank "
-    "gradient_checkpointing report_to seeds processes fsdp seed",
+    "gradient_checkpointing report_to sample_negatives teacher teacher_api_key_env "
+    "seeds processes fsdp seed",
     "eval": "guard_data_path allow_worse seeds nim_api_key_env onnx_model_path trt_model_path "
     "retrieval_target embedder_dir seed",
     "export": "target model_profile eval_dir seed",

@@ -89,6 +89,17 @@ def test_a_run_does_not_train_on_what_it_measures(rerank: Rerank, tmp_path: Path
     done = rerank(*line, "eval_data_path=leak", "eval.k_values=[1]")
     assert done.returncode == 1
     assert "4 of 6 questions of eval_data_path = leak stand in train_data_path" in done.stderr
+    # Nor does it choose its best step by them, whoever makes what it trains on.
+    held = ["val_data_path=prep/val_mined.json", "eval_data_path=held", "eval.k_values=[1]"]
+    write_beir(tmp_path / "held", range(16, 22))
+    done = rerank(*line, *held)
+    assert done.returncode == 1
+    assert "2 of 6 questions of eval_data_path = held stand in the validation data" in done.stderr
+    made = ["run", "-d", "--from", "prep", "prep.data=x.jsonl", "prep.base_model=./none"]
+    rows = [{"query": f"q {n}?", "pos": [f"yes {n}"], "neg": ["no"]} for n in range(5)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = rerank(*made, *held, "prep.mining=none", "prep.hold_out_path=held")
+    assert "2 of 6 questions of eval_data_path = held stand in the validation data" in done.stderr
     # Other questions, whose answers are trained down.
     corpus, queries = (tmp_path / "leak" / name for name in ("corpus.jsonl", "queries.jsonl"))
     queries.write_text(queries.read_text().replace("what about", "who spoke of"))

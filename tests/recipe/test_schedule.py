@@ -11,6 +11,7 @@ from recipe.training.job import (
     Schedule,
     accumulated_passes,
     recorded_schedule,
+    refuse_other_processes,
     schedule,
     validation_file,
 )
@@ -55,13 +56,28 @@ def test_a_run_that_only_warms_up_is_known() -> None:
     assert not of(810, lr_warmup_steps=4).warms_up_only
     assert not of(810, lr_warmup_steps=0).warms_up_only
     assert not of(6400).warms_up_only
+    assert "rose through all 36 steps" in of(810).warning
+    assert of(6400).warning == ""
+
+
+def test_a_run_of_one_step_learns_only_without_a_warm_up() -> None:
+    one = of(20, global_batch_size=20, num_epochs=1)
+    assert (one.steps, one.warmup) == (1, 1)
+    assert "the only step was 0, so nothing was learned" in one.warning
+    assert of(20, global_batch_size=20, num_epochs=1, lr_warmup_steps=0).warning == ""
+
+
+def test_the_default_batch_is_taken_for_not_asked_for() -> None:
+    assert of(810, global_batch_size=128).batch == 64
 
 
 def test_a_run_goes_on_with_its_batch_on_other_processes(tmp_path: Path) -> None:
     began = recorded_schedule(tmp_path, DEFAULTS, 500, 1)
     assert recorded_schedule(tmp_path, DEFAULTS, 500, 2) == began
-    with pytest.raises(BadConfig, match="found global_batch_size = 60"):
-        accumulated_passes(began.batch, 4, 2)
+    for processes in (1, 3, 5, 15):
+        refuse_other_processes(began, msgspec.structs.replace(DEFAULTS, processes=processes))
+    with pytest.raises(BadConfig, match=r"found processes = 2, .* 60 examples .* of 1, 3, 5, 15,"):
+        refuse_other_processes(began, msgspec.structs.replace(DEFAULTS, processes=2))
 
 
 def test_preps_validation_is_found_beside_the_training_data(tmp_path: Path) -> None:

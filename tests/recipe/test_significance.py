@@ -10,11 +10,12 @@ from scipy import stats
 
 from recipe.errors import Worsened
 from recipe.evaluation.collection import Collection
+from recipe.evaluation.drift import _query_tables, find_drift
 from recipe.evaluation.measured import Measured
 from recipe.evaluation.pairs import Pair, find_pairs, seed_pairs, sentences, tables, worsening
 from recipe.evaluation.results import Basis, Column
 from recipe.evaluation.session import require_no_worsening
-from recipe.evaluation.significance import Figures, gains, holm
+from recipe.evaluation.significance import Figures, Gain, gains, gains_of, holm
 from recipe.evaluation.spread import spread_table
 
 
@@ -73,6 +74,84 @@ def test_the_queries_needed_are_those_of_the_formula() -> None:
     wanted = ((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * deviation / 0.013) ** 2
     assert gains(before[:, None], after[:, None])[0].needed == math.ceil(wanted)
     assert gains(before[:, None], before[:, None])[0].needed is None
+
+
+def alone(*differences: float) -> Gain:
+    """The gain of one measure whose figures differ so."""
+    after = np.array(differences)[:, None]
+    return gains(np.zeros_like(after), after)[0]
+
+
+@pytest.mark.parametrize(
+    ("differences", "needed", "said"),
+    [
+        # Two queries would do by the formula, but no six signs less are below 0.05.
+        ([-0.5] * 5, 6, "about 6 queries are needed"),
+        ([0.5, -0.5], None, "The differences cancel out"),
+        ([0.1, 0.2, -0.3], None, "The differences cancel out"),
+        ([0.5], None, "One query says nothing about others"),
+        ([0.0, 0.0], None, "No query differs"),
+    ],
+)
+def test_what_few_queries_say(differences: list[float], needed: int | None, said: str) -> None:
+    gain = alone(*differences)
+    assert gain.needed == needed
+    pair = Pair("base", "finetuned", "NDCG@10", {"NDCG@10": gain}, 0)
+    assert said in " ".join(sentences(pair))
+    assert (gain.difference == 0) == (needed is None and len(differences) > 1)
+
+
+def test_rounding_is_no_difference() -> None:
+    before, after = np.full((14, 1), 0.3), np.full((14, 1), 0.1 + 0.2)
+    (same,) = gains(before, after)
+    assert (same.wins, same.ties, same.p) == (0, 14, 1.0)
+    # Their sum is 0 but for rounding, so every sum of drawn signs is as far from it.
+    cancelled = alone(*[0.1, 0.2, -0.3] * 5)
+    assert cancelled.p == 1.0
+    assert not cancelled.excludes_zero
+
+
+def test_drawn_signs_count_those_that_were_found() -> None:
+    # None of 10 000 draws gives 40 equal signs.
+    assert alone(*[0.5] * 40).p == pytest.approx(1 / 10_001)
+
+
+def test_equal_differences_have_an_interval_without_width() -> None:
+    gain = alone(*[0.5] * 12)
+    assert (gain.low, gain.high) == pytest.approx((0.5, 0.5))
+
+
+def test_a_small_p_is_not_enough() -> None:
+    known = {"difference": 0.1, "high": 0.3, "p": 0.01, "corrected_p": 0.2}
+    counts = {"wins": 8, "losses": 1, "ties": 0, "queries": 9, "needed": 9}
+    assert Gain(low=0.02, **known, **counts).certain(alone=True)
+    assert not Gain(low=0.02, **known, **counts).certain(alone=False)
+    assert not Gain(low=-0.02, **known, **counts).certain(alone=True)
+
+
+def test_a_measure_in_which_no_query_differs_is_none_of_the_family() -> None:
+    before, after = figures(60, 0.04).T
+    still = np.full(60, 0.5)
+    found = gains(np.stack([before, still, before], 1), np.stack([after, still, after], 1))
+    assert [one.corrected_p for one in found] == [2 * found[0].p, 1.0, 2 * found[0].p]
+
+
+def test_queries_are_paired_by_their_names() -> None:
+    scores = ranked(MIXED)
+    other = dict(reversed(scores.items()))
+    grades = {query: {"p": 1} for query in scores}
+    columns = {"base": scores, "finetuned": other}
+    (pair,) = find_pairs(Measured({}, columns, Collection({}, {}, grades, ""), [10]))
+    assert pair.gains["NDCG@10"].ties == len(MIXED)
+
+
+def test_many_pairs_are_compared_as_each_alone() -> None:
+    columns = [figures(30, shift, seed=n) for n, shift in enumerate((0.0, 0.03, 0.06))]
+    pairs = [(columns[0], columns[1]), (columns[1], columns[2])]
+    for one, given in zip(gains_of(pairs), pairs, strict=True):
+        for found, wanted in zip(one, gains(*given), strict=True):
+            assert msgspec.to_builtins(found) == pytest.approx(msgspec.to_builtins(wanted))
+    assert gains_of([]) == []
 
 
 def test_several_measures_are_corrected_step_by_step() -> None:
@@ -155,6 +234,17 @@ def test_base_to_finetuned_comes_first() -> None:
         ("base", "onnx"),
         ("finetuned", "onnx"),
     ]
+
+
+def test_the_queries_of_base_to_finetuned_come_first() -> None:
+    scores = {"base": ranked(HIGH), "finetuned": ranked(MIXED), "onnx": ranked(LOW)}
+    texts = {f"q{n}": "?" for n in range(len(MIXED))}
+    grades = {query: {"p": 1} for query in texts}
+    basis = seeded(0.5)
+    results = {name: msgspec.structs.replace(basis, Recall={"Recall@10": 1.0}) for name in scores}
+    measured = Measured(results, scores, Collection({}, texts, grades, ""), [10])
+    lines = "\n".join(_query_tables(find_drift(["finetuned", "onnx"], measured), measured))
+    assert 0 <= lines.find("Worst queries, base → finetuned") < lines.find("finetuned → onnx")
 
 
 def test_seeds_are_compared_with_the_base_each_alone_and_in_the_mean() -> None:

@@ -17,6 +17,8 @@ from recipe.training.trained_on import TRAINED_ON_FILE, trained_on
 from tests.recipe import labelled_forms as forms
 from tests.recipe.labelled_forms import N, answer, lines, other, question
 
+EVAL = "prep/eval_beir"
+
 
 def split_column(folder: Path) -> str:
     """The splits of the other forms, in a column."""
@@ -90,12 +92,18 @@ def test_a_checkpoint_knows_its_questions_when_its_data_were_made_anew(
 
     def said() -> list[str]:
         found: list[str] = []
-        _warn_of_trained("ck", open_collection(Path("prep/eval_beir")), found.append)
+        _warn_of_trained("ck", open_collection(Path(EVAL)), found.append)
         return found
 
     assert ["cannot tell whether ck was trained on" in one for one in said()] == [True]
     write_json(tmp_path / "ck" / TRAINED_ON_FILE, learned)
     assert said() == []
+    measured = [Group("", query, ()) for query in open_collection(Path(EVAL)).queries.values()]
+    write_json(tmp_path / "ck" / TRAINED_ON_FILE, trained_on(groups, measured[:2]))
+    (chosen,) = said()
+    assert "2 of 8 questions of the evaluation" in chosen
+    assert "by which its best step was chosen" in chosen
+    write_json(tmp_path / "ck" / TRAINED_ON_FILE, learned)
     assert main([*prep, "seed=7", "--force"]) == 0
     new = (tmp_path / "prep" / "eval_beir" / "queries.jsonl").read_text().splitlines()
     both = {json.loads(one)["text"] for one in new} & set(asked(groups))

@@ -10,6 +10,8 @@ from transformers.utils import logging
 
 from recipe.cli import main
 from recipe.evaluation import drift
+from recipe.reporting import charts
+from recipe.reporting.markup import element
 from recipe.training import curves
 from tests.recipe.models.material import LENGTH_TOKENS, write_prep
 from tests.shared_artifacts import made_once, session_folder
@@ -51,6 +53,7 @@ def leave_undrawn(patch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than all the rest; test_pictures.py covers it."""
     for module in (curves, drift):
         patch.setattr(module, "_picture", lambda *_: b"<svg/>")
+    patch.setattr(charts, "chart", lambda title, said, *_: element("figure", f"{title}. {said}"))
 
 
 @contextmanager

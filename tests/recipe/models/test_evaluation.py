@@ -238,7 +238,8 @@ def test_a_drifting_artifact_is_reported_after_the_results_are_written(
     lines: list[str] = []
     session = open_session(copied / EVAL)
     scorer = ArtifactScorer(rank_artifact, TEMPLATE, LENGTH_TOKENS)  # of the base, not of ours
-    drift = session.add("onnx", scorer, lines.append)
+    session.add("onnx", scorer, lines.append)
+    drift = session.write_drift()
     scorer.close()
     assert read_results(copied / EVAL)["onnx"].identity == scorer.identity
     with pytest.raises(Drifted, match="first changes between finetuned and onnx"):

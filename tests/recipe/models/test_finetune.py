@@ -23,9 +23,12 @@ from transformers import (
 
 from exporter.checkpoint import load_model, read_checkpoint
 from recipe.cli import main
+from recipe.config import FinetuneConfig
 from recipe.training.checkpoint import load_for_transformers, save_consolidated
 from recipe.training.groups import read_groups
-from recipe.training.loop import _group_loss, _on_one_device
+from recipe.training.job import Schedule
+from recipe.training.loop import _arguments, _on_one_device, _say_steps
+from recipe.training.losses import cross_entropy
 from recipe.training.trained_on import read_trained_on, trained_on
 from recipe.training.trainer import Reporter
 from tests.recipe.conftest import PATIENCE_S
@@ -74,7 +77,11 @@ def test_the_checkpoint_says_what_it_was_trained_on(finished: Path) -> None:
     groups = read_groups(
         finished / "prep/train_mined.json", 3, finished / "prep/val_mined.json", lambda _: None
     )
-    assert read_trained_on(finished / CONSOLIDATED) == trained_on(groups)
+    held_out = read_groups(finished / "prep/val_mined.json", 3, split="val")
+    found = read_trained_on(finished / CONSOLIDATED)
+    assert found == trained_on(groups, held_out)
+    assert found is not None
+    assert len(found.validated) == 4
 
 
 def test_the_rate_warms_up_and_falls_along_a_cosine(finished: Path) -> None:
@@ -115,7 +122,7 @@ def test_the_temperature_stands_in_the_checkpoint(
         "labels": torch.zeros(2, dtype=torch.int64),
     }
     with torch.no_grad():
-        (_, logits), (loss, divided) = _group_loss(plain, batch), _group_loss(hot, batch)
+        (_, logits), (loss, divided) = cross_entropy(plain, batch), cross_entropy(hot, batch)
     torch.testing.assert_close(divided * 4, logits)
     wanted = torch.nn.functional.cross_entropy(logits / 4, batch["labels"])
     torch.testing.assert_close(loss, wanted)
@@ -296,20 +303,35 @@ def test_the_step_of_the_least_validation_loss_is_kept(
     fresh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # So high a rate that the first steps are the best: later ones forget what the base knows.
-    wild = ["learning_rate=1", "lr_warmup_steps=0", "val_every_steps=1", "checkpoint_every_steps=1"]
+    wild = ["learning_rate=1", "lr_warmup_steps=0", "val_every_steps=1", "checkpoint_every_steps=2"]
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, Reporter, "on_save", 2)  # one validation was in vain
         assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 130
-    assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 0
+    first = load_file(fresh / CHECKPOINTS / "trainer/checkpoint-1/model.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, Reporter, "on_save")  # so was the second, for which it stopped
+        assert main(["finetune", "-c", "c.toml", *wild, "early_stopping=2"]) == 130
+    # What is said to help where memory runs out changes no result, so the run goes on with it.
+    line = ["finetune", "-c", "c.toml", *wild, "early_stopping=2", "gradient_checkpointing=true"]
+    capsys.readouterr()
+    assert main(line) == 0
     validated = {e["step"]: e["eval_loss"] for e in history(fresh) if "eval_loss" in e}
+    start = validated.pop(0)
     best = min(validated, key=validated.__getitem__)
-    assert f"kept step {best} of {best + 2}" in capsys.readouterr().err
+    assert best == 1
+    assert validated[1] > start
+    output = capsys.readouterr().err
+    assert "kept step 1 of 3" in output
+    assert "no step has a lesser validation loss than the base" in output
+    # The names of its steps: one epoch has three.
+    assert (fresh / CHECKPOINTS / "LATEST").readlink() == Path("epoch_1_step_1")
+    assert "at the lesser of checkpoint_every_steps = 2 and val_every_steps = 1\n" in output
     facts = json.loads((fresh / CONSOLIDATED / "training.json").read_text())
     assert facts["steps"] == best
     assert max(validated) == best + 2 < 9  # it stopped before its end
-    kept = load_file(fresh / CHECKPOINTS / "trainer" / f"checkpoint-{best}" / "model.safetensors")
-    published = load_file(fresh / CONSOLIDATED / "model.safetensors")
-    torch.testing.assert_close(published, kept)
+    torch.testing.assert_close(load_file(fresh / CONSOLIDATED / "model.safetensors"), first)
+    # What it could go on from is three times the weights, and no longer needed.
+    assert not (fresh / CHECKPOINTS / "trainer").exists()
 
 
 def test_a_run_that_only_warms_up_says_so_in_its_last_line(
@@ -323,21 +345,64 @@ def test_a_run_that_only_warms_up_says_so_in_its_last_line(
     output = capsys.readouterr().err
     assert "lr_warmup_steps = 2, not 100" in output
     assert re.search(
-        r"million weights, .* trained: with gradients and the optimizer [0-9.]+ GiB", output
+        r"about [0-9,]+ tokens in 1 epoch.*a row has \d+ on average and \d+ at", output
     )
+    assert re.search(r"about [0-9.]+ GiB of memory: .* for activations of 6 rows of \d+ t", output)
+    assert output.index("GiB of memory") < output.index("step 1 of")
+    assert "saves every 1 steps, not 100: a run saves 3 times at least" in output
     assert re.search(r": step 2 of 3: loss [0-9.]+, about \d+ s left$", output, re.MULTILINE)
     *_, last, done = output.splitlines()
     assert "done:" in done
     assert "the learning rate rose through all 3 steps" in last
 
 
-def test_seeds_are_trained_one_after_the_other(fresh: Path) -> None:
+def said_of(plan: Schedule, folder: Path, **given: Any) -> tuple[float, str]:
+    """The steps between checkpoints, and what is said of settings before the first step."""
+    settings, lines = FinetuneConfig(**given), []
+    made = _arguments(settings, folder, 1, plan, validates=True)
+    _say_steps(settings, plan, made, 0, lines.append)
+    return made.save_steps, "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("steps", "patience", "every", "ends"),
+    [
+        (150, None, 50, True),
+        (150, 3, 25, True),
+        (300, 3, 50, True),
+        (600, 3, 100, True),
+        (3, 3, 1, False),
+        (4, 3, 1, True),
+    ],
+)
+def test_early_stopping_validates_often_enough_or_says_that_it_cannot(
+    tmp_path: Path, steps: int, patience: int | None, every: int, ends: bool
+) -> None:
+    plan = Schedule(examples=3000, batch=128, steps=steps, warmup=1)
+    found, said = said_of(plan, tmp_path, early_stopping=patience)
+    assert found == every
+    assert ("a run saves 6 times at least" in said) == (patience == 3 and steps < 600)
+    assert ("cannot end this run before its last step" in said) == (not ends)
+
+
+def test_rates_for_all_weights_are_too_low_for_adapters(tmp_path: Path) -> None:
+    plan = Schedule(examples=3000, batch=128, steps=600, warmup=100)
+    assert "at learning_rate = 3e-06" in said_of(plan, tmp_path, peft="lora")[1]
+    assert said_of(plan, tmp_path, peft="lora", learning_rate=1e-4)[1] == ""
+    assert said_of(plan, tmp_path)[1] == ""
+
+
+def test_seeds_are_trained_one_after_the_other(
+    fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = ["finetune", "-c", "c.toml", "num_epochs=1", "seeds=2"]
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, Reporter, "on_save", 4)  # the first has three checkpoints
         assert main(line) == 130
     first = weights(fresh)
+    capsys.readouterr()
     assert main(line) == 0
+    assert "already trained" in capsys.readouterr().err
     assert weights(fresh) == first
     other = fresh / CHECKPOINTS / "seeds/1/LATEST/model/consolidated"
     assert json.loads((other / "training.json").read_text())["seed"] == 43

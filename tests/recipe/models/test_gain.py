@@ -9,6 +9,7 @@ import pytest
 
 from recipe import compare, evaluate
 from recipe.cli import main
+from recipe.evaluation import pairs
 from recipe.evaluation.results import read_results
 from tests.recipe.models.material import TOPICS, write_beir
 
@@ -65,6 +66,7 @@ def test_a_worse_model_ends_the_run_before_export(
     output = capsys.readouterr().err
     assert "finetuned is worse than base over 6 queries: NDCG@10 -1.0000" in output
     assert "export" not in output
+    assert 'class="verdict worse"' in Path("output/rerank/report.html").read_text("utf-8")
     report = (EVAL / "drift.md").read_text("utf-8")
     assert report.index("base → finetuned: NDCG@10 -1.0000") < report.index("| retrieval → base |")
     assert "Worst queries, base → finetuned:" in report
@@ -74,6 +76,40 @@ def test_a_worse_model_ends_the_run_before_export(
     assert gain["NDCG@10"]["p"] == pytest.approx(2 / 2**6)
     assert main(["eval", *WHOLE, "allow_worse=true"]) == 0
     assert "warning: finetuned is worse than base" in capsys.readouterr().err
+    assert main(run) == 3  # what was allowed once is not allowed for good
+    assert "export" not in capsys.readouterr().err
+
+
+def test_a_drift_does_not_hide_what_is_worse(
+    models: Given, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_beir(Path("other"), range(8, 16))
+    line = ["eval", *WHOLE, "onnx_model_path=output/rerank/stage4_export/onnx"]
+    drifted = "Past the tolerance: NDCG@1 of onnx"
+    for wrong, guard, said in (
+        ({"finetuned": ASKED}, [], "finetuned is worse than base over 6 queries"),
+        (
+            {"finetuned": range(8, 16), "onnx": ASKED},
+            ["guard_data_path=other"],
+            "finetuned is worse than base over 8 queries",
+        ),
+    ):
+        models(**wrong)
+        assert main([*line, *guard]) == 3
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert said in message
+        assert drifted in message
+        assert main([*line, *guard, "allow_worse=true"]) == 1
+        assert drifted in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_columns_are_compared_once(models: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = pairs.gains_of
+    monkeypatch.setattr(pairs, "gains_of", lambda found: calls.append(len(found)) or real(found))
+    models(base=ASKED)
+    assert main(["eval", *WHOLE, "onnx_model_path=output/rerank/stage4_export/onnx"]) == 0
+    assert calls == [6]  # four columns
 
 
 def test_a_better_model_and_the_same_model_end_well(

@@ -1,0 +1,193 @@
+"""The teacher of the stage finetune: any model with scores is asked once for all of them.
+
+Scores are kept as they come (`training/teacher_scores.py`), so that a stopped run goes on after the
+last question. They are used again while the teacher is the same: a checkpoint or an artifact by the
+hash of its files, an endpoint by its answer to a question that is stored.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from recipe.config import EvalConfig, FinetuneConfig
+from recipe.data.rows import passage_id, question_id
+from recipe.durable import Journal
+from recipe.errors import BadConfig, BadInput, RecipeError, StageFailed
+from recipe.evaluation.scorers import Scorer, fingerprint, is_url, open_scorer, public_url
+from recipe.progress import Log, Progress
+from recipe.training.examples import read_examples
+from recipe.training.groups import Group
+from recipe.training.job import read_facts
+from recipe.training.teacher_scores import (
+    Head,
+    Row,
+    Scores,
+    journal,
+    missing,
+    read_scores,
+    scores_file,
+)
+from runtime.errors import ServingError
+from runtime.manifest import MANIFEST_FILE, MODEL_FILE, read_manifest
+from runtime.outputs import locked_work_folder
+
+# Logits that differ by less come from the same model: the batch of a half-precision one moves them.
+_SAME = 0.05
+
+
+def check_teacher(settings: FinetuneConfig) -> None:
+    """Raise BadConfig or BadInput for a teacher that cannot be asked, before anything is read."""
+    if is_url(str(settings.teacher)):
+        _opened(settings).close()
+    else:
+        _head(settings)
+
+
+def ask_teacher(settings: FinetuneConfig, log: Log) -> None:
+    """Write the scores that are missing for training and validation.
+
+    Raises StageFailed when the teacher gives none, BadConfig, BadInput or OutputRefused.
+    """
+    file = scores_file(settings)
+    train, held_out = read_examples(settings, lambda _: None)
+    groups = [*train, *(held_out or [])]
+    with locked_work_folder(file, "finetune", wait=True):
+        head, written = _head(settings), journal(file)
+        if next(written.entries(), head) != head:
+            log(f"{head.teacher} is not the model that gave the scores in {file}: asked anew")
+            file.unlink()
+        scores = read_scores(file)
+        if (
+            is_url(head.teacher)
+            and scores
+            and not _answers_as_before(settings, groups, scores, log)
+        ):
+            log(f"{head.teacher} serves another model than the one that gave {file}: asked anew")
+            file.unlink()
+            scores = {}
+        if lacking := missing(groups, scores):
+            _ask(settings, head, lacking, written, log)
+    log(f"learns the margins of {head.teacher}, in {file}")
+
+
+def _ask(
+    settings: FinetuneConfig,
+    head: Head,
+    lacking: Mapping[str, Sequence[str]],
+    written: Journal[Head | Row],
+    log: Log,
+) -> None:
+    new = not written.path.exists()
+    progress = Progress("teacher, questions", len(lacking), log)
+    with _teacher(settings) as scorer, written.open() as output:
+        if new:
+            output.write(head)
+        for question, passages in lacking.items():
+            output.write(
+                Row(
+                    question_id(question),
+                    dict(
+                        zip(
+                            map(passage_id, passages),
+                            _scores(scorer, question, passages),
+                            strict=True,
+                        )
+                    ),
+                )
+            )
+            progress.step()
+
+
+def _answers_as_before(
+    settings: FinetuneConfig, groups: Sequence[Group], scores: Scores, log: Log
+) -> bool:
+    """Whether the endpoint gives a stored question its stored scores, if it answers at all.
+
+    Raises StageFailed when it does not and scores are missing.
+    """
+    known = next((group for group in groups if not missing([group], scores)), None)
+    if known is None:
+        return False
+    wanted = scores[question_id(known.query)]
+    try:
+        with _teacher(settings) as scorer:
+            found = _scores(scorer, known.query, known.passages)
+    except StageFailed as error:
+        if missing(groups, scores):
+            raise
+        log(f"the scores of the teacher are used as they are stored: {error}")
+        return True
+    return all(
+        math.isclose(score, wanted[passage_id(text)], abs_tol=_SAME)
+        for text, score in zip(known.passages, found, strict=True)
+    )
+
+
+def _scores(scorer: Scorer, question: str, passages: Sequence[str]) -> list[float]:
+    """Finite logits, one for each passage. Raises StageFailed."""
+    try:
+        found = scorer.score(question, passages)
+    except (RecipeError, ServingError) as error:
+        raise StageFailed(
+            f"the teacher {scorer.source} failed ({error}); what it has scored is kept, and the "
+            "same command goes on"
+        ) from error
+    if len(found) != len(passages):
+        raise StageFailed(
+            f"the teacher {scorer.source} gave {len(found)} scores for {len(passages)} passages of "
+            f"the question {question!r}; wanted one for each: name another teacher"
+        )
+    broken = [score for score in found if not math.isfinite(score)]
+    if broken:
+        raise StageFailed(
+            f"the teacher {scorer.source} gave the score {broken[0]} for a passage of the question "
+            f"{question!r}; wanted finite numbers: name another teacher, or another precision of it"
+        )
+    return found
+
+
+@contextmanager
+def _teacher(settings: FinetuneConfig) -> Iterator[Scorer]:
+    """The opened teacher; afterwards its memory on a GPU is free for the training."""
+    with closing(_opened(settings)) as scorer:
+        yield scorer
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.cuda.empty_cache()
+
+
+def _opened(settings: FinetuneConfig) -> Scorer:
+    head = _head(settings)
+    return open_scorer(
+        str(settings.teacher),
+        head.prompt_template,
+        head.max_tokens or settings.rerank_max_length,
+        EvalConfig(nim_api_key_env=settings.teacher_api_key_env),
+    )
+
+
+def _head(settings: FinetuneConfig) -> Head:
+    """Who the teacher is, and how it reads a pair: in its own prompt, within our token limit."""
+    source, limit = str(settings.teacher), settings.rerank_max_length
+    if is_url(source):
+        return Head(public_url(source), "", None, None)
+    directory = Path(source)
+    if (directory / MANIFEST_FILE).is_file():
+        manifest = read_manifest(directory)
+        if manifest.kind != "rank":
+            raise BadInput(f"found an embedder in {source}, wanted a reranker as the teacher")
+        return Head(source, manifest.version, manifest.template, min(limit, manifest.max_tokens))
+    if (directory / MODEL_FILE).is_file():
+        raise BadConfig(
+            f"found a graph without {MANIFEST_FILE} in {source}, which does not say how its model "
+            "is prompted; name an artifact of rerank-export, or an endpoint that serves it"
+        )
+    from recipe.training.checkpoint import TEMPLATED, read_whole, refuse_judge  # late: torch
+
+    checkpoint = read_whole(source)
+    refuse_judge(checkpoint)
+    facts = read_facts(checkpoint.directory)
+    ours = settings.prompt_template if checkpoint.architecture in TEMPLATED else None
+    template = facts.prompt_template if facts else ours
+    return Head(source, fingerprint(checkpoint.directory), template, limit)

@@ -1,0 +1,175 @@
+"""Training on a teacher's margins: its scores, asked once, and the loss."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from recipe import distillation
+from recipe.cli import main
+from recipe.errors import BadInput, StageFailed
+from recipe.training.losses import margin_mse
+from recipe.training.teacher_scores import read_scores, scored
+from tests.recipe.models.test_finetune import (
+    CONSOLIDATED,
+    losses,
+    stop_at_the_first_checkpoint,
+    weights,
+)
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+class Teacher:
+    """Scores a passage by its length; broken at the question number `breaks_at`."""
+
+    source, identity = "teacher", ""
+
+    def __init__(self, broken: Any = None, breaks_at: int = -1, shift: float = 0.0) -> None:
+        self.asked: list[str] = []
+        self._broken, self._breaks_at, self._shift = broken, breaks_at, shift
+
+    def score(self, query: str, passages: list[str]) -> list[float]:
+        self.asked.append(query)
+        if len(self.asked) - 1 == self._breaks_at:
+            return list(self._broken(passages))
+        return [len(text) + self._shift for text in passages]
+
+    def close(self) -> None:
+        pass
+
+
+Ask = Callable[..., list[str]]
+
+
+@pytest.fixture
+def ask(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Asks a teacher for all scores, and returns what it was asked."""
+    from recipe.config_files import load
+
+    def asked(teacher: Teacher, *overrides: str, log: Any = lambda _: None) -> list[str]:
+        monkeypatch.setattr(distillation, "_opened", lambda _: teacher)
+        given = ["teacher=http://teacher:8000", *overrides]
+        distillation.ask_teacher(load("c.toml", ["finetune"], given).finetune, log)
+        return teacher.asked
+
+    assert fresh == Path.cwd()
+    return asked
+
+
+def scores_file(folder: Path) -> Path:
+    (found,) = (folder / "prep").glob("train_mined.json.teacher-*.jsonl")
+    return found
+
+
+def failing(_: object) -> list[float]:
+    raise BadInput("the endpoint returned no ranking")
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (failing, r"the teacher teacher failed \(the endpoint returned no ranking\)"),
+        (lambda texts: [1.0] * (len(texts) - 1), "gave 2 scores for 3 passages of the question"),
+        (lambda texts: [float("nan")] * len(texts), "gave the score nan for a passage of the"),
+        (lambda texts: [float("inf")] * len(texts), "wanted finite numbers"),
+    ],
+)
+def test_a_teacher_that_fails_goes_on_where_it_stopped(
+    ask: Ask, fresh: Path, broken: Any, message: str
+) -> None:
+    with pytest.raises(StageFailed, match=message):
+        ask(Teacher(broken, 5))
+    lines: list[str] = []
+    asked = ask(Teacher(), log=lines.append)
+    assert len(asked) == 14 + 4 - 5 + 1  # one that is stored is asked again
+    assert len(read_scores(scores_file(fresh))) == 18
+    assert "teacher, questions: 13 of 13" in lines
+
+
+def test_scores_of_the_same_teacher_are_used_again(ask: Ask, fresh: Path) -> None:
+    assert len(ask(Teacher())) == 18
+    assert len(ask(Teacher(shift=0.01))) == 1
+    lines: list[str] = []
+    # Down: nothing is missing.
+    assert len(ask(Teacher(failing, 0), log=lines.append)) == 1
+    assert any("used as they are stored" in line for line in lines)
+    # More of each training question's passages: the others alone.
+    before = scores_file(fresh).read_bytes()
+    assert len(ask(Teacher(), "sample_negatives=true")) == 1 + 14
+    assert scores_file(fresh).read_bytes().startswith(before)
+
+
+def test_scores_of_another_teacher_are_not_used(ask: Ask, fresh: Path) -> None:
+    ask(Teacher())
+    before = read_scores(scores_file(fresh))
+    assert len(ask(Teacher(shift=0.5))) == 1 + 18
+    after = read_scores(scores_file(fresh))
+    assert after.keys() == before.keys()
+    for question, known in before.items():
+        assert after[question] == {name: score + 0.5 for name, score in known.items()}
+    # A file of another checkpoint of the same name.
+    head, *rows = scores_file(fresh).read_text().splitlines()
+    changed = json.dumps(json.loads(head) | {"identity": "another"})
+    scores_file(fresh).write_text("\n".join([changed, *rows, ""]))
+    assert len(ask(Teacher(shift=0.5))) == 18
+
+
+def test_groups_without_scores_are_refused(fresh: Path) -> None:
+    from recipe.training.groups import read_groups
+
+    groups = read_groups(fresh / "prep/train_mined.json", 3)
+    with pytest.raises(BadInput, match=r"of 14 question\(s\)"):
+        scored(groups, {})
+
+
+def test_the_loss_is_the_mean_square_of_the_margins_difference() -> None:
+    logits = torch.tensor([[2.0], [1.0], [-1.0], [0.5], [0.0], [3.0]])
+    batch = {
+        "labels": torch.zeros(2, dtype=torch.int64),
+        "teacher": torch.tensor([[5.0, 3.0, 1.0], [1.0, 4.0, 0.0]]),
+    }
+    model: Any = lambda **_: SimpleNamespace(logits=logits)  # noqa: E731
+    loss, found = margin_mse(model, batch)
+    # Margins of the student 1, 3, 0.5, -2.5; of the teacher 2, 4, -3, 1.
+    assert loss.item() == pytest.approx((1 + 1 + 3.5**2 + 3.5**2) / 4)
+    assert found.shape == (2, 3)
+
+
+def test_a_student_has_nothing_to_learn_from_itself(
+    fresh: Path, tiny_llama_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["finetune", "-c", "c.toml", "num_epochs=1"]
+    assert main([*line, "teacher_api_key_env=KEY"]) == 1
+    assert "and no teacher" in capsys.readouterr().err
+    assert main([*line, f"teacher={fresh / 'nobody'}"]) == 1
+    assert not (fresh / "output/rerank/stage2_finetune/started.json").exists()
+    assert main([*line, f"teacher={tiny_llama_checkpoint}"]) == 0
+    assert "teacher, questions: 18 of 18" in capsys.readouterr().err
+    assert losses(fresh) == pytest.approx([0.0] * 3, abs=1e-4)
+
+
+@pytest.mark.heavy
+def test_a_stopped_run_goes_on_with_the_same_draws_and_margins(
+    finished: Path, fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [f"teacher={finished / CONSOLIDATED}", "sample_negatives=true"]
+    assert main(["finetune", "-c", "c.toml", *line]) == 0
+    whole, curve = weights(fresh), losses(fresh)
+    assert sum(curve[-3:]) < sum(curve[:3])
+    for path in (fresh / "output", scores_file(fresh)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    stop_at_the_first_checkpoint(*line)
+    capsys.readouterr()
+    assert main(["finetune", "-c", "c.toml", *line]) == 0
+    assert "teacher, questions" not in capsys.readouterr().err
+    assert losses(fresh) == curve
+    assert weights(fresh) == whole
+    shutil.rmtree(fresh / "output")
+    assert main(["finetune", "-c", "c.toml", line[0]]) == 0
+    assert losses(fresh) != curve  # the first negatives, in every epoch

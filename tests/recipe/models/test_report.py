@@ -1,0 +1,193 @@
+"""report.html: what is on it, what is said where something is missing, and that no text is run."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from recipe.cli import main
+from recipe.config import EvalConfig
+from recipe.durable import read_json, write_json
+from recipe.evaluation import session
+from recipe.evaluation.collection import Collection
+from recipe.evaluation.labelled import open_collection
+from recipe.evaluation.significance import Gain
+from recipe.reporting.markup import element, foreign, page, table
+from recipe.stage import Provenance
+from runtime.outputs import locked_directory
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+RUN = Path("output/rerank")
+HOSTILE = "</bdi><script>alert(1)</script><img src=x onerror=alert(2)> \x00\x1b[31m &amp; \u202egnp"
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Balanced tags, with the text of each part."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.ids: list[str] = []
+        self._open: list[str] = []
+        self._parts: list[list[str]] = [[]]
+        self.feed(html)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag == "h2":
+            self._parts.append([])
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self._parts[-1].append(data)
+
+    def part(self, heading: str) -> str:
+        """All text below the heading."""
+        (found,) = (" ".join(p) for p in self._parts if p and p[0] == heading)
+        return found
+
+
+def read(folder: Path = RUN) -> Reader:
+    return Reader((folder / "report.html").read_text("utf-8"))
+
+
+def test_a_run_ends_with_its_page(finished: Path) -> None:
+    found = read(finished / RUN)
+    assert re.search(
+        r"base → finetuned: NDCG@10 .* over 6 queries", found.part("Does it rank better?")
+    )
+    columns = found.part("From base to endpoint")
+    results = json.loads((finished / RUN / "stage3_eval/eval_results.json").read_bytes())
+    for column in results.values():
+        assert f"{column['NDCG']['NDCG@10']:.4f}" in columns
+    gain = results["onnx"]["against"]["finetuned"]["NDCG@10"]
+    assert f"finetuned → onnx {gain['difference']:+.4f}" in columns
+    assert f"{gain['low']:+.4f} … {gain['high']:+.4f}" in columns
+    training = found.part("Training")
+    assert "validation" in training
+    assert "./prep/train_mined.json" in training
+    assert "step that was kept 9 " in training
+    assert "finetuned → onnx" in found.part("Scores")
+    assert "Worst queries, base → finetuned" in found.part("Queries")
+    assert "The stage prep has not run." in found.part("Data")
+    assert "sdg not run" in found.part("Stages")
+    assert "learning_rate 0.001" in found.part("Settings and origin")
+    assert len(found.ids) == len(set(found.ids)) == 10
+    assert not {"script", "img", "link", "iframe"} & set(found.tags)
+    links = {value for name, value in found.attributes if name in ("href", "src")}
+    assert links == {f"#{name}" for name in found.ids}
+
+
+@pytest.mark.usefixtures("copied")
+def test_a_strangers_text_is_shown_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hostile(path: Path) -> Collection:
+        found = open_collection(path)
+        return replace(found, queries={name: f"{HOSTILE} {name}" for name in found.queries})
+
+    monkeypatch.setattr(session, "open_collection", hostile)
+    assert main(["report", str(RUN)]) == 0
+    found = read()
+    assert not {"script", "img"} & set(found.tags)
+    assert "</bdi><script>alert(1)</script><img src=x onerror=alert(2)>" in found.part("Queries")
+    assert not {"\x00", "\x1b"} & set(found.part("Queries"))
+
+
+@pytest.mark.usefixtures("copied")
+def test_other_data_than_those_measured_are_said() -> None:
+    queries = Path("prep/eval_beir/queries.jsonl")
+    queries.write_text(queries.read_text().replace("violin", "viola"))
+    assert main(["report", str(RUN)]) == 0
+    assert "has changed since it was measured" in read().part("Queries")
+
+
+def test_no_text_becomes_markup() -> None:
+    html = page(HOSTILE, [("one", HOSTILE, [table(HOSTILE, ["", HOSTILE], [[HOSTILE, HOSTILE]])])])
+    text = html.decode()
+    found = Reader(text)
+    assert not {"script", "img"} & set(found.tags)
+    assert "\x00" not in text
+    assert "\x1b" not in text
+    assert "\ufffd" in text
+    assert "default-src 'none'" in text
+    assert ("name", "viewport") in found.attributes
+    # A half of a surrogate pair, which no file in UTF-8 can hold.
+    assert "\ufffd".encode() in page("\ud800", [])
+    assert element("a", element("b"), "x", "y")[0].tail == "xy"
+    assert (foreign("a " * 400).text or "").endswith("…")
+
+
+@pytest.mark.usefixtures("copied")
+def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "prep"]) == 1
+    assert "found no folder of a stage in prep" in capsys.readouterr().err
+    (RUN / "report.html").write_text("<p>mine</p>")
+    for line in (["report", str(RUN)], ["run", "-c", "c.toml", "--from", "eval", "--to", "eval"]):
+        assert main(line) == 1
+        assert "report.html is no report of this command" in capsys.readouterr().err
+    assert (RUN / "report.html").read_text() == "<p>mine</p>"
+    (RUN / "report.html").unlink()
+    with locked_directory(RUN / "stage3_eval"):
+        assert main(["report", str(RUN)]) == 1
+    assert "another command works in" in capsys.readouterr().err
+    done = RUN / "stage3_eval/done.json"
+    done.write_text(done.read_text().replace('"seeds": 1', '"seeds": 2'))
+    shutil.rmtree(RUN / "stage2_finetune")
+    assert main(["report", str(RUN)]) == 0
+    assert "finetuned-seed-1.jsonl holds the scores of 0 of 6 queries" in read().part("Seeds")
+    (RUN / "stage3_eval/scores/base.jsonl").unlink()
+    assert main(["report", str(RUN)]) == 0
+    found = read()
+    assert "The stage finetune has not run." in found.part("Training")
+    assert "base.jsonl holds the scores of 0 of 6 queries" in found.part("Does it rank better?")
+    shutil.rmtree(RUN / "stage3_eval")
+    assert main(["report", str(RUN)]) == 0
+    assert "The stage eval has not run." in read().part("Forgetting")
+
+
+@pytest.mark.usefixtures("copied")
+def test_seeds_guard_and_passwords() -> None:
+    """What two more seeds and a second set add, and what a page to be shared must not tell."""
+    home = RUN / "stage3_eval"
+    shutil.copytree(home, home / "guard")
+    for number in (1, 2):
+        shutil.copy(home / "scores/base.jsonl", home / f"scores/finetuned-seed-{number}.jsonl")
+    done = read_json(home / "done.json", Provenance)
+    assert done is not None
+    more = {"seeds": 3, "guard_data_path": "other", "nim_url": "http://me:secret@host:8000"}
+    done.settings.update(more)
+    write_json(home / "done.json", done)
+    assert main(["report", str(RUN)]) == 0
+    found = read()
+    assert "mean of 3 seeds" in found.part("Seeds")
+    assert "Data: other base → finetuned" in re.sub(r"\s+", " ", found.part("Forgetting"))
+    origin = found.part("Settings and origin")
+    assert "http://host:8000" in origin
+    assert "secret" not in origin
+    assert EvalConfig().nim_url not in origin
+
+
+@pytest.mark.usefixtures("copied")
+def test_columns_of_an_earlier_version_are_compared_anew() -> None:
+    file = RUN / "stage3_eval/eval_results.json"
+    results = json.loads(file.read_bytes())
+    wanted = Gain(**results["finetuned"]["against"]["base"]["NDCG@10"])
+    for column in results.values():
+        column["against"] = {}
+    file.write_text(json.dumps(results))
+    assert main(["report", str(RUN)]) == 0
+    assert f"NDCG@10 {wanted.difference:+.4f}" in read().part("Does it rank better?")
