@@ -12,6 +12,7 @@ import msgspec
 
 from runtime.errors import ProfileError
 from runtime.model_files import read_bounded
+from runtime.template import INSTRUCTION
 
 Kind = Literal["rank", "embed"]
 PaddingSide = Literal["left", "right"]
@@ -21,7 +22,6 @@ _Count = Annotated[int, msgspec.Meta(ge=1)]
 PROFILE_SUFFIX = ".toml"
 PROFILE_BYTES = 1 << 20
 FIELDS = ("{query}", "{passage}")
-INSTRUCTION = "{instruction}"
 # Least, best and most.
 Sizes = tuple[_Count, _Count, _Count]
 _INPUT_TYPES = ("query", "passage")
@@ -128,7 +128,11 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Runtime's CUDA provider has fast kernels.
 
     Of targets for CUDA, calls of up to `graph_tokens` computed tokens replay captured CUDA graphs
-    (0: none).
+    (0: none). `calls_ahead` is the number of full calls that are taken from the queue and laid out
+    while the engine computes; a row that comes later waits for these, too.
+
+    `attention` is told padding by a mask, or the lengths of rows, of which older versions of
+    TensorRT know nothing.
 
     For targets of TensorRT: `shapes` are its optimisation profiles, the first for short rows;
     `tiles` are the tiles of images in one call of a vision model, None where plans of them are not
@@ -143,7 +147,9 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     padding_waste: float
     weights: Literal["float32", "float16", "bfloat16"] = "float32"
     operators: Literal["onnx", "onnxruntime-cuda"] = "onnx"
+    attention: Literal["mask", "lengths"] = "mask"
     graph_tokens: int = 0
+    calls_ahead: int = 0
     shapes: tuple[Shapes, ...] = ()
     tiles: Sizes | None = None
     version_compatible: bool = False

@@ -19,11 +19,20 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from checks.cuda import beside, service
 from checks.cuda import expected as rules
-from checks.cuda import service
 from checks.cuda.expected import Expected, Opening
 from checks.cuda.failing import Outcome, Question
-from checks.cuda.families import EMBEDS, INPUTS, PIXELS, VALUES, Graph, make_graphs
+from checks.cuda.families import (
+    EMBEDS,
+    INPUTS,
+    PIXELS,
+    REPLAYED,
+    TARGETS,
+    VALUES,
+    Graph,
+    make_graphs,
+)
 from checks.cuda.machine import WORK, Machine
 from checks.cuda.probe import Case, Facts
 from checks.cuda.replay import Replay, replay
@@ -33,8 +42,7 @@ from runtime.profile import load_target_profile
 from runtime.telemetry import disable_telemetry
 
 _SERVED = "cuda-fp16"
-_EMBEDDERS = ("llama-embed", "bert-embed", "bge", "vl-embed")
-_FAILING = "llama"
+_FAILING, _BESIDE = "llama", "bert"
 
 
 class Setting(NamedTuple):
@@ -87,7 +95,7 @@ def cases_of(graph: Graph) -> Iterator[Case]:
 
 def _probed(setting: Setting) -> Iterator[Row]:
     """Every graph on every card; cards with the same facts share a line."""
-    asked = [case for graph, case in setting.cases.values() if graph.target.startswith("cuda")]
+    asked = [case for graph, case in setting.cases.values() if graph.target in TARGETS]
     found: dict[str, dict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
     for sm in setting.wanted.capabilities:
         answer = setting.machine.ask("checks.cuda.probe", asked, dict[str, Facts], sm)
@@ -162,6 +170,20 @@ def _failed(setting: Setting) -> Iterator[Row]:
         yield Row((failure.replace("_", " "), *says), complaints)
 
 
+def _beside(setting: Setting) -> Iterator[Row]:
+    """A captured graph while another model of the process is called."""
+    cases = [setting.cases[f"{family}-{_SERVED}"][1] for family in (_FAILING, _BESIDE)]
+    found = setting.machine.ask(
+        "checks.cuda.beside",
+        beside.Question(*cases),
+        beside.Outcome,
+        FAKE_HOLD=str(WORK / "hold"),
+    )
+    wanted = beside.Outcome(captured=1, waited=True, illegal=[])
+    complaints = [f"found {found}, wanted {wanted}"] if found != wanted else []
+    yield Row((_FAILING, _BESIDE, "waits" if found.waited else "does not wait"), complaints)
+
+
 def _replayed(setting: Setting) -> Iterator[Row]:
     """What the provider makes of each graph, on the CPU."""
     asked = [case for _, case in setting.cases.values()]
@@ -185,11 +207,12 @@ def _replay(case: Case, optimized: Path) -> Replay:
 
 
 def _served(setting: Setting) -> Iterator[Row]:
-    """A server for each family, and two with a failing card."""
+    """A server for each family, one that replays graphs, and two with a failing card."""
     graphs = {graph.family: graph for graph, _ in setting.cases.values() if graph.target == _SERVED}
     for family, graph in graphs.items():
-        output = "embeddings" if family in _EMBEDDERS else "logits"
-        yield _said(family, partial(service.answers, setting.machine, graph.directory, output))
+        yield _said(family, partial(service.answers, setting.machine, graph.directory, graph.kind))
+    replayed, _ = setting.cases["-".join(REPLAYED)]
+    yield _said(replayed.target, partial(service.replays, setting.machine, replayed.directory))
     for play in service.FAILURES:
         served = partial(play, setting.machine, graphs[_FAILING].directory)
         yield _said(play.__name__.replace("_", " "), served)
@@ -207,6 +230,7 @@ _PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "| small calls | reason": _probed,
     "opening | graph | ends with": _opened,
     "a call that fails | error | the next, small call": _failed,
+    "captures a graph | is called meanwhile | and": _beside,
     "optimised graph, replayed on the CPU | from ours | from PyTorch | without a kernel": _replayed,
     "server | answers": _served,
 }

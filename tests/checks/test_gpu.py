@@ -72,9 +72,21 @@ def test_a_check_that_fails_is_told_and_the_others_go_on(
     assert out.splitlines()[-1] == "1 passed, 1 FAILED, 0 not here"
 
 
+def test_a_check_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("checks.gpu.cases.CHECKS", ())
+    with pytest.raises(SystemExit, match="found cuda_graph, wanted"):
+        main(["--device", "cpu", "--only", "cuda_graph"])
+
+
+def test_a_bare_machine_can_import_what_lays_out_calls_and_makes_them() -> None:
+    """Quickly; the test below imports PyTorch and the rest."""
+    code = f"{_WITHOUT}\nimport runtime.text, runtime.scheduling.scheduler, runtime.engines.ort"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.heavy
 def test_a_bare_machine_can_import_the_checks_and_the_bench() -> None:
-    code = f"{_WITHOUT}\nimport checks.gpu.cases, benchmarks.gpu.__main__"
+    code = f"{_WITHOUT}\nimport checks.gpu.cases, benchmarks.gpu.bench"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
