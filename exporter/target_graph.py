@@ -69,7 +69,7 @@ def write_graph(checkpoint: Checkpoint, target: TargetProfile, directory: Path) 
         else:
             move_to_onnx(model, directory)
         if target.operators == "onnxruntime-cuda":
-            onnxruntime_cuda.adapt(directory)
+            onnxruntime_cuda.adapt(directory, lean=target.lean, packed=target.packed)
 
 
 def round_graph(directory: Path, manifest: Manifest, target: TargetProfile) -> None:

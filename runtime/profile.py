@@ -127,8 +127,9 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `operators` whether the graph holds ONNX's own operators alone, or those for which ONNX
     Runtime's CUDA provider has fast kernels.
 
-    Of targets for CUDA, calls of up to `graph_tokens` computed tokens replay captured CUDA graphs
-    (0: none).
+    Of targets with those, a graph that is `lean` keeps the residual stream in the type of the
+    weights too and has fewer kernels, and one that is `packed` computes padding in attention alone.
+    Calls of up to `graph_tokens` computed tokens replay captured CUDA graphs (0: none).
 
     For targets of TensorRT: `shapes` are its optimisation profiles, the first for short rows;
     `tiles` are the tiles of images in one call of a vision model, None where plans of them are not
@@ -143,6 +144,8 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     padding_waste: float
     weights: Literal["float32", "float16", "bfloat16"] = "float32"
     operators: Literal["onnx", "onnxruntime-cuda"] = "onnx"
+    lean: bool = False
+    packed: bool = False
     graph_tokens: int = 0
     shapes: tuple[Shapes, ...] = ()
     tiles: Sizes | None = None
@@ -151,6 +154,13 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         if self.tiles is not None:
             _check_order("tiles", self.tiles)
+        if (self.lean or self.packed) and self.operators != "onnxruntime-cuda":
+            raise ValueError(
+                f"found operators = {self.operators!r} with lean or packed, wanted "
+                "'onnxruntime-cuda', whose graphs these change"
+            )
+        if self.lean and self.weights == "float32":
+            raise ValueError("found lean with weights in float32, wanted half precision")
 
 
 _Profile = TypeVar("_Profile", ModelProfile, TargetProfile)

@@ -14,6 +14,7 @@ from checks.cuda.trace import Counts, listening
 from runtime.engines import Arrays, Engine, EngineSetup, open_engine
 from runtime.errors import ServingError
 from runtime.profile import Precision
+from runtime.shapes import PLACES_INPUT
 from runtime.telemetry import disable_telemetry
 
 ENGINE = "onnxruntime-cuda"
@@ -93,6 +94,7 @@ def inputs_for(case: Case, rows: int, tokens: int) -> Arrays:
             shape = (rows, tokens) if flat else (0, *values.shape[1:])
             found[name] = np.zeros(shape, values.dtype)
     found["attention_mask"][:, 0] = 1
+    found[PLACES_INPUT] = np.flatnonzero(found["attention_mask"])
     return found
 
 

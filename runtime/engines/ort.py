@@ -34,7 +34,7 @@ from runtime.engines.ort_options import (
 )
 from runtime.engines.placement import place_here
 from runtime.errors import EngineError, EngineUnavailable
-from runtime.shapes import Shape, bucket
+from runtime.shapes import PLACES_INPUT, Shape, bucket
 from runtime.telemetry import import_without_telemetry
 
 _log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class OrtGpuEngine(OrtEngine):
         try:
             shape = _shape_of(inputs)
             if shape is not None and self._is_captured(shape):
-                return self._replay(shape, inputs)
+                return self._replay(shape, _with_every_place(inputs, shape))
             return self._run_with_binding(inputs)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             raise classify_gpu_error(self.name, error) from error
@@ -430,7 +430,16 @@ def _refuse_other_providers(name: str, own: str, session: Any) -> None:
 
 def _shape_of(inputs: Arrays) -> Shape | None:
     """(rows, tokens) if all inputs have the same shape, else None."""
-    match list({array.shape for array in inputs.values()}):
+    match list({array.shape for name, array in inputs.items() if name != PLACES_INPUT}):
         case [(rows, tokens)]:
             return rows, tokens
     return None
+
+
+def _with_every_place(inputs: Arrays, shape: Shape) -> Arrays:
+    """Inputs of a packed graph that compute padding too: a captured graph has one number of
+    tokens."""
+    if PLACES_INPUT not in inputs:
+        return inputs
+    rows, tokens = shape
+    return {**inputs, PLACES_INPUT: np.arange(rows * tokens)}
