@@ -10,7 +10,7 @@ Queries, keys and values come from one product of their joined weights, and one 
 values by an angle of 0, which leaves them as they are.
 
 A gated feed-forward block with SiLU becomes one kernel. ONNX Runtime has none, but it has
-GatedRMSNorm, x / √(mean(x²) + ε) · scale · silu(gate), computed in float32. With scale = √ε and an ε
+GatedRMSNorm, x / √(mean(x²) + ε) · scale · silu(gate), computed in float32. With scale = √ε and ε
 far above every mean(x²) that is x · silu(gate), up to the factor 1 - mean(x²) / 2ε.
 """
 
@@ -31,9 +31,9 @@ _SUMS = {"SkipSimplifiedLayerNormalization", "SkipLayerNormalization"}
 _HALVED = _SUMS | {"RMSNormalization", "LayerNormalization", "RotaryEmbedding", "Reshape"}
 # The square root of GatedRMSNorm's ε: the largest power of two of float16, and one of bfloat16
 # whose square float32 has. Values of a size of 1000 are then off by 0.05 % and by nothing.
-_ROOTS = {TensorProto.FLOAT16: 2.0**15, TensorProto.BFLOAT16: 2.0**60}
+_ROOTS: dict[int, float] = {TensorProto.FLOAT16: 2.0**15, TensorProto.BFLOAT16: 2.0**60}
 # How many values GatedRMSNorm takes the mean of, at most.
-_GROUP = 1024
+_GROUP = 256
 
 
 def save_bytes(graph: GraphProto) -> None:
@@ -292,7 +292,7 @@ class _Joining:
 
 
 def _casts_to(node: NodeProto, kind: int) -> bool:
-    return node.op_type == "Cast" and attribute(node, "to", 0) == kind
+    return node.op_type == "Cast" and bool(attribute(node, "to", 0) == kind)
 
 
 def _note(graph: GraphProto, name: str, like: ValueInfoProto, kind: int) -> None:

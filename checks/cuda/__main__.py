@@ -23,18 +23,33 @@ from checks.cuda import expected as rules
 from checks.cuda import service
 from checks.cuda.expected import Expected, Opening
 from checks.cuda.failing import Outcome, Question
-from checks.cuda.families import EMBEDS, INPUTS, PIXELS, VALUES, Graph, make_graphs
+from checks.cuda.families import (
+    EMBEDS,
+    INPUTS,
+    OPT_IN,
+    PIXELS,
+    SHARE_OF_1B,
+    TARGETS,
+    VALUES,
+    Graph,
+    make_graphs,
+)
 from checks.cuda.machine import WORK, Machine
-from checks.cuda.probe import Case, Facts
+from checks.cuda.padding import of_target
+from checks.cuda.probe import Case, Facts, inputs_for
 from checks.cuda.replay import Replay, replay
+from checks.cuda.traffic import of_a_layer
 from checks.serving import ServerFailed
 from runtime.engines import MODEL_FILE, VISION_FILE
 from runtime.profile import load_target_profile
+from runtime.shapes import PLACES_INPUT
 from runtime.telemetry import disable_telemetry
 
 _SERVED = "cuda-fp16"
 _EMBEDDERS = ("llama-embed", "bert-embed", "bge", "vl-embed")
 _FAILING = "llama"
+# Rows and tokens for which the bytes of a layer are counted, without padding.
+_COUNTED = 2, 8
 
 
 class Setting(NamedTuple):
@@ -75,7 +90,8 @@ def main() -> int:
 def cases_of(graph: Graph) -> Iterator[Case]:
     """Its text graph, and its tower if it has one."""
     for file, ending in ((MODEL_FILE, ""), (VISION_FILE, " tower")):
-        if (graph.directory / file).exists():
+        # A tower is the same for a target that is off.
+        if (graph.directory / file).exists() and not (ending and graph.target in OPT_IN):
             yield Case(
                 f"{graph.family}{ending}-{graph.target}",
                 str(graph.directory),
@@ -87,14 +103,15 @@ def cases_of(graph: Graph) -> Iterator[Case]:
 
 def _probed(setting: Setting) -> Iterator[Row]:
     """Every graph on every card; cards with the same facts share a line."""
-    asked = [case for graph, case in setting.cases.values() if graph.target.startswith("cuda")]
+    asked = [case for graph, case in setting.cases.values() if graph.target in (*TARGETS, *OPT_IN)]
     found: dict[str, dict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
     for sm in setting.wanted.capabilities:
         answer = setting.machine.ask("checks.cuda.probe", asked, dict[str, Facts], sm)
         for name, facts in answer.items():
             found[name][msgspec.json.encode(facts)].append(sm)
     for name, by_facts in found.items():
-        rule = setting.wanted.graphs[name.removesuffix("-cuda-fp16").removesuffix("-cuda-bf16")]
+        target = setting.cases[name][0].target
+        rule = setting.wanted.rule(name.removesuffix(f"-{target}"), target)
         for encoded, cards in by_facts.items():
             facts = msgspec.json.decode(encoded, type=Facts)
             listed = " ".join(map(str, cards))
@@ -168,8 +185,41 @@ def _replayed(setting: Setting) -> Iterator[Row]:
     paths = setting.machine.ask("checks.cuda.optimized", asked, dict[str, str])
     for _, case in setting.cases.values():
         found = _replay(case, Path(paths[case.name]))
-        cells = (f"{found.from_ours:.3f}", f"{found.from_pytorch:.3f}")
+        far = (found.from_ours, found.from_pytorch, found.rounded)
+        cells = [f"{one:.3f}" for one in far]
         yield Row((case.name, *cells, ", ".join(found.missing) or "none"), found.complaints)
+
+
+def _layers(setting: Setting) -> Iterator[Row]:
+    """What the layers of each graph in fp16 read and write."""
+    rows, length = _COUNTED
+    asked = [
+        (graph, case)
+        for graph, case in setting.cases.values()
+        if graph.target in (TARGETS[0], *OPT_IN) and case.precision == "fp16" and not case.tower
+    ]
+    question = [case for _, case in asked]
+    paths = setting.machine.ask("checks.cuda.optimized", question, dict[str, str])
+    for graph, case in asked:
+        inputs = inputs_for(case, rows, length) | {PLACES_INPUT: np.arange(rows * length)}
+        inputs["attention_mask"] = np.ones_like(inputs["attention_mask"])
+        layer = of_a_layer(Path(paths[case.name]), inputs, rows * length)
+        kilobytes, complaints = layer.kilobytes(SHARE_OF_1B), []
+        if graph.family == _FAILING:
+            complaints = list(
+                rules.heavier(setting.wanted.layers[graph.target], layer.casts, kilobytes)
+            )
+        told = f"{kilobytes:.1f}" if graph.family == _FAILING else "-"
+        yield Row((case.name, str(layer.casts), f"{layer.states:.1f}", told), complaints)
+
+
+def _padded(setting: Setting) -> Iterator[Row]:
+    """Tokens that are computed for a request of mixed lengths."""
+    for target, most in setting.wanted.padding.items():
+        found = of_target(load_target_profile(target))
+        complaint = f"{found.share:.1%} of what is computed is padding, wanted at most {most:.1%}"
+        cells = (target, *map(str, found), f"{found.share:.1%}")
+        yield Row(cells, [complaint] if found.share > most else [])
 
 
 def _replay(case: Case, optimized: Path) -> Replay:
@@ -179,6 +229,7 @@ def _replay(case: Case, optimized: Path) -> Replay:
     else:
         with np.load(recorded / INPUTS) as file:
             inputs = dict(file)
+        inputs[PLACES_INPUT] = np.flatnonzero(inputs["attention_mask"])
     values = np.load(recorded / (EMBEDS if case.tower else VALUES))
     ours = Path(case.directory) / (VISION_FILE if case.tower else MODEL_FILE)
     return replay(optimized, ours, inputs, values, case.precision)
@@ -207,7 +258,11 @@ _PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "| small calls | reason": _probed,
     "opening | graph | ends with": _opened,
     "a call that fails | error | the next, small call": _failed,
-    "optimised graph, replayed on the CPU | from ours | from PyTorch | without a kernel": _replayed,
+    "optimised graph, replayed on the CPU | from ours | from PyTorch | rounded | without a kernel": (
+        _replayed
+    ),
+    "a layer of | casts | half-precision states a token | KB a token of 1B": _layers,
+    "100 mixed passages | calls | real tokens | in attention | elsewhere | padding there": _padded,
     "server | answers": _served,
 }
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
+from exporter import onnxruntime_cuda
 from exporter.architectures.nemotron_vl import NemotronVL
 from exporter.checkpoint import Checkpoint, load_model, read_checkpoint
 from exporter.draft import ExportArgs, draft
@@ -22,7 +23,7 @@ from exporter.seal import seal
 from exporter.target_graph import write_graph
 from runtime.manifest import Golden, Manifest, VectorGolden
 from runtime.postprocess import InputType
-from runtime.profile import load_target_profile
+from runtime.profile import TargetProfile, load_target_profile
 from runtime.requests import EmbedRequest, RankRequest
 from runtime.text import load_tokenizer
 from runtime.vision.encoding import pair_encoder, text_encoder
@@ -43,9 +44,19 @@ _VL = {
     "vision_config": {"hidden_size": 64, "num_hidden_layers": 2},
     "llm_config": {"num_hidden_layers": 2},
 }
+# An eighth of the 1B model's width, with heads of the same size: what a layer reads and writes tells
+# what one of that model does.
+SHARE_OF_1B = 8
+_EIGHTH = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+}
 # Every architecture, and every way to pool.
 FAMILIES: Mapping[str, Write] = {
-    "llama": write_llama,
+    "llama": partial(write_llama, **_EIGHTH),
     "llama-last": partial(write_llama, pooling="last"),
     "llama-embed": write_llama_embedder,
     "bert": write_bert,
@@ -58,8 +69,12 @@ FAMILIES: Mapping[str, Write] = {
     "vl-embed": lambda folder: write_vision(folder, embedder_config(**_VL)),
 }
 TARGETS = ("cuda-fp16", "cuda-bf16")
+# Off until a card has shown that they are faster.
+OPT_IN = ("cuda-fp16-packed", "cuda-fp16-lean", "cuda-bf16-lean")
 # What `auto` may run on CUDA although it was exported for TensorRT: masks, and means by cuDNN.
 PLAIN = ("bert", "tensorrt-fp16")
+# What a graph is before it is made for the CUDA provider.
+_AS_WRITTEN: Mapping[str, Any] = {"operators": "onnx", "lean": False, "packed": False}
 _QUERY, _TEXT = "what is machine learning", "Machine learning is a subset of AI"
 _LENGTHS, _TOKEN_IDS, _SEED = (33, 20, 7, 1, 32), (5, 80), 0
 # The tolerance of goldens: the fake computes nothing, so every finite value will do.
@@ -88,13 +103,24 @@ def make_graphs(out: Path) -> list[Graph]:
             folder.mkdir(parents=True)
         read = read_checkpoint(str(write(checkpoint)))
         _ask_pytorch(read, recorded)
-        for target in (*TARGETS, *(PLAIN[1:] if family == PLAIN[0] else ())):
+        for target in (*TARGETS, *OPT_IN, *(PLAIN[1:] if family == PLAIN[0] else ())):
             directory = out / f"{family}-{target}"
             directory.mkdir()
-            write_graph(read, load_target_profile(target), directory)
+            _write_graph(read, load_target_profile(target), out / "plain" / family, directory)
             _seal(read, target, directory)
             made.append(Graph(family, target, directory, recorded))
     return made
+
+
+def _write_graph(read: Checkpoint, target: TargetProfile, plain: Path, directory: Path) -> None:
+    """As `write_graph`, which takes long: what targets share is written once, below `plain`."""
+    shared = plain / target.weights
+    if not shared.exists():
+        shared.mkdir(parents=True)
+        write_graph(read, msgspec.structs.replace(target, **_AS_WRITTEN), shared)
+    shutil.copytree(shared, directory, dirs_exist_ok=True)
+    if target.operators == "onnxruntime-cuda":
+        onnxruntime_cuda.adapt(directory, lean=target.lean, packed=target.packed)
 
 
 def _ask_pytorch(checkpoint: Checkpoint, folder: Path) -> None:
