@@ -258,9 +258,7 @@ _PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "| small calls | reason": _probed,
     "opening | graph | ends with": _opened,
     "a call that fails | error | the next, small call": _failed,
-    "optimised graph, replayed on the CPU | from ours | from PyTorch | rounded | without a kernel": (
-        _replayed
-    ),
+    "graph that runs, on the CPU | from ours | from PyTorch | rounded | no kernel": _replayed,
     "a layer of | casts | half-precision states a token | KB a token of 1B": _layers,
     "100 mixed passages | calls | real tokens | in attention | elsewhere | padding there": _padded,
     "server | answers": _served,

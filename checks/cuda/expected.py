@@ -25,10 +25,11 @@ class Graph(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class OptIn(msgspec.Struct, forbid_unknown_fields=True):
-    """Of the graphs of a target that is off: inputs more than the default's, and `a_layer` of
-    each."""
+    """Of the graphs of a target that is off: inputs and launches a layer `more` than the default's,
+    or `a_layer` of a graph."""
 
     inputs: int
+    more: int
     a_layer: dict[str, int]
 
 
@@ -71,8 +72,11 @@ class Expected(msgspec.Struct, forbid_unknown_fields=True):
         rule, changed = self.graphs[graph], self.opt_in.get(target)
         if changed is None:
             return rule
-        more = {"inputs": rule.inputs + changed.inputs, "a_layer": changed.a_layer.get(graph, 0)}
-        return msgspec.structs.replace(rule, **more)
+        return msgspec.structs.replace(
+            rule,
+            inputs=rule.inputs + changed.inputs,
+            a_layer=changed.a_layer.get(graph, rule.a_layer + changed.more),
+        )
 
 
 def load() -> Expected:

@@ -44,8 +44,8 @@ _VL = {
     "vision_config": {"hidden_size": 64, "num_hidden_layers": 2},
     "llm_config": {"num_hidden_layers": 2},
 }
-# An eighth of the 1B model's width, with heads of the same size: what a layer reads and writes tells
-# what one of that model does.
+# An eighth of the 1B model's width, with heads of the same size: what a layer reads and writes is
+# an eighth, too.
 SHARE_OF_1B = 8
 _EIGHTH = {
     "hidden_size": 256,

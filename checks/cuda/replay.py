@@ -71,9 +71,9 @@ def replay(
 
 def in_float32(model: ModelProto, *, rounding: bool = False) -> ModelProto:
     """`model` with every 16-bit value in float32, in place; with `rounding` each is then rounded to
-    its 16 bits."""
+    its 16 bits, without it only constants that a cast has rounded."""
     graph = model.graph
-    halves = _halves(graph) if rounding else {}
+    halves = _halves(graph, constants=not rounding)
     for tensor in graph.initializer:
         _widen(tensor)
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -90,11 +90,15 @@ def in_float32(model: ModelProto, *, rounding: bool = False) -> ModelProto:
     return model
 
 
-def _halves(graph: GraphProto) -> dict[str, int]:
-    """The 16-bit values that nodes make, with their types."""
+def _halves(graph: GraphProto, *, constants: bool) -> dict[str, int]:
+    """The 16-bit values that nodes make, or only those that are cast `constants`, with their
+    types."""
     found = {i.name: i.data_type for i in graph.initializer if i.data_type in _HALVES}
+    fixed = {i.name for i in graph.initializer}
     made: dict[str, int] = {}
     for node in graph.node:
+        if constants and not (node.op_type == "Cast" and node.input[0] in fixed):
+            continue
         kinds = {found[name] for name in node.input if name in found}
         if node.op_type == "Cast":
             kinds = {a.i for a in node.attribute if a.name == "to"} & _HALVES

@@ -98,7 +98,11 @@ class Machine:
             self.graphs[key] = (
                 export(self.model, weights, self.work / f"{self.model}-{weights}")
                 if operators == "onnx"
-                else adapted(self.graph(weights, "onnx"))
+                else adapted(
+                    self.graph(weights, "onnx"),
+                    lean=operators == "lean",
+                    packed=operators == "lean",
+                )
             )
         return self.graphs[key]
 
@@ -163,6 +167,11 @@ def cuda_bf16(machine: Machine) -> str:
     """The graph of target cuda-bf16."""
     _needs_gpu(machine)
     return _agrees(machine, machine.engine, machine.graph("bfloat16", "onnxruntime-cuda"))
+
+
+def cuda_lean(machine: Machine) -> str:
+    """The graph of target cuda-fp16-lean."""
+    return _agrees(machine, machine.engine, machine.graph("float16", "lean"))
 
 
 def cuda_graphs(machine: Machine) -> str:
@@ -286,6 +295,7 @@ CHECKS: tuple[Callable[[Machine], str], ...] = (
     onnx_fp16,
     cuda_fp16,
     cuda_bf16,
+    cuda_lean,
     neighbours,
     cuda_graphs,
     memory,

@@ -14,9 +14,10 @@ from exporter import onnxruntime_cuda
 from exporter.architectures.base import Architecture
 from exporter.onnx_file import move_to_onnx
 from runtime.engines import MODEL_FILE
+from runtime.shapes import PLACES_INPUT
 
 Weights = Literal["float32", "float16", "bfloat16"]
-Operators = Literal["onnx", "onnxruntime-cuda"]
+Operators = Literal["onnx", "onnxruntime-cuda", "lean"]
 Row = list[int]
 
 _TINY = {
@@ -63,14 +64,16 @@ def export(name: str, weights: Weights, directory: Path) -> Exported:
     return Exported(directory, PRECISIONS[weights])
 
 
-def adapted(exported: Exported) -> Exported:
-    """The graph with the operators for which ONNX Runtime's CUDA provider has fast kernels."""
-    directory = exported.directory.with_name(f"{exported.directory.name}-cuda")
+def adapted(exported: Exported, *, lean: bool = False, packed: bool = False) -> Exported:
+    """The graph with the operators for which ONNX Runtime's CUDA provider has fast kernels, in the
+    forms of the targets that are off by default."""
+    forms = "".join(f"-{name}" for name, on in (("lean", lean), ("packed", packed)) if on)
+    directory = exported.directory.with_name(f"{exported.directory.name}-cuda{forms}")
     shutil.copytree(exported.directory, directory, copy_function=os.link)
     # Only this file is rewritten; the weights are shared with the original.
     (directory / MODEL_FILE).unlink()
     shutil.copyfile(exported.directory / MODEL_FILE, directory / MODEL_FILE)
-    onnxruntime_cuda.adapt(directory)
+    onnxruntime_cuda.adapt(directory, lean=lean, packed=packed)
     return Exported(directory, exported.precision)
 
 
@@ -95,7 +98,8 @@ def make_rows(lengths: list[int], vocabulary: int) -> list[Row]:
 
 
 def padded_inputs(rows: list[Row], side: str = "right") -> dict[str, np.ndarray]:
-    """`input_ids` and `attention_mask` int64 [rows, longest], padded on `side`."""
+    """`input_ids` and `attention_mask` int64 [rows, longest], padded on `side`; for packed graphs
+    the places of the real tokens."""
     longest = max(map(len, rows))
     ids = np.zeros((len(rows), longest), np.int64)
     mask = np.zeros_like(ids)
@@ -103,4 +107,4 @@ def padded_inputs(rows: list[Row], side: str = "right") -> dict[str, np.ndarray]
         start = longest - len(row) if side == "left" else 0
         ids[index, start : start + len(row)] = row
         mask[index, start : start + len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask}
+    return {"input_ids": ids, "attention_mask": mask, PLACES_INPUT: np.flatnonzero(mask)}
