@@ -93,16 +93,12 @@ class Machine:
 
     def graph(self, weights: Weights, operators: Operators) -> Exported:
         """The exported graph."""
-        key = (weights, operators)
+        key, lean = (weights, operators), operators == "lean"
         if key not in self.graphs:
             self.graphs[key] = (
                 export(self.model, weights, self.work / f"{self.model}-{weights}")
                 if operators == "onnx"
-                else adapted(
-                    self.graph(weights, "onnx"),
-                    lean=operators == "lean",
-                    packed=operators == "lean",
-                )
+                else adapted(self.graph(weights, "onnx"), lean=lean, packed=lean)
             )
         return self.graphs[key]
 
