@@ -282,7 +282,7 @@ class _Joining:
         while ways:
             maker = self._maker.get(ways.pop())
             if maker is not None and maker.op_type in ("Cos", "Sin"):
-                return maker.op_type == "Cos"
+                return bool(maker.op_type == "Cos")
             ways += [] if maker is None else maker.input[:1]
         raise AssertionError(f"{name} is no angle")
 
@@ -292,7 +292,7 @@ class _Joining:
 
 
 def _casts_to(node: NodeProto, kind: int) -> bool:
-    return node.op_type == "Cast" and bool(attribute(node, "to", 0) == kind)
+    return bool(node.op_type == "Cast" and attribute(node, "to", 0) == kind)
 
 
 def _note(graph: GraphProto, name: str, like: ValueInfoProto, kind: int) -> None:

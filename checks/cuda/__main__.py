@@ -201,7 +201,7 @@ def _layers(setting: Setting) -> Iterator[Row]:
     question = [case for _, case in asked]
     paths = setting.machine.ask("checks.cuda.optimized", question, dict[str, str])
     for graph, case in asked:
-        inputs = inputs_for(case, rows, length) | {PLACES_INPUT: np.arange(rows * length)}
+        inputs = {**inputs_for(case, rows, length), PLACES_INPUT: np.arange(rows * length)}
         inputs["attention_mask"] = np.ones_like(inputs["attention_mask"])
         layer = of_a_layer(Path(paths[case.name]), inputs, rows * length)
         kilobytes, complaints = layer.kilobytes(SHARE_OF_1B), []

@@ -47,7 +47,7 @@ _VL = {
 # An eighth of the 1B model's width, with heads of the same size: what a layer reads and writes is
 # an eighth, too.
 SHARE_OF_1B = 8
-_EIGHTH = {
+_EIGHTH: dict[str, Any] = {
     "hidden_size": 256,
     "intermediate_size": 1024,
     "num_attention_heads": 4,

@@ -64,7 +64,8 @@ def replay(
     tolerance = TOLERANCES[precision].random * values.std()
     return Replay(
         float(np.abs(found - before).max() / allowed),
-        *(float(np.abs(one - values).max() / tolerance) for one in (found, rounded)),
+        float(np.abs(found - values).max() / tolerance),
+        float(np.abs(rounded - values).max() / tolerance),
         [],
     )
 

@@ -37,7 +37,7 @@ from runtime.engines import Engine, EngineSetup, open_engine
 from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
 from runtime.errors import EngineUnavailable, OutOfMemory
 from runtime.gpu import find_gpu
-from runtime.shapes import ShapeRange
+from runtime.shapes import PLACES_INPUT, ShapeRange
 
 # Uneven lengths: some not multiples of 4 or 8, one at each end of a profile.
 LENGTHS = [3, 5, 17, 31, 32, 63, 64, 100, 127, 200, 255, 256, 300, 511, 512]
@@ -325,7 +325,10 @@ def _agrees(machine: Machine, name: str, exported: Exported, **setup: object) ->
 
 
 def _logits(engine: Engine, rows: list[list[int]], side: str = "right") -> np.ndarray:
-    found = engine.run(padded_inputs(rows, side))[engine.output_names[0]]
+    inputs = padded_inputs(rows, side)
+    if PLACES_INPUT in engine.input_names:
+        inputs[PLACES_INPUT] = np.flatnonzero(inputs["attention_mask"])
+    found = engine.run(inputs)[engine.output_names[0]]
     return found.reshape(-1).astype(np.float64)
 
 

@@ -14,7 +14,6 @@ from exporter import onnxruntime_cuda
 from exporter.architectures.base import Architecture
 from exporter.onnx_file import move_to_onnx
 from runtime.engines import MODEL_FILE
-from runtime.shapes import PLACES_INPUT
 
 Weights = Literal["float32", "float16", "bfloat16"]
 Operators = Literal["onnx", "onnxruntime-cuda", "lean"]
@@ -98,8 +97,7 @@ def make_rows(lengths: list[int], vocabulary: int) -> list[Row]:
 
 
 def padded_inputs(rows: list[Row], side: str = "right") -> dict[str, np.ndarray]:
-    """`input_ids` and `attention_mask` int64 [rows, longest], padded on `side`; for packed graphs
-    the places of the real tokens."""
+    """`input_ids` and `attention_mask` int64 [rows, longest], padded on `side`."""
     longest = max(map(len, rows))
     ids = np.zeros((len(rows), longest), np.int64)
     mask = np.zeros_like(ids)
@@ -107,4 +105,4 @@ def padded_inputs(rows: list[Row], side: str = "right") -> dict[str, np.ndarray]
         start = longest - len(row) if side == "left" else 0
         ids[index, start : start + len(row)] = row
         mask[index, start : start + len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask, PLACES_INPUT: np.flatnonzero(mask)}
+    return {"input_ids": ids, "attention_mask": mask}
