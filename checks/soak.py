@@ -14,9 +14,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import numpy as np
@@ -110,32 +111,66 @@ def main() -> int:
         "EMBED_MODEL_DIR": str(chosen.embed.resolve()),
         "NIM_LOG_LEVEL": "WARNING",
     }
+    seen = Seen()
+
+    def callers(
+        client: httpx.AsyncClient, grpc: tritonclient.InferenceServerClient
+    ) -> list[Caller]:
+        return [
+            Caller(client, grpc, corpus, vectors, random.Random(number), seen)
+            for number in range(_CALLERS)
+        ]
+
+    return soak(given, callers, seen, chosen.minutes * 60)
+
+
+class Calls(Protocol):
+    """A client that sends one request after another."""
+
+    async def call(self, end: float) -> None:
+        """Until `end`, in the clock's seconds."""
+
+
+Callers = Callable[[httpx.AsyncClient, tritonclient.InferenceServerClient], Iterable[Calls]]
+
+
+def soak(
+    given: Mapping[str, str],
+    callers: Callers,
+    seen: Seen,
+    seconds: float,
+    faults_in: Callable[[Server], list[str]] = lambda _: [],
+) -> int:
+    """Load a server with the environment `given`, print what was `seen`; 0 when no fault was.
+
+    `faults_in` looks at the server after the load.
+    """
     with Server(given) as server:
-        seen = asyncio.run(_soak(server.ready(), corpus, vectors, chosen.minutes * 60))
-        ended = server.stop()
-        faults = [*faults_of(seen), *([] if ended == 0 else [f"exit status {ended}"])]
+        asyncio.run(_load(server.ready(), callers, seen, seconds))
+        faults = [*faults_of(seen), *faults_in(server)]
+        if (ended := server.stop()) != 0:
+            faults.append(f"exit status {ended}")
         if "Traceback" in server.log:
             faults.append(f"a stack trace in the log: {server.log[-1000:]}")
-    report(seen, faults)
+    _report(seen, faults)
     return 1 if faults else 0
 
 
-async def _soak(server: Server, corpus: Corpus, vectors: dict[str, Floats], seconds: float) -> Seen:
-    seen = Seen()
+async def _load(
+    server: Server,
+    callers: Callers,
+    seen: Seen,
+    seconds: float,
+) -> None:
     end = time.monotonic() + seconds
     async with httpx.AsyncClient(base_url=server.url, timeout=150) as client:
         grpc = tritonclient.InferenceServerClient(server.grpc_address)
-        callers = [
-            Caller(client, grpc, corpus, vectors, random.Random(number), seen).call(end)
-            for number in range(_CALLERS)
-        ]
         await asyncio.gather(
-            *callers,
-            reload_every_minute(server, client, seen, end),
-            sample_every_moment(server, seen, end),
+            *(caller.call(end) for caller in callers(client, grpc)),
+            _reload_every_minute(server, client, seen, end),
+            _sample_every_moment(server, seen, end),
         )
         await grpc.close()
-    return seen
 
 
 @dataclass(frozen=True)
@@ -219,7 +254,7 @@ class Caller:
         return "vanished too late"
 
 
-async def reload_every_minute(
+async def _reload_every_minute(
     server: Server, client: httpx.AsyncClient, seen: Seen, end: float
 ) -> None:
     """Reload every minute, and wait until each model was replaced."""
@@ -249,7 +284,7 @@ async def _reloads(client: httpx.AsyncClient, kinds: tuple[str, ...]) -> dict[st
     }
 
 
-async def sample_every_moment(server: Server, seen: Seen, end: float) -> None:
+async def _sample_every_moment(server: Server, seen: Seen, end: float) -> None:
     """Add the server's memory, threads and files until `end`."""
     began = time.monotonic()
     while time.monotonic() < end:
@@ -302,7 +337,7 @@ def _growth(seen: Seen) -> tuple[float, float]:
     return float(slope), float(np.sqrt(covariance[0, 0]))
 
 
-def report(seen: Seen, faults: list[str]) -> None:
+def _report(seen: Seen, faults: list[str]) -> None:
     """Print the figures, the faults and the verdict."""
     slope, noise = _growth(seen)
     settled = _settled(seen)

@@ -6,7 +6,6 @@ for; some images are broken, some clients disconnect, a reload every minute. Wha
 """
 
 import argparse
-import asyncio
 import itertools
 import random
 import sys
@@ -23,13 +22,7 @@ import tritonclient.grpc.aio as tritonclient
 from checks.faults.pictures import REFUSED, base64_of, of_every_character, picture, wrongly_encoded
 from checks.load import by_index
 from checks.serving import Server
-from checks.soak import (
-    Seen,
-    faults_of,
-    reload_every_minute,
-    report,
-    sample_every_moment,
-)
+from checks.soak import Seen, soak
 from runtime.opening import open_ranker
 from runtime.requests import Passage, RankRequest
 
@@ -177,26 +170,6 @@ _DIALECTS: tuple[tuple[str, _Body, Callable[[Any], list[float]]], ...] = (
 )
 
 
-async def _soak(server: Server, pages: list[_Page], seconds: float) -> Seen:
-    seen = Seen(kinds=("rank",))
-    broken = [base64_of(make()) for name, make in REFUSED.items() if "whole" not in name]
-    broken += wrongly_encoded(of_every_character()).values()
-    end = time.monotonic() + seconds
-    async with httpx.AsyncClient(base_url=server.url, timeout=150) as client:
-        grpc = tritonclient.InferenceServerClient(server.grpc_address)
-        callers = [
-            _Caller(client, grpc, pages, broken, random.Random(number), seen).call(end)
-            for number in range(_CALLERS)
-        ]
-        await asyncio.gather(
-            *callers,
-            reload_every_minute(server, client, seen, end),
-            sample_every_moment(server, seen, end),
-        )
-        await grpc.close()
-    return seen
-
-
 def _cache_faults(server: Server, images: int) -> list[str]:
     """What is wrong with the cache; the figures are printed."""
     hits = server.counted("rerank_image_cache_hits_total")
@@ -224,15 +197,20 @@ def main(arguments: list[str] | None = None) -> int:
         "RERANK_IMAGE_CACHE_BYTES": str(_CACHE_BYTES),
         "NIM_LOG_LEVEL": "WARNING",
     }
-    with Server(given) as server:
-        seen = asyncio.run(_soak(server.ready(), pages, chosen.minutes * 60))
-        faults = [*faults_of(seen), *_cache_faults(server, _IMAGES)]
-        if (ended := server.stop()) != 0:
-            faults.append(f"exit status {ended}")
-        if "Traceback" in server.log:
-            faults.append(f"a stack trace in the log: {server.log[-1000:]}")
-    report(seen, faults)
-    return 1 if faults else 0
+    seen = Seen(kinds=("rank",))
+    broken = [base64_of(make()) for name, make in REFUSED.items() if "whole" not in name]
+    broken += wrongly_encoded(of_every_character()).values()
+
+    def callers(
+        client: httpx.AsyncClient, grpc: tritonclient.InferenceServerClient
+    ) -> list[_Caller]:
+        return [
+            _Caller(client, grpc, pages, broken, random.Random(number), seen)
+            for number in range(_CALLERS)
+        ]
+
+    seconds = chosen.minutes * 60
+    return soak(given, callers, seen, seconds, lambda server: _cache_faults(server, _IMAGES))
 
 
 if __name__ == "__main__":

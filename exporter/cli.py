@@ -11,6 +11,7 @@ from pathlib import Path
 
 from exporter.errors import ExportError, ParityFailed
 from exporter.inspecting import describe_artifact
+from exporter.locating import refuse_missing
 from exporter.options import (
     MAX_TOKENS_OPTION,
     POOLING_OPTION,
@@ -23,9 +24,10 @@ from exporter.options import (
 from exporter.progress import stage
 from exporter.report import AUTO, Parity, read_report
 from exporter.tuning import tune
+from exporter.workspace import announce_replacement, refuse_foreign
 from runtime.engines import ENGINES
 from runtime.errors import ServingError
-from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed
+from runtime.manifest import NOT_WITNESSED, Manifest, is_witnessed, read_manifest
 from runtime.profile import (
     PROFILE_SUFFIX,
     is_own_profile,
@@ -267,6 +269,7 @@ def _export(args: argparse.Namespace) -> None:
         )
     template = None if args.template is None else read_template(args.template)
     prefixes = None if args.prefix is None else read_prefixes(args.prefix)
+    _check_paths(args.out, args.checkpoint, args.adapter)
     # PyTorch takes seconds to import: help, wrong usage and `inspect` need not wait for it.
     with stage("load PyTorch"):
         from exporter.auto import export_fastest
@@ -291,6 +294,8 @@ def _export(args: argparse.Namespace) -> None:
 
 def _quantize(args: argparse.Namespace) -> None:
     _refuse_lone_adapter(args)
+    read_manifest(args.directory)
+    _check_paths(args.out, args.checkpoint, args.adapter)
     with stage("load PyTorch"):
         from exporter.pipeline import quantize_artifact
     manifest = quantize_artifact(
@@ -302,6 +307,14 @@ def _quantize(args: argparse.Namespace) -> None:
         engine=args.engine,
     )
     _print_artifact(manifest, args.out)
+
+
+def _check_paths(out: Path, *sources: str | None) -> None:
+    """Raise OutputRefused or CheckpointRefused for paths that cannot be; log what is replaced."""
+    for source in filter(None, sources):
+        refuse_missing(source)
+    refuse_foreign(out)
+    announce_replacement(out)
 
 
 def _refuse_lone_adapter(args: argparse.Namespace) -> None:
@@ -320,6 +333,9 @@ def _print_artifact(manifest: Manifest, out: Path) -> None:
 
 def _verify(args: argparse.Namespace) -> None:
     _refuse_lone_adapter(args)
+    read_manifest(args.directory)
+    for source in filter(None, (args.checkpoint, args.adapter)):
+        refuse_missing(source)
     with stage("load PyTorch"):
         from exporter.pipeline import verify
     manifest = verify(args.directory, args.checkpoint, args.engine, args.adapter)

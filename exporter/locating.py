@@ -29,13 +29,25 @@ def find_checkpoint(source: str) -> Path:
             return snapshot_of(path)
         except OSError as error:
             raise CheckpointRefused(f"cannot take {source!r}: {error.strerror}") from error
+    name, commit = _hub_id(source)
+    return _download(source, name, commit)
+
+
+def refuse_missing(source: str) -> None:
+    """Raise CheckpointRefused if `source` is no directory and cannot be a hub id."""
+    if not is_folder(Path(source)):
+        _hub_id(source)
+
+
+def _hub_id(source: str) -> tuple[str, str | None]:
+    """The repository and the commit that `source` names."""
     named = _HUB_ID.fullmatch(source)
     if source.startswith(".") or named is None:
         raise CheckpointRefused(
             f"found no directory {source!r}, wanted a checkpoint directory with {CONFIG_FILE}, or "
             "a hub id such as nvidia/llama-nemotron-rerank-1b-v2"
         )
-    return _download(source, named[1], named[2])
+    return named[1], named[2]
 
 
 def is_folder(path: Path) -> bool:

@@ -7,7 +7,7 @@ export that is interrupted in any way leaves at most that folder; the next expor
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from exporter.errors import OutputRefused, ParityFailed
+from exporter.progress import print_line
 from exporter.report import Parity
 from runtime.errors import ManifestError
 from runtime.manifest import MANIFEST_FILE, PARITY_FILE, read_manifest
@@ -73,6 +74,13 @@ def refuse_foreign(out: Path) -> None:
             f"{out} holds {foreign}, which no export wrote; name another directory, or move it "
             "away yourself"
         )
+
+
+def announce_replacement(out: Path) -> None:
+    """Log which artifact in `out` a success will replace."""
+    with suppress(ManifestError):
+        found = read_manifest(place_of(out))
+        print_line(f"{out} holds artifact {found.version}, which a proven new one replaces")
 
 
 def _foreign_file(out: Path) -> str | None:

@@ -58,3 +58,7 @@ def _start(arguments: list[str] | None) -> int:
         reason = limit or f"the start failed unexpectedly: {type(error).__name__}"
         report_startup_error(reason, as_json=as_json, error=None if limit else error)
         return _FAILED
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -53,19 +53,29 @@ def test_a_changed_byte_is_named_without_a_traceback(
     "arguments",
     [
         ["export", "/no/such/checkpoint", "--out", "OUT"],
-        ["export", "/no/such/checkpoint", "--out", "OUT", "--target", "cuda-fp16"],
+        ["quantize", "/no/such/artifact", "--out", "OUT", "--target", "cpu-int8"],
         ["verify", "/no/such/artifact"],
         ["inspect", "/no/such/artifact"],
     ],
 )
-def test_known_errors_are_one_line_and_exit_1(
+def test_a_wrong_path_is_one_line_and_exit_1_before_pytorch_loads(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [str(tmp_path / "out") if a == "OUT" else a for a in arguments]
     assert main(given) == 1
-    output = capsys.readouterr().err
-    assert all(line.startswith("rerank-export: ") for line in output.splitlines())
-    assert Path(arguments[1]).name in output or "NVIDIA GPU" in output
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("rerank-export: ")
+    assert Path(arguments[1]).name in line
+
+
+def test_the_artifact_that_a_command_replaces_is_named(
+    rank_artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(rank_artifact, out := tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    assert main(["export", str(tmp_path / "empty"), "--out", str(out)]) == 1
+    version = read_manifest(out).version
+    assert f"{out} holds artifact {version}, which" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -90,7 +100,7 @@ def test_an_interrupt_is_no_traceback(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "export", interrupted)
-    assert main(["export", "somewhere", "--out", str(tmp_path)]) == 130
+    assert main(["export", "some/where", "--out", str(tmp_path)]) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
@@ -101,6 +111,6 @@ def test_a_panic_of_the_tokenizer_is_no_traceback(
         Split(Regex("(a|aa)+b"), "isolated").pre_tokenize_str("a" * 50)
 
     monkeypatch.setattr(pipeline, "export", panicking)
-    assert main(["export", "somewhere", "--out", str(tmp_path)]) == 1
+    assert main(["export", "some/where", "--out", str(tmp_path)]) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("rerank-export: the model's tokenizer gave up on a text")
