@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from runtime.artifact import OpenArtifact
 from runtime.batch import INPUT_NAMES, assemble
@@ -11,8 +12,15 @@ from runtime.text import Encoding
 from runtime.vision.layout import image_inputs
 
 
+class Prepared(NamedTuple):
+    """The engine's inputs for so many `rows`; they may hold more."""
+
+    inputs: Arrays
+    rows: int
+
+
 class Forward(ABC):
-    """The function that a model's scheduler calls: n encodings to float32 [n] or [n, d].
+    """The functions that a model's scheduler calls: n encodings to float32 [n] or [n, d].
 
     It knows the opened artifact and nothing of the model, so that it is whole before the scheduler
     starts its threads.
@@ -27,11 +35,18 @@ class Forward(ABC):
         self.padding_row: Encoding | None = None
 
     def __call__(self, rows: Sequence[Encoding]) -> Floats:
-        """Compute these rows. Raises EngineError for outputs of a wrong shape, and what the engine
-        raises."""
-        inputs = self._lay_out(rows)
-        computed = len(next(iter(inputs.values())))
-        return self._checked(self._engine.run(inputs), len(rows), computed)
+        """Prepare and compute these rows."""
+        return self.compute(self.prepare(rows))
+
+    def prepare(self, rows: Sequence[Encoding]) -> Prepared:
+        """Lay out a call; it needs no engine, which may compute another one."""
+        return Prepared(self._lay_out(rows), len(rows))
+
+    def compute(self, call: Prepared) -> Floats:
+        """Float32 [n] or [n, d] of a call's n rows. Raises EngineError for outputs of a wrong
+        shape, and what the engine raises."""
+        computed = len(next(iter(call.inputs.values())))
+        return self._checked(self._engine.run(call.inputs), call.rows, computed)
 
     @abstractmethod
     def _checked(self, outputs: Outputs, rows: int, computed: int) -> Floats:

@@ -102,7 +102,14 @@ class Model(ABC):
         self._users = 0
         engine = opened.engine
         self.scheduler = Scheduler(
-            forward, limits, queue, window_s, lanes=engine.lanes, free=engine.close
+            forward.compute,
+            limits,
+            queue,
+            window_s,
+            lanes=engine.lanes,
+            free=engine.close,
+            prepare=forward.prepare,
+            ahead=opened.target.calls_ahead,
         )
 
     def warm_up(self) -> None:

@@ -130,6 +130,8 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Of targets with those, a graph that is `lean` keeps the residual stream in the type of the
     weights too and has fewer kernels, and one that is `packed` computes padding in attention alone.
     Calls of up to `graph_tokens` computed tokens replay captured CUDA graphs (0: none).
+    `calls_ahead` is the number of full calls that are taken from the queue and laid out while the
+    engine computes; a row that comes later waits for these, too.
 
     For targets of TensorRT: `shapes` are its optimisation profiles, the first for short rows;
     `tiles` are the tiles of images in one call of a vision model, None where plans of them are not
@@ -147,6 +149,7 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     lean: bool = False
     packed: bool = False
     graph_tokens: int = 0
+    calls_ahead: int = 0
     shapes: tuple[Shapes, ...] = ()
     tiles: Sizes | None = None
     version_compatible: bool = False

@@ -87,3 +87,14 @@ def bucket(rows: int, tokens: int, max_rows: int) -> Shape:
     step = 16 if tokens <= 128 else 32 if tokens <= 256 else 64
     power = 1 << (rows - 1).bit_length()
     return max(rows, min(power, max_rows)), -(-tokens // step) * step
+
+
+def shapes_with_graphs(most_tokens: int, max_rows: int) -> list[Shape]:
+    """Every bucket of at most `most_tokens` tokens, the largest first."""
+    found = {
+        bucket(rows, tokens, max_rows)
+        for rows in range(1, max_rows + 1)
+        for tokens in range(1, most_tokens // rows + 1)
+    }
+    fitting = [shape for shape in found if shape[0] * shape[1] <= most_tokens]
+    return sorted(fitting, key=lambda shape: (-shape[0] * shape[1], shape))

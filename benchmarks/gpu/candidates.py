@@ -16,7 +16,7 @@ from recipe.training.llama_bidirec import (
     LlamaBidirectionalForSequenceClassification,
 )
 from runtime.batch import BatchLimits, assemble
-from runtime.engines import EngineSetup, open_engine
+from runtime.engines import Arrays, EngineSetup, open_engine
 from runtime.errors import ServingError
 from runtime.scheduling.admission import QueueLimits
 from runtime.scheduling.scheduler import Scheduler
@@ -69,8 +69,16 @@ def pytorch(model: str, dtype: torch.dtype, batch: int, device: str) -> Candidat
     return Candidate(name, precision, ours=False, opened=opened)
 
 
-def ours(engine: str, title: str, exported: Exported, budget: int, graph_tokens: int) -> Candidate:
-    """An engine behind the serving scheduler, with calls of at most `budget` tokens."""
+def ours(
+    engine: str,
+    title: str,
+    exported: Exported,
+    budget: int,
+    graph_tokens: int = 0,
+    ahead: int = 0,
+) -> Candidate:
+    """An engine behind the serving scheduler, with calls of at most `budget` tokens, of which
+    `ahead` full ones are prepared while another runs."""
 
     @contextmanager
     def opened() -> Iterator[Score]:
@@ -83,19 +91,23 @@ def ours(engine: str, title: str, exported: Exported, budget: int, graph_tokens:
         )
         with closing(open_engine(engine, exported.directory, setup)) as running:
 
-            def compute(rows: Sequence[Encoding]) -> np.ndarray:
+            def prepare(rows: Sequence[Encoding]) -> tuple[Arrays, int]:
                 shape = running.shape_for(len(rows), max(map(len, rows)))
-                inputs = assemble(rows, running.input_names, 0, "right", shape)
+                return assemble(rows, running.input_names, 0, "right", shape), len(rows)
+
+            def compute(call: tuple[Arrays, int]) -> np.ndarray:
+                inputs, rows = call
                 found = running.run(inputs)[running.output_names[0]]
-                return found.reshape(-1)[: len(rows)].astype(np.float32)
+                return found.reshape(-1)[:rows].astype(np.float32)
 
             limits = BatchLimits(MAX_ROWS, budget, _WASTE, running.shapes)
             queue = QueueLimits(rows=1 << 16, tokens=1 << 25)
-            with closing(Scheduler(compute, limits, queue)) as scheduler:
+            scheduler = Scheduler(compute, limits, queue, prepare=prepare, ahead=ahead)
+            with closing(scheduler):
                 yield lambda rows: scheduler.submit(rows, None).result().outputs
 
     graphs = f", graphs to {graph_tokens}" if graph_tokens else ""
-    name = f"{title}, {budget} tokens{graphs}"
+    name = f"{title}, {budget} tokens{graphs}{', a call ahead' if ahead else ''}"
     return Candidate(name, exported.precision, ours=True, opened=opened)
 
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from checks.cuda import beside, service
 from checks.cuda import expected as rules
-from checks.cuda import service
 from checks.cuda.expected import Expected, Opening
 from checks.cuda.failing import Outcome, Question
 from checks.cuda.families import (
@@ -28,6 +28,7 @@ from checks.cuda.families import (
     INPUTS,
     OPT_IN,
     PIXELS,
+    REPLAYED,
     SHARE_OF_1B,
     TARGETS,
     VALUES,
@@ -46,8 +47,7 @@ from runtime.shapes import PLACES_INPUT
 from runtime.telemetry import disable_telemetry
 
 _SERVED = "cuda-fp16"
-_EMBEDDERS = ("llama-embed", "bert-embed", "bge", "vl-embed")
-_FAILING = "llama"
+_FAILING, _BESIDE = "llama", "bert"
 # Rows and tokens for which the bytes of a layer are counted, without padding.
 _COUNTED = 2, 8
 
@@ -179,6 +179,20 @@ def _failed(setting: Setting) -> Iterator[Row]:
         yield Row((failure.replace("_", " "), *says), complaints)
 
 
+def _beside(setting: Setting) -> Iterator[Row]:
+    """A captured graph while another model of the process is called."""
+    cases = [setting.cases[f"{family}-{_SERVED}"][1] for family in (_FAILING, _BESIDE)]
+    found = setting.machine.ask(
+        "checks.cuda.beside",
+        beside.Question(*cases),
+        beside.Outcome,
+        FAKE_HOLD=str(WORK / "hold"),
+    )
+    wanted = beside.Outcome(captured=1, waited=True, illegal=[])
+    complaints = [f"found {found}, wanted {wanted}"] if found != wanted else []
+    yield Row((_FAILING, _BESIDE, "waits" if found.waited else "does not wait"), complaints)
+
+
 def _replayed(setting: Setting) -> Iterator[Row]:
     """What the provider makes of each graph, on the CPU."""
     asked = [case for _, case in setting.cases.values()]
@@ -236,11 +250,18 @@ def _replay(case: Case, optimized: Path) -> Replay:
 
 
 def _served(setting: Setting) -> Iterator[Row]:
-    """A server for each family, and two with a failing card."""
+    """A server for each family, one that replays graphs, one for each target that is off, and two
+    with a failing card."""
     graphs = {graph.family: graph for graph, _ in setting.cases.values() if graph.target == _SERVED}
     for family, graph in graphs.items():
-        output = "embeddings" if family in _EMBEDDERS else "logits"
-        yield _said(family, partial(service.answers, setting.machine, graph.directory, output))
+        yield _said(family, partial(service.answers, setting.machine, graph.directory, graph.kind))
+    replayed, _ = setting.cases["-".join(REPLAYED)]
+    yield _said(replayed.target, partial(service.replays, setting.machine, replayed.directory))
+    for target in OPT_IN:
+        graph, _ = setting.cases[f"{_FAILING}-{target}"]
+        profile = {"NIM_MODEL_PROFILE": target}
+        answers = partial(service.answers, setting.machine, graph.directory, graph.kind, **profile)
+        yield _said(target, answers)
     for play in service.FAILURES:
         served = partial(play, setting.machine, graphs[_FAILING].directory)
         yield _said(play.__name__.replace("_", " "), served)
@@ -258,6 +279,7 @@ _PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "| small calls | reason": _probed,
     "opening | graph | ends with": _opened,
     "a call that fails | error | the next, small call": _failed,
+    "captures a graph | is called meanwhile | and": _beside,
     "graph that runs, on the CPU | from ours | from PyTorch | rounded | no kernel": _replayed,
     "a layer of | casts | half-precision states a token | KB a token of 1B": _layers,
     "100 mixed passages | calls | real tokens | in attention | elsewhere | padding there": _padded,

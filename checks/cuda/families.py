@@ -15,7 +15,7 @@ import torch
 from exporter import onnxruntime_cuda
 from exporter.architectures.nemotron_vl import NemotronVL
 from exporter.checkpoint import Checkpoint, load_model, read_checkpoint
-from exporter.draft import ExportArgs, draft
+from exporter.draft import Draft, ExportArgs, draft
 from exporter.model_profile import choose_profile
 from exporter.parity import new_report
 from exporter.report import write_report
@@ -23,7 +23,7 @@ from exporter.seal import seal
 from exporter.target_graph import write_graph
 from runtime.manifest import Golden, Manifest, VectorGolden
 from runtime.postprocess import InputType
-from runtime.profile import TargetProfile, load_target_profile
+from runtime.profile import Kind, TargetProfile, load_target_profile
 from runtime.requests import EmbedRequest, RankRequest
 from runtime.text import load_tokenizer
 from runtime.vision.encoding import pair_encoder, text_encoder
@@ -54,6 +54,20 @@ _EIGHTH: dict[str, Any] = {
     "num_key_value_heads": 1,
     "head_dim": 64,
 }
+
+
+def _zoo(family: str, layout: str) -> Write:
+    """A checkpoint of the zoo, which is written by the classes that users have."""
+
+    def write(folder: Path) -> Path:
+        from tests.zoo.cases import CASES  # late: it imports all of these
+
+        (case,) = (one for one in CASES if (one.family, one.layout) == (family, layout))
+        return case.build(folder)
+
+    return write
+
+
 # Every architecture, and every way to pool.
 FAMILIES: Mapping[str, Write] = {
     "llama": partial(write_llama, **_EIGHTH),
@@ -67,14 +81,27 @@ FAMILIES: Mapping[str, Write] = {
     "deberta": partial(write_deberta, num_hidden_layers=2),
     "vl": lambda folder: write_vision(folder, reranker_config(**_VL)),
     "vl-embed": lambda folder: write_vision(folder, embedder_config(**_VL)),
+    # Qwen3-Reranker, Qwen3-Embedding, mxbai-rerank-v2, Nemotron-3-Embed, EmbeddingGemma, ettin.
+    "qwen3-judge": _zoo("Qwen3 judge", "fp32"),
+    "qwen3-embed": _zoo("Qwen3 embedder", "sentence-transformers 6, last token"),
+    "qwen2-judge": _zoo("Qwen2 judge", "fp32"),
+    "ministral-embed": _zoo("Nemotron-3-Embed embedder", "fp32"),
+    "gemma-embed": _zoo("EmbeddingGemma embedder", "fp32"),
+    "ettin": _zoo("ModernBERT modular cross-encoder", "ettin"),
+    # Causal Llamas, and the one that reads both ways under the causal one's name.
+    "causal-llama": _zoo("Llama classifier", "fp32"),
+    "llama-alias": _zoo("Llama embedder", "saved by NeMo as LlamaModel"),
+    "mistral-embed": _zoo("Mistral embedder", "causal, last token"),
+    "camembert": _zoo("CamemBERT cross-encoder", "fp32"),
 }
 TARGETS = ("cuda-fp16", "cuda-bf16")
 # Off until a card has shown that they are faster.
 OPT_IN = ("cuda-fp16-packed", "cuda-fp16-lean", "cuda-bf16-lean")
-# What `auto` may run on CUDA although it was exported for TensorRT: masks, and means by cuDNN.
-PLAIN = ("bert", "tensorrt-fp16")
 # What a graph is before it is made for the CUDA provider.
 _AS_WRITTEN: Mapping[str, Any] = {"operators": "onnx", "lean": False, "packed": False}
+# Further targets of a family: what `auto` may run on CUDA although it was exported for TensorRT,
+# masks and means by cuDNN; and small calls that replay graphs.
+PLAIN, REPLAYED = ("bert", "tensorrt-fp16"), ("llama", "cuda-fp16-graphs")
 _QUERY, _TEXT = "what is machine learning", "Machine learning is a subset of AI"
 _LENGTHS, _TOKEN_IDS, _SEED = (33, 20, 7, 1, 32), (5, 80), 0
 # The tolerance of goldens: the fake computes nothing, so every finite value will do.
@@ -88,6 +115,7 @@ class Graph:
     outputs of PyTorch."""
 
     family: str
+    kind: Kind
     target: str
     directory: Path
     recorded: Path
@@ -102,13 +130,17 @@ def make_graphs(out: Path) -> list[Graph]:
         for folder in (checkpoint, recorded):
             folder.mkdir(parents=True)
         read = read_checkpoint(str(write(checkpoint)))
-        _ask_pytorch(read, recorded)
-        for target in (*TARGETS, *OPT_IN, *(PLAIN[1:] if family == PLAIN[0] else ())):
-            directory = out / f"{family}-{target}"
+        profile = choose_profile(None, read.architecture, read.kind)
+        further = [target for one, target in (PLAIN, REPLAYED) if one == family]
+        for target in (*TARGETS, *OPT_IN, *further):
+            directory, wanted = out / f"{family}-{target}", load_target_profile(target)
+            found = draft(read, profile, wanted, ExportArgs(target=target))
+            if target == TARGETS[0]:
+                _ask_pytorch(found.checkpoint, recorded)
             directory.mkdir()
-            _write_graph(read, load_target_profile(target), out / "plain" / family, directory)
-            _seal(read, target, directory)
-            made.append(Graph(family, target, directory, recorded))
+            _write_graph(found.checkpoint, wanted, out / "plain" / family, directory)
+            _seal(found, wanted, directory)
+            made.append(Graph(family, read.kind, target, directory, recorded))
     return made
 
 
@@ -149,13 +181,10 @@ def _ask_pytorch(checkpoint: Checkpoint, folder: Path) -> None:
     np.save(folder / VALUES, values)
 
 
-def _seal(checkpoint: Checkpoint, target: str, directory: Path) -> None:
+def _seal(found: Draft, target: TargetProfile, directory: Path) -> None:
     """Make a finished artifact of the graph, with a golden that any finite value agrees with."""
-    profile = choose_profile(None, checkpoint.architecture, checkpoint.kind)
-    wanted = load_target_profile(target)
-    found = draft(checkpoint, profile, wanted, ExportArgs(target=target))
     found.tokenizer.save(directory / "tokenizer")
-    write_report(directory, new_report(wanted.engine, wanted, "none", random_weights=True))
+    write_report(directory, new_report(target.engine, target, "none", random_weights=True))
     seal(directory, msgspec.structs.replace(found.manifest, **_goldens(found.manifest, directory)))
 
 

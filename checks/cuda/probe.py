@@ -13,13 +13,15 @@ import numpy as np
 from checks.cuda.trace import Counts, listening
 from runtime.engines import Arrays, Engine, EngineSetup, open_engine
 from runtime.errors import ServingError
-from runtime.profile import Precision
+from runtime.profile import Precision, load_target_profile
 from runtime.shapes import PLACES_INPUT
 from runtime.telemetry import disable_telemetry
 
 ENGINE = "onnxruntime-cuda"
 # No multiple of 4, and one that is the shape of a captured graph.
-ODD, CAPTURED, GRAPH_TOKENS = (3, 33), (4, 64), 4096
+ODD, CAPTURED = (3, 33), (4, 64)
+# As in the targets that ask for captured graphs.
+GRAPH_TOKENS = load_target_profile("cuda-fp16-graphs").graph_tokens
 # Calls after which the memory of a shape has been taken.
 _BEFORE = 2
 

@@ -12,8 +12,9 @@ import msgspec
 
 VARIABLE = "FAKE_TRACE"
 # Kernels that compute attention, by their mangled names; without one of its own it is two products
-# around a softmax.
+# around a softmax. Flash attention's first truth value says whether it is causal.
 _ATTENTION = {
+    "causal flash": re.compile(r"flash_fwd\w*EEEELb1E"),
     "flash": re.compile(r"flash_fwd"),
     "memory-efficient": re.compile(r"attention_kernel_batched"),
     "softmax": re.compile(r"softmax|Softmax"),

@@ -34,6 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if args.model not in CONFIGS:
         raise SystemExit(f"found model {args.model!r}, wanted one of {', '.join(CONFIGS)}")
+    if unknown := sorted({*args.only} - {one.__name__ for one in CHECKS}):
+        raise SystemExit(
+            f"found {', '.join(unknown)}, wanted {', '.join(one.__name__ for one in CHECKS)}"
+        )
     if args.device == "cuda" and not torch.cuda.is_available():
         print(NO_GPU)
         return 1

@@ -37,7 +37,7 @@ from runtime.engines import Engine, EngineSetup, open_engine
 from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
 from runtime.errors import EngineUnavailable, OutOfMemory
 from runtime.gpu import find_gpu
-from runtime.shapes import PLACES_INPUT, ShapeRange
+from runtime.shapes import PLACES_INPUT, ShapeRange, shapes_with_graphs
 
 # Uneven lengths: some not multiples of 4 or 8, one at each end of a profile.
 LENGTHS = [3, 5, 17, 31, 32, 63, 64, 100, 127, 200, 255, 256, 300, 511, 512]
@@ -52,6 +52,8 @@ _HUGE_BYTES = 1 << 50
 # A server of the bare graph, whose maximum length is its model profile's.
 _SERVED_AS = {"NIM_MODEL_PROFILE": "cuda-fp16"}
 _LONGEST_TOKENS, _HALF_BYTES = 8192, 2
+# As in the targets that ask for captured graphs.
+_GRAPH_TOKENS = 2048
 
 
 class NotApplicable(Exception):
@@ -172,20 +174,21 @@ def cuda_lean(machine: Machine) -> str:
 
 def cuda_graphs(machine: Machine) -> str:
     """Captured graphs and plain calls agree as two orders of half-precision sums do, also for other
-    inputs of the same shape."""
+    inputs of the same shape; and the memory that all graphs take that there can be."""
     exported = machine.graph("float16", "onnxruntime-cuda")
     with closing(machine.opened(machine.engine, exported)) as engine:
         pairs = [_calls(engine, machine, shift) for shift in range(3)]
     far = 0.0
-    with closing(machine.opened(machine.engine, exported, graph_tokens=4096)) as engine:
+    with closing(machine.opened(machine.engine, exported, graph_tokens=_GRAPH_TOKENS)) as engine:
         if machine.device == "cuda":
             assert engine.shape_for(3, 10) == (4, 16), "the engine opened without CUDA graphs"
         for shift, wanted in enumerate(pairs):
             found = _calls(engine, machine, shift)
             far = max(far, float(np.abs(found - wanted).max()))
+        took = _memory_of_graphs(engine) if machine.device == "cuda" else ""
     spread = float(machine.wanted.std())
     assert far <= _TOLERANCE["fp16"] * spread, (far, spread)
-    return f"3 inputs a shape, captured and plain at most {far:.2g} apart"
+    return f"3 inputs a shape, captured and plain at most {far:.2g} apart{took}"
 
 
 def neighbours(machine: Machine) -> str:
@@ -309,6 +312,18 @@ def tau(found: np.ndarray, wanted: np.ndarray) -> float:
     pairs = np.triu_indices(len(wanted), 1)
     agree = np.sign(np.subtract.outer(found, found)) == np.sign(np.subtract.outer(wanted, wanted))
     return float(2 * agree[pairs].mean() - 1)
+
+
+def _memory_of_graphs(engine: Engine) -> str:
+    """What graphs of all shapes take, once the arena has what the largest call needs."""
+    shapes = shapes_with_graphs(_GRAPH_TOKENS, EngineSetup().max_rows)
+    before = torch.cuda.mem_get_info()[0]
+    for rows, tokens in shapes:
+        engine.run(
+            {name: np.ones((rows, tokens), np.int64) for name in engine.input_names},
+        )
+    took = before - torch.cuda.mem_get_info()[0]
+    return f"; {len(shapes)} shapes took {took / _MEGABYTE:.0f} MB"
 
 
 def _agrees(machine: Machine, name: str, exported: Exported, **setup: object) -> str:

@@ -61,8 +61,9 @@ def padding_behind(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, T
     """Both, int64 [batch, sequence], with every row turned so that it begins with a real token:
     padding, which is on one side of them, then is behind them."""
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    # Not from the shape: a captured CUDA graph cannot copy it to the device.
-    last = positions.amax(dim=0)
+    # Not from the shape, which a captured CUDA graph cannot copy to the device, and not as the
+    # greatest one, for which ONNX Runtime's CUDA provider needs cuDNN.
+    last = positions[-1:]
     first = torch.where(attention_mask.bool(), positions, last).amin(dim=1, keepdim=True)
     far = positions + first
     places = torch.where(far <= last, far, far - last - 1)

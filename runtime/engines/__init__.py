@@ -6,6 +6,7 @@ imported only when the engine is opened: importing this package needs no engine'
 
 import importlib
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -13,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from runtime.engines.gpu_use import GPU_USE
 from runtime.errors import EngineUnavailable
 from runtime.gpu import find_gpu
 from runtime.shapes import Shape, ShapeRange
@@ -137,5 +139,6 @@ def open_engine(
         raise EngineUnavailable(f"engine {name} needs {file}, which is not in the artifact")
     place = address if remote else directory / (file or ".")
     opener = importlib.import_module(module).open_engine
-    engine: Engine = opener(name, place, setup or EngineSetup())
+    with GPU_USE.shared() if name in GPU_ENGINES else nullcontext():
+        engine: Engine = opener(name, place, setup or EngineSetup())
     return engine

@@ -16,13 +16,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from runtime.cores import usable_cores
 from runtime.engines import Arrays, EngineSetup, Outputs
+from runtime.engines.captured import TYPES, CapturedGraphs
 from runtime.engines.gpu_errors import classify_gpu_error
+from runtime.engines.gpu_use import GPU_USE
 from runtime.engines.lanes import LaneEngine, Lanes, open_lanes
 from runtime.engines.ort_options import (
     CPU,
@@ -34,7 +36,7 @@ from runtime.engines.ort_options import (
 )
 from runtime.engines.placement import place_here
 from runtime.errors import EngineError, EngineUnavailable
-from runtime.shapes import PLACES_INPUT, Shape, bucket
+from runtime.shapes import Shape
 from runtime.telemetry import import_without_telemetry
 
 _log = logging.getLogger(__name__)
@@ -82,9 +84,6 @@ _NO_TF32 = ("NVIDIA_TF32_OVERRIDE", "0")
 _ALIGNED_TOKENS = 4
 # ONNX Runtime's message for a graph that has nodes on the CPU.
 _NO_CAPTURE = "cannot use the graph capture feature"
-# Run option: the id of the captured graph to replay; -1 means none.
-_GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 # Fusions that are left out, as found with onnxruntime 1.31.1. On the CPU: slower than the two nodes
 # that it replaces, 8 % of a MiniLM row with AVX-512. On a GPU: a lookup of positions becomes a
 # slice, whose bounds are copied to the CPU and waited for in every call, and which no CUDA graph
@@ -109,11 +108,8 @@ class OrtEngine(LaneEngine[Any]):
 
 
 class OrtGpuEngine(OrtEngine):
-    """One session on an NVIDIA GPU, with bound inputs and outputs.
-
-    With `graph_tokens`, small calls are padded to a few shapes. Each shape has a captured CUDA
-    graph with its own buffers: launching hundreds of small kernels takes longer than running them.
-    """
+    """One session on an NVIDIA GPU, with bound inputs and outputs; with `graph_tokens`, small calls
+    replay captured CUDA graphs."""
 
     device = "cuda:0"
     _memory = "cuda"
@@ -123,31 +119,31 @@ class OrtGpuEngine(OrtEngine):
         super().__init__(name, ort.__version__, Lanes(session))
         self._session = session
         self.shapes = compiled_shapes(name, setup)
-        self._ort = ort
-        self._setup = setup
-        self._graph_tokens = setup.graph_tokens if self._can_capture() else 0
-        self._captured: dict[Shape, _Captured] = {}
-        # An id is never used twice: a failed capture may have left a graph behind under its id.
-        self._numbers = itertools.count(1)
+        self._max_tokens = setup.max_tokens
+        self._graphs = CapturedGraphs(session, ort, setup, self._memory)
 
     def shape_for(self, rows: int, tokens: int) -> Shape:
         """See Engine: the bucket of a captured graph, the smallest compiled shape, or a few tokens
         more, for the kernels of masked attention."""
         if self.shapes:
             return self.shapes[0].padded(rows, tokens)
-        shape = bucket(rows, tokens, self._setup.max_rows)
-        if self._is_captured(shape):
+        if (shape := self._graphs.shape_for(rows, tokens)) is not None:
             return shape
         whole = -(-tokens // _ALIGNED_TOKENS) * _ALIGNED_TOKENS
-        return rows, whole if whole <= self._setup.max_tokens else tokens
+        return rows, whole if whole <= self._max_tokens else tokens
 
     def run(self, inputs: Arrays) -> Outputs:
         """All outputs of the graph, by name. Raises as Engine says."""
         try:
-            shape = _shape_of(inputs)
-            if shape is not None and self._is_captured(shape):
-                return self._replay(shape, _with_every_place(inputs, shape))
-            return self._run_with_binding(inputs)
+            shape = self._graphs.shape_of(inputs)
+            if shape is not None and not self._graphs.has(shape):
+                with GPU_USE.alone() as alone:
+                    if alone:
+                        return self._graphs.run(shape, inputs)
+            with GPU_USE.shared():
+                if shape is not None and self._graphs.has(shape):
+                    return self._graphs.run(shape, inputs)
+                return self._run_with_binding(inputs)
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             raise classify_gpu_error(self.name, error) from error
 
@@ -162,7 +158,7 @@ class OrtGpuEngine(OrtEngine):
                         size if isinstance(size, int) else sizes[axis > 0]
                         for axis, size in enumerate(one.shape)
                     ],
-                    _TYPES.get(one.type, np.float32),
+                    TYPES.get(one.type, np.float32),
                 )
                 for one in self._session.get_inputs()
             }
@@ -170,9 +166,10 @@ class OrtGpuEngine(OrtEngine):
 
     def close(self) -> None:
         """See LaneEngine."""
-        self._captured.clear()
-        self._session = None
-        super().close()
+        with GPU_USE.shared():
+            self._graphs.close()
+            self._session = None
+            super().close()
 
     def _run_with_binding(self, inputs: Arrays) -> Outputs:
         binding = self._session.io_binding()
@@ -180,64 +177,8 @@ class OrtGpuEngine(OrtEngine):
             binding.bind_cpu_input(name, np.ascontiguousarray(inputs[name]))
         for name in self.output_names:
             binding.bind_output(name, self._memory, 0)
-        self._session.run_with_iobinding(binding, self._run_options(_NO_GRAPH))
+        self._session.run_with_iobinding(binding, self._graphs.plain_options())
         return dict(zip(self.output_names, binding.copy_outputs_to_cpu(), strict=True))
-
-    def _replay(self, shape: Shape, inputs: Arrays) -> Outputs:
-        """Replay the CUDA graph of `shape`; ONNX Runtime captures it in the first call."""
-        captured = self._captured.get(shape) or self._buffers(shape, inputs)
-        for name in self.input_names:
-            captured.inputs[name].update_inplace(np.ascontiguousarray(inputs[name]))
-        self._session.run_with_iobinding(captured.binding, captured.options)
-        self._captured[shape] = captured
-        return {name: value.numpy() for name, value in captured.outputs.items()}
-
-    def _buffers(self, shape: Shape, inputs: Arrays) -> "_Captured":
-        value = self._ort.OrtValue
-        binding = self._session.io_binding()
-        held = {
-            name: value.ortvalue_from_numpy(np.ascontiguousarray(inputs[name]), self._memory, 0)
-            for name in self.input_names
-        }
-        given = {
-            one.name: value.ortvalue_from_shape_and_type(
-                [shape[0], *one.shape[1:]], _TYPES[one.type], self._memory, 0
-            )
-            for one in self._session.get_outputs()
-        }
-        for name, one in held.items():
-            binding.bind_ortvalue_input(name, one)
-        for name, one in given.items():
-            binding.bind_ortvalue_output(name, one)
-        return _Captured(binding, self._run_options(str(next(self._numbers))), held, given)
-
-    def _run_options(self, graph: str) -> Any:
-        if not self._graph_tokens:
-            return None
-        options = self._ort.RunOptions()
-        options.add_run_config_entry(_GRAPH_ID, graph)
-        return options
-
-    def _is_captured(self, shape: Shape) -> bool:
-        rows, tokens = shape
-        fits = rows * tokens <= self._graph_tokens and tokens <= self._setup.max_tokens
-        return fits and shape == bucket(rows, tokens, self._setup.max_rows)
-
-    def _can_capture(self) -> bool:
-        """Whether the outputs' sizes are known before a call: a CUDA graph has fixed addresses."""
-        return all(
-            one.type in _TYPES and all(isinstance(size, int) for size in one.shape[1:])
-            for one in self._session.get_outputs()
-        )
-
-
-class _Captured(NamedTuple):
-    """A captured CUDA graph: its binding, run options, and input and output buffers."""
-
-    binding: Any
-    options: Any
-    inputs: dict[str, Any]
-    outputs: dict[str, Any]
 
 
 def open_engine(name: str, model_file: Path, setup: EngineSetup) -> OrtEngine:
@@ -426,20 +367,3 @@ def _refuse_other_providers(name: str, own: str, session: Any) -> None:
     if left:
         listed = ", ".join(f"{op} × {n} ({ep})" for (ep, op), n in left.items())
         _log.info("%s: not on %s: %s", name, own, listed)
-
-
-def _shape_of(inputs: Arrays) -> Shape | None:
-    """(rows, tokens) if all inputs have the same shape, else None."""
-    match list({array.shape for name, array in inputs.items() if name != PLACES_INPUT}):
-        case [(rows, tokens)]:
-            return rows, tokens
-    return None
-
-
-def _with_every_place(inputs: Arrays, shape: Shape) -> Arrays:
-    """Inputs of a packed graph that compute padding too: a captured graph has one number of
-    tokens."""
-    if PLACES_INPUT not in inputs:
-        return inputs
-    rows, tokens = shape
-    return {**inputs, PLACES_INPUT: np.arange(rows * tokens)}

@@ -16,6 +16,7 @@ import numpy as np
 from runtime.engines import Arrays, EngineSetup, Outputs
 from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
 from runtime.engines.gpu_errors import classify_gpu_error
+from runtime.engines.gpu_use import GPU_USE
 from runtime.errors import EngineError, EngineUnavailable
 from runtime.shapes import Shape, ShapeRange, cheapest, longest, needed
 
@@ -75,7 +76,8 @@ class TensorRtEngine:
                 f"{[(s.batch, s.sequence) for s in self.shapes]} (least, best, most)"
             )
         try:
-            return self._execute(place, inputs)
+            with GPU_USE.shared():
+                return self._execute(place, inputs)
         except CudaFailed as error:
             raise classify_gpu_error("tensorrt", error) from error
 
@@ -83,11 +85,12 @@ class TensorRtEngine:
         """Free contexts, plan, buffers and stream, in this order. May be called again."""
         if self._plan is None:
             return
-        self._contexts.clear()
-        self._plan = None
-        for block in (self._scratch, *self._device.values(), *self._pinned.values()):
-            block.give_back()
-        self._cuda.destroy_stream(self._stream)
+        with GPU_USE.shared():
+            self._contexts.clear()
+            self._plan = None
+            for block in (self._scratch, *self._device.values(), *self._pinned.values()):
+                block.give_back()
+            self._cuda.destroy_stream(self._stream)
 
     def _execute(self, place: int, inputs: Arrays) -> Outputs:
         context, stream = self._contexts[place], self._stream

@@ -31,11 +31,14 @@ Outcome = Scored | ServingError
 
 @dataclass(eq=False)
 class Batch:
-    """The rows of one engine call, which `began` at that time, and their tokens."""
+    """The rows of one engine call, which `began` and `ended` at these times, and their tokens. One
+    that is `ahead` was taken while others run, and has not begun."""
 
     rows: list[Row]
     began: float
+    ended: float
     tokens: int
+    ahead: bool = False
 
 
 @dataclass(eq=False)
@@ -79,7 +82,8 @@ class Backlog:
     """Requests from admission to their answer; every method may be called from any thread.
 
     `window_s` is the batching window: how long a row may wait for more rows while the engine is
-    idle and the batch not full. Up to `lanes` batches run at the same time.
+    idle and the batch not full. Up to `lanes` batches run at the same time, and up to `ahead` full
+    ones are taken before they can.
     """
 
     def __init__(
@@ -89,10 +93,12 @@ class Backlog:
         window_s: float,
         lanes: int,
         clock: Callable[[], float],
+        ahead: int = 0,
     ) -> None:
         self._limits = limits
         self._window_s = window_s
         self._lanes = lanes
+        self._ahead = ahead
         self._clock = clock
         self._changed = threading.Condition()
         self._admission = Admission(queue)
@@ -177,6 +183,13 @@ class Backlog:
                     return self._next_batch()
             self._end_each(lambda: self._queue.due(self._clock()), DeadlineExceeded)
 
+    def begin(self, batch: Batch) -> None:
+        """A batch that was taken ahead begins now. Raises what `end` was called with."""
+        with self._changed:
+            if batch.ahead:
+                self._require_open()
+                batch.ahead, batch.began = False, self._clock()
+
     def finish(self, batch: Batch, result: Result, call: EngineCall) -> list[Outcome]:
         """Record a batch that was computed, and answer the requests that are complete or failed.
         Returns their outcomes."""
@@ -184,7 +197,8 @@ class Backlog:
             outcomes = [(share.request, share.settle(call)) for share in result.shares]
             if result.error is None:
                 # Batches that run at the same time share the machine.
-                seconds = (call.ended - call.began) / len(self._running)
+                sharing = min(len(self._running), self._lanes)
+                seconds = (call.ended - call.began) / sharing
                 self._admission.throughput.record(call.real_tokens, seconds, call.ended)
             self._stats.count(batch.rows, call, failed=result.error is not None)
             # Last, so that `fail_running` still finds this batch if anything above fails.
@@ -298,10 +312,11 @@ class Backlog:
     def _pause_s(self) -> float | None:
         """Seconds to wait before the next batch; None: until something changes. The lock is
         held."""
-        oldest, limits = self._queue.oldest(), self._limits
-        if oldest is None or self._idle_lanes() <= 0:
+        oldest, limits, idle = self._queue.oldest(), self._limits, self._idle_lanes()
+        full = self._queue.rows >= limits.max_rows or self._queue.tokens >= limits.token_budget
+        if oldest is None or idle + (self._ahead if full else 0) <= 0:
             return None
-        if self._queue.rows >= limits.max_rows or self._queue.tokens >= limits.token_budget:
+        if full:
             return 0
         return max(0.0, oldest.submitted + self._window_s - self._clock())
 
@@ -309,9 +324,10 @@ class Backlog:
         """Take a batch from the queue, and leave idle lanes their share of the rows. The lock is
         held."""
         now = self._clock()
-        limits = self._limits.within(math.ceil(self._queue.rows / self._idle_lanes()))
+        idle = self._idle_lanes()
+        limits = self._limits.within(math.ceil(self._queue.rows / max(1, idle)))
         rows = self._queue.take(limits, now, in_order=self._is_late(now))
-        batch = Batch(rows, now, sum(row.length for row in rows))
+        batch = Batch(rows, now, now, sum(row.length for row in rows), ahead=idle <= 0)
         self._running.append(batch)
         return batch
 

@@ -5,6 +5,11 @@ rows nearest to it in length, up to the batch limits (`request_queue`, `rows_by_
 them (`calls`) and gives each request its share (`request`). Every request is answered: with its
 outputs, with the engine's error, at its deadline, or when the model closes.
 
+An engine with a device of its own need not wait for Python between two calls. Then more threads
+than lanes take batches, and those ahead of the engine are laid out while it computes; the calls
+themselves are made by threads that do nothing else (`engine_threads`). A batch is taken ahead only
+when the rows of a full one wait: fewer are better off with those that come meanwhile.
+
 When the first deadline may be missed, the oldest request goes first instead. Admission control
 (`admission`) accepts a request if it would be in time in order of arrival, so that order must be
 kept then.
@@ -16,6 +21,8 @@ import time
 from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from runtime.batch import BatchLimits
 from runtime.errors import (
@@ -25,10 +32,11 @@ from runtime.errors import (
     ModelClosed,
     ServingError,
 )
-from runtime.postprocess import EngineCall
+from runtime.postprocess import EngineCall, Floats
 from runtime.scheduling.admission import QueueLimits
 from runtime.scheduling.backlog import Backlog, Batch
-from runtime.scheduling.calls import Compute, engine_call, run_call
+from runtime.scheduling.calls import engine_call, run_call
+from runtime.scheduling.engine_threads import EngineThreads
 from runtime.scheduling.request import Scored
 
 _log = logging.getLogger(__name__)
@@ -40,43 +48,53 @@ _CLOSE_PATIENCE_S = 5.0
 def _nothing() -> None: ...
 
 
+def _as_it_is(rows: Sequence[Any]) -> Sequence[Any]:
+    return rows
+
+
 class Scheduler(Backlog):
     """A bounded queue of rows in front of one engine, and the threads that work it off.
 
     `compute` turns n encodings into float32 [n] or [n, d]; up to `lanes` threads call it at the
-    same time. `queue` bounds what waits; an idle scheduler admits any request. `window_s` is the
-    batching window: how long a row may wait for more rows while the engine is idle and the batch
-    not full. `clock` gives seconds, deadlines too. `free` is called once, when `close` has ended
-    all calls. `device_lost` says whether a call found that the device is lost, `unreachable`
+    same time. With `prepare` it gets what that makes of them, of up to `ahead` full batches while
+    all lanes compute. `queue` bounds what waits; an idle scheduler admits any request. `window_s`
+    is the batching window: how long a row may wait for more rows while the engine is idle and the
+    batch not full. `clock` gives seconds, deadlines too. `free` is called once, when `close` has
+    ended all calls. `device_lost` says whether a call found that the device is lost, `unreachable`
     whether one could not reach the remote engine; who has seen it compute again resets that. Every
     method may be called from any thread.
     """
 
     def __init__(
         self,
-        compute: Compute,
+        compute: Callable[[Any], Floats],
         limits: BatchLimits,
         queue: QueueLimits,
         window_s: float = 0.0,
         lanes: int = 1,
         clock: Callable[[], float] = time.monotonic,
         free: Callable[[], None] = _nothing,
+        prepare: Callable[[Sequence[Any]], Any] = _as_it_is,
+        ahead: int = 0,
     ) -> None:
-        super().__init__(limits, queue, window_s, lanes, clock)
+        super().__init__(limits, queue, window_s, lanes, clock, ahead)
         self._compute = compute
+        self._prepare = prepare
         self._free = free
         self.device_lost = False
         self.unreachable = False
         self._callback: Callable[[EngineCall], None] = lambda _: None
         self._threads = [
             threading.Thread(target=self._run, name=f"scheduler-{lane}", daemon=True)
-            for lane in range(lanes)
+            for lane in range(lanes + ahead)
         ]
+        self._engine_threads = EngineThreads(lanes if ahead else 0)
         try:
             for thread in self._threads:
                 thread.start()
         except BaseException:  # no more threads: end those that have started
             self.end(ModelClosed)
+            self._engine_threads.close()
             raise
 
     def submit(
@@ -98,7 +116,7 @@ class Scheduler(Backlog):
 
     def alive(self) -> bool:
         """Whether all threads that call the engine are alive."""
-        return all(thread.is_alive() for thread in self._threads)
+        return all(thread.is_alive() for thread in self._threads) and self._engine_threads.alive()
 
     def close(self) -> bool:
         """Wait for running engine calls, then answer every request with ModelClosed. May be called
@@ -116,6 +134,7 @@ class Scheduler(Backlog):
             return False
         with self._changed:
             free, self._free = self._free, _nothing
+        self._engine_threads.close()
         free()
         return True
 
@@ -130,8 +149,8 @@ class Scheduler(Backlog):
             self.fail_running(EngineThreadEnded)
 
     def _execute(self, batch: Batch) -> None:
-        result = run_call(self._compute, batch.rows, self._shrink)
-        call = engine_call(batch.rows, batch.began, self._clock())
+        result = run_call(partial(self._call, batch), batch.rows, self._shrink)
+        call = engine_call(batch.rows, batch.began, batch.ended)
         if result.error is None:
             try:
                 self._callback(call)
@@ -147,6 +166,18 @@ class Scheduler(Backlog):
             # Logged loudly once: the watchdog polls an unreachable engine every second.
             level = logging.DEBUG if was_unreachable else logging.ERROR
             _log_safely(level, "engine call of %d rows failed: %s", len(batch.rows), error)
+
+    def _call(self, batch: Batch, encodings: Sequence[Sized]) -> Floats:
+        """Compute these rows of the batch, which are all of them or a half."""
+        in_turn = partial(self._compute_in_turn, batch, self._prepare(encodings))
+        return self._engine_threads.run(in_turn) if self._ahead else in_turn()
+
+    def _compute_in_turn(self, batch: Batch, prepared: Any) -> Floats:
+        self.begin(batch)
+        try:
+            return self._compute(prepared)
+        finally:
+            batch.ended = self._clock()
 
     def _shrink(self, budget: int) -> None:
         _log_safely(

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import __main__ as bench
-from benchmarks.gpu.__main__ import Measured, Sizes, _candidates, main, report
+from benchmarks.gpu import bench
+from benchmarks.gpu.__main__ import main
+from benchmarks.gpu.bench import Measured, Sizes, _candidates, report
 from benchmarks.gpu.candidates import MAX_ROWS
 from benchmarks.gpu.loads import make_loads
 from benchmarks.models import flops
@@ -24,6 +25,14 @@ def test_without_a_gpu_it_says_so(
     assert capsys.readouterr().out.startswith("no GPU found")
 
 
+def test_missing_packages_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("checks.gpu.bundled.find_spec", lambda name: name != "torch" or None)
+    assert main([]) == 1
+    assert capsys.readouterr().out.startswith("found no torch in ")
+
+
 @pytest.mark.heavy
 def test_a_tiny_run_on_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -32,9 +41,10 @@ def test_a_tiny_run_on_the_cpu(
     options = ["--device", "cpu", "--model", "tiny", "--quick", "--out", str(tmp_path)]
     assert main(options) == 0
     measured = json.loads((tmp_path / "results.json").read_bytes())["measured"]
-    # Two of PyTorch and three of ours, on five loads.
-    assert len(measured) == 25
-    assert "ORT-CPU fp16, 256 tokens, graphs to 256" in {one["candidate"] for one in measured}
+    # Two of PyTorch and four of ours, on five loads.
+    assert len(measured) == 30
+    mine = [f"ORT-CPU fp16, 256 tokens{more}" for more in (", graphs to 256", ", a call ahead")]
+    assert {one["candidate"] for one in measured} >= {*mine}
     assert [one["failure"] for one in measured if one["failure"]] == []
     assert max(one["max_delta"] for one in measured) < 0.05
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == capsys.readouterr().out
@@ -58,10 +68,10 @@ def test_graphs_are_measured_on_calls_as_large_as_the_budget(
     monkeypatch.setattr(bench, "adapted", lambda _: graph)
     sizes = Sizes(batches=(4,), budgets=(256, 1024))
     names = [one.name for one in _candidates("tiny", "cpu", sizes, tmp_path) if one.ours]
-    assert names[:4] == [
-        f"ORT-CPU fp16, {budget} tokens{graphs}"
+    assert names[:6] == [
+        f"ORT-CPU fp16, {budget} tokens{more}"
         for budget in sizes.budgets
-        for graphs in ("", f", graphs to {budget}")
+        for more in ("", f", graphs to {budget}", ", a call ahead")
     ]
     # Calls with one or few passages of the smallest loads are buckets within any budget.
     *_, few, single = make_loads(100, 512)

@@ -13,7 +13,7 @@ from benchmarks.texts import mixed_lengths
 from checks.cuda import expected as rules
 from checks.cuda.expected import differing, load, misopened
 from checks.cuda.failing import FAILURES
-from checks.cuda.families import FAMILIES, OPT_IN, PLAIN, TARGETS
+from checks.cuda.families import FAMILIES, OPT_IN, PLAIN, REPLAYED, TARGETS
 from checks.cuda.padding import mixed_rows, of_target
 from checks.cuda.probe import Facts
 from checks.cuda.replay import in_float32, replay, session_of
@@ -29,6 +29,7 @@ launch _ZN11onnxruntime5flash16flash_fwd_kernelI6half grid=1,1,1 block=256 share
 product GemmEx m=64 n=99 k=64 count=1 a=2 b=2 c=2 in=68
 launch _ZN11onnxruntime5flash16flash_fwd_kernelI6half grid=1,1,1 block=256 shared=0
 launch _Z29attention_kernel_batched_implI15AttentionKernel grid=1,1,1 block=256 shared=0
+launch _ZN11onnxruntime5flash16flash_fwd_kernelINS0_6traitsILi32ES4_EEEELb1ELb0E grid=1,1,1
 take device 4096
 cudnn cudnnCreate
 illegal cudaMalloc
@@ -45,7 +46,7 @@ copy device->pageable 12 waiting
 
 def test_a_trace_is_counted() -> None:
     assert count(LINES.split("\n")[1:-1]) == Counts(
-        kernels=4,
+        kernels=5,
         products=1,
         to_device=2,
         to_host=1,
@@ -55,7 +56,7 @@ def test_a_trace_is_counted() -> None:
         captured=1,
         replayed=1,
         a_layer=2,
-        attention={"flash": 2, "memory-efficient": 1},
+        attention={"flash": 2, "memory-efficient": 1, "causal flash": 1},
         illegal=["cudaMalloc"],
         frozen=["pinned->device 64"],
         unanswered=["cublasGemmBatchedEx"],
@@ -68,10 +69,11 @@ def test_every_family_and_failure_is_expected() -> None:
     assert text_graphs == set(FAMILIES)
     assert wanted.calls.keys() == FAILURES.keys()
     known = {f"{family}-{target}" for family in FAMILIES for target in TARGETS}
+    assert REPLAYED[0] in FAMILIES
     assert {one.graph for one in wanted.openings} <= known | {"-".join(PLAIN)}
     # Whatever is not the best has a reason.
     assert all(
-        one.reason or (one.captured and one.attention.keys() == {"flash"})
+        one.reason or (one.captured and one.attention.keys() <= {"flash", "causal flash"})
         for one in wanted.graphs.values()
     )
 

@@ -72,9 +72,15 @@ def test_a_check_that_fails_is_told_and_the_others_go_on(
     assert out.splitlines()[-1] == "1 passed, 1 FAILED, 0 not here"
 
 
+def test_a_check_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("checks.gpu.cases.CHECKS", ())
+    with pytest.raises(SystemExit, match="found cuda_graph, wanted"):
+        main(["--device", "cpu", "--only", "cuda_graph"])
+
+
 @pytest.mark.heavy
 def test_a_bare_machine_can_import_the_checks_and_the_bench() -> None:
-    code = f"{_WITHOUT}\nimport checks.gpu.cases, benchmarks.gpu.__main__"
+    code = f"{_WITHOUT}\nimport checks.gpu.cases, benchmarks.gpu.bench"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

@@ -14,6 +14,10 @@ extern __thread int capturing;
 /* Notes a call that a capturing stream forbids, and refuses it as CUDA does. */
 cudaError_t while_capturing(const char *what);
 
+/* The same for a call that is potentially unsafe: a capture in another thread forbids it as well
+   (cudaThreadExchangeStreamCaptureMode). */
+cudaError_t unsafe_while_capturing(const char *what);
+
 size_t memory_bytes(void);
 
 #endif

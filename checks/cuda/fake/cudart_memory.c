@@ -13,7 +13,7 @@ static size_t used;
 
 static cudaError_t take(void **address, size_t size, enum place place, const char *call)
 {
-    cudaError_t refused = while_capturing(call);
+    cudaError_t refused = unsafe_while_capturing(call);
     if (refused != cudaSuccess)
         return result(refused);
     pthread_mutex_lock(&lock);
@@ -32,7 +32,7 @@ static cudaError_t take(void **address, size_t size, enum place place, const cha
 
 static cudaError_t give(void *address, const char *call)
 {
-    cudaError_t refused = address ? while_capturing(call) : cudaSuccess;
+    cudaError_t refused = address ? unsafe_while_capturing(call) : cudaSuccess;
     if (refused != cudaSuccess)
         return result(refused);
     pthread_mutex_lock(&lock);
@@ -112,6 +112,8 @@ static cudaError_t copy(void *to, const void *from, size_t size, int waits)
 {
     enum place source = place_of(from), target = place_of(to);
     trace("copy %s->%s %zu%s", PLACES[source], PLACES[target], size, waits ? " waiting" : "");
+    if (waits && !capturing && unsafe_while_capturing("waiting copy") != cudaSuccess)
+        return result(cudaErrorStreamCaptureUnsupported);
     if (capturing && (waits || source == PAGEABLE || target == PAGEABLE)) {
         trace("illegal copy %s->%s %zu", PLACES[source], PLACES[target], size);
         return result(cudaErrorStreamCaptureUnsupported);
@@ -137,7 +139,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMe
 cudaError_t cudaMemset(void *at, int value, size_t size)
 {
     memset(at, value, size);
-    return result(while_capturing("cudaMemset"));
+    return result(unsafe_while_capturing("cudaMemset"));
 }
 cudaError_t cudaMemsetAsync(void *at, int value, size_t size, cudaStream_t stream)
 {

@@ -4,6 +4,7 @@
      FAKE_SM      compute capability without the dot, 90 by default
      FAKE_MEMORY  bytes of the card, 64 GiB by default
      FAKE_LOST    a file; once it exists, the device is lost
+     FAKE_HOLD    a file; captures wait until it is gone
      FAKE_FAULT   if set, the next product finds the device lost, and the file is made
      FAKE_TRACE   the file that gets a line for each event; none: no trace
    A line is one write to a file opened for appending, so lines of several libraries and threads

@@ -37,6 +37,10 @@ class OnCpu(OrtGpuEngine):
     _memory = "cpu"
 
 
+def captured(engine: OrtGpuEngine) -> dict[Any, Any]:
+    return engine._graphs._of_thread.captured
+
+
 def on_cpu(directory: Path, setup: EngineSetup) -> OnCpu:
     options = ort.SessionOptions()
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -150,9 +154,9 @@ def test_small_calls_go_through_one_set_of_buffers_a_bucket(bare_directory: Path
         given = {"input_ids": ids + step, "attention_mask": np.ones((4, 16), np.int64)}
         wanted = (ids + step).sum(1, keepdims=True) / 100
         assert np.allclose(engine.run(given)["logits"], wanted)
-    assert list(engine._captured) == [(4, 16)]
+    assert list(captured(engine)) == [(4, 16)]
     assert engine.run(ROWS)["logits"].shape == (2, 1)
-    assert list(engine._captured) == [(4, 16)]
+    assert list(captured(engine)) == [(4, 16)]
 
 
 def test_each_captured_graph_has_a_number_of_its_own(bare_directory: Path) -> None:
@@ -163,7 +167,7 @@ def test_each_captured_graph_has_a_number_of_its_own(bare_directory: Path) -> No
             {"input_ids": np.ones(shape, np.int64), "attention_mask": np.ones(shape, np.int64)}
         )
     numbers = [
-        one.options.get_run_config_entry("gpu_graph_id") for one in engine._captured.values()
+        one.options.get_run_config_entry("gpu_graph_id") for one in captured(engine).values()
     ]
     assert numbers == ["1", "2", "3"]
 
@@ -181,9 +185,9 @@ def test_a_capture_that_failed_is_not_kept(
         broken.setattr(engine._session, "run_with_iobinding", fail)
         with pytest.raises(OutOfMemory):
             engine.run(given)
-    assert engine._captured == {}
+    assert captured(engine) == {}
     assert engine.run(given)["logits"].shape == (1, 1)
-    (kept,) = engine._captured.values()
+    (kept,) = captured(engine).values()
     # What ONNX Runtime remembers of the first one is never replayed.
     assert kept.options.get_run_config_entry("gpu_graph_id") == "2"
 
