@@ -2,23 +2,33 @@
 
     python -m checks.ray_workers RANK_ARTIFACT EMBED_ARTIFACT
 
-A local cluster of two workers, real artifacts, real texts (Python's own documentation).
+A local cluster of two workers, real artifacts, real texts (Python's own documentation). A second
+cluster, which was told that it has two GPUs, gives each of its workers one, and three of them a
+half.
 """
 
 import json
+import os
+import secrets
+import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from checks.ports import free_ports
 from exporter.library_texts import paragraphs
 from recipe import prep, sdg
 from recipe.cli import main as rerank
 from recipe.config import STAGE_NAMES
 from recipe.config_files import load
+from recipe.ray_workers import map_in_order
 from recipe.stage import perform
 from runtime.telemetry import disable_telemetry
 
@@ -29,9 +39,12 @@ _DRIFT = 1e-5
 
 
 def main() -> None:
-    """Raise when a file differs."""
+    """Exit with a message when a file or a GPU differs."""
     disable_telemetry()
     rank, embed = map(Path, sys.argv[1:3])
+    # Its ports are open to the network.
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    _gpus()
     with tempfile.TemporaryDirectory(prefix="check-ray-") as folder:
         _mining(Path(folder), embed)
         _scoring(Path(folder), rank)
@@ -78,6 +91,41 @@ def _scoring(folder: Path, rank: Path) -> None:
     )
     _require(len(one) == _LINES and _same(one, two), "scores")
     print(f"{_LINES} lines: same scores")
+
+
+class _Visible:
+    """The GPUs that Ray shows to this worker."""
+
+    def __call__(self, _: int) -> str:
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+
+def _gpus() -> None:
+    with _cluster("--num-gpus=2") as address:
+        for workers, wanted in ((2, [1, 1]), (3, [1, 2])):
+            seen = Counter(map_in_order(_Visible, (), range(workers), workers, address))
+            _require(
+                sorted(seen.values()) == wanted and set(seen) == {"0", "1"},
+                f"GPUs: {workers} workers see {dict(seen)},",
+            )
+    with _cluster("--num-gpus=0") as address:
+        seen = Counter(map_in_order(_Visible, (), range(2), 2, address))
+        _require(set(seen) == {os.environ.get("CUDA_VISIBLE_DEVICES", "")}, f"GPUs: {dict(seen)},")
+    print("two GPUs: one for each of two workers, a half for some of three")
+
+
+@contextmanager
+def _cluster(*options: str) -> Iterator[str]:
+    """The address of a Ray on this machine that has three cores, whatever there are."""
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += [f"--port={port}", "--num-cpus=3", "--include-dashboard=false", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            _require(any("Ray runtime started" in line for line in process.stdout or ()), "start")
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
 
 
 def _same(one: Any, two: Any) -> bool:

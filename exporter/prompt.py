@@ -18,7 +18,8 @@ from exporter.errors import CheckpointRefused
 from exporter.options import TEMPLATE_OPTION
 from exporter.progress import print_line
 from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG, default_prompt, read_json
-from runtime.profile import FIELDS, INSTRUCTION, check_instruction
+from runtime.profile import FIELDS, check_instruction
+from runtime.template import INSTRUCTION
 
 TRAINING_FILE = "training.json"
 TRAINED_LIMIT = "rerank_max_length"

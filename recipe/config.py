@@ -130,11 +130,12 @@ class PrepConfig(_StageSettings, frozen=True, kw_only=True):
     `data` are your own labelled questions, in any form that `rerank data inspect` knows; null:
     those of `sdg_input_path`. `train_input_file` is likewise, but all of it is for training.
     `columns` and `encoding` say how they are read; up to `max_broken_rows` rows are left out.
-    `hold_out_path` is evaluation data that prep does not make: its questions and the passages that
-    answer them are kept out of training too.
+    `hold_out_path` are evaluation data that prep does not make: their questions and the passages
+    that answer them are kept out of training too.
     Given negatives are kept: `mining` "missing" mines what they lack of `hard_negatives_to_mine`,
     "all" mines that many beside them, "none" mines nothing. `base_model` is the embedder used for
-    mining: an artifact, a checkpoint directory or a hub id (the last two are exported first).
+    mining: an artifact, a checkpoint directory or a hub id (the last two are exported first, for
+    `mining_target`; null: for the GPU where there is one, else for the CPU).
     `workers` above 1 mines on Ray.
     """
 
@@ -157,12 +158,12 @@ class PrepConfig(_StageSettings, frozen=True, kw_only=True):
     passage_prefix: str = "passage:"
 
     data: str | None = None
-    hold_out_path: str | None = None
+    hold_out_path: list[str] = msgspec.field(default_factory=list)
     columns: Columns = Columns()
     encoding: str | None = None
     max_broken_rows: Count = 0
     mining: Literal["missing", "all", "none"] = "missing"
-    mining_target: str = "cpu-fp32"
+    mining_target: str | None = None
     embedder_dir: str = f"{ROOT}/embedders"
     workers: Positive = 1
     ray_address: str | None = None
@@ -236,11 +237,13 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     """Stage 3: the same first-stage candidates, reranked by every available model.
 
     `onnx_model_path` and `trt_model_path` are artifacts to measure beside the checkpoint; null: the
-    stage export measures its own. `guard_data_path` is a second evaluation set, in any form of the
-    first: base and fine-tuned model are compared on it too. Where the fine-tuned model is worse
-    than the base by more than chance, the stage fails unless `allow_worse`. `seeds` as in finetune:
-    mean and spread of that many fine-tuned checkpoints. `nim_api_key_env` names the environment
-    variable whose value is sent to `nim_url` as the bearer token.
+    stage export measures its own. `retrieval_target` as `mining_target` in prep. At most
+    `corpus_chunk_size` passages are compared with the queries at a time. `guard_data_path` is a
+    second evaluation set, in any form of the first: base and fine-tuned model are compared on it
+    too. Where the fine-tuned model is worse than the base by more than chance, the stage fails
+    unless `allow_worse`. `seeds` as in finetune: mean and spread of that many fine-tuned
+    checkpoints. `nim_api_key_env` names the environment variable whose value is sent to `nim_url`
+    as the bearer token.
     """
 
     base_model: str = "nvidia/llama-nemotron-rerank-1b-v2"
@@ -274,7 +277,7 @@ class EvalConfig(_StageSettings, frozen=True, kw_only=True):
     nim_api_key_env: str | None = None
     onnx_model_path: str | None = None
     trt_model_path: str | None = None
-    retrieval_target: str = "cpu-fp32"
+    retrieval_target: str | None = None
     embedder_dir: str = f"{ROOT}/embedders"
     seed: int = 42
 

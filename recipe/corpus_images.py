@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from recipe.data.files import Place, line_at
 from recipe.errors import BadInput
 from runtime.errors import ImageRejected, TextPlace
 from runtime.model_files import read_file
@@ -37,12 +38,12 @@ class _Illustrated(msgspec.Struct):
 
 class RowImage(msgspec.Struct, frozen=True):
     """The image of one row: the file `name` in `folder`, or (None) base64 in the line of the file
-    `corpus` there that begins at the byte `offset`. `row` names it in messages, `size` is (width,
+    `corpus` there that begins at `place`. `row` names it in messages, `size` is (width,
     height), `file_bytes` and `digest` (sha256, in hexadecimal digits) are those of its file."""
 
     folder: str
     corpus: str
-    offset: int
+    place: Place
     row: str
     name: str | None
     size: Size
@@ -68,10 +69,8 @@ class RowImage(msgspec.Struct, frozen=True):
     def _content(self) -> bytes:
         if self.name is not None:
             return _file(self.row, Path(self.folder), self.name)
-        with Path(self.folder, self.corpus).open("rb") as lines:
-            lines.seek(self.offset)
-            line = msgspec.json.decode(lines.readline(), type=_Illustrated)
-        return _decoded(self.row, line.image)
+        line = line_at(Path(self.folder, self.corpus), self.place)
+        return _decoded(self.row, msgspec.json.decode(line, type=_Illustrated).image)
 
 
 class ImageText(msgspec.Struct, frozen=True):
@@ -99,9 +98,9 @@ def passages(documents: Sequence[Document]) -> list[str | Passage]:
     return [one if isinstance(one, str) else one.passage() for one in documents]
 
 
-def find_image(file: Path, offset: int, number: int, written: str) -> RowImage:
-    """The image that line `number` of the corpus `file`, which begins at the byte `offset`, names
-    as `written`; its header is read. Raises BadInput, or EngineUnavailable without Pillow."""
+def find_image(file: Path, place: Place, number: int, written: str) -> RowImage:
+    """The image that line `number` of the corpus `file`, which begins at `place`, names as
+    `written`; its header is read. Raises BadInput, or EngineUnavailable without Pillow."""
     with naming_pillow():
         from runtime.vision.decoding import open_image  # late, as above
     row = f"{file.name}, line {number}"
@@ -114,7 +113,7 @@ def find_image(file: Path, offset: int, number: int, written: str) -> RowImage:
     return RowImage(
         folder=str(file.parent),
         corpus=file.name,
-        offset=offset,
+        place=place,
         row=row,
         name=None if inline else written,
         size=size,

@@ -340,7 +340,7 @@ def _session(settings: EvalConfig, directory: Path, log: Log) -> Session:
     candidates = read_candidates(file, key)
     if candidates is None:
         chunk = settings.corpus_chunk_size
-        candidates = find_candidates(collection, embed, settings.top_k, chunk, key)
+        candidates = find_candidates(collection, embed, settings.top_k, chunk, key, log)
         write_candidates(file, candidates)
     setting = Setting(
         eval_data_path=settings.eval_data_path,

@@ -5,32 +5,35 @@ run continues after its last block, and runs with other settings share equal blo
 """
 
 import hashlib
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from recipe.corpus_images import Document, passages, text_of
-from recipe.durable import read_json, write_atomic, write_json
+from recipe.device import device_line, embedder_target, find_device
+from recipe.durable import read_json, write_json
 from recipe.errors import BadConfig
 from recipe.hub import is_commit, model_commit, unpinned
 from recipe.progress import Log, Progress
 from recipe.ray_workers import map_in_order
 from recipe.stage import hash_of
+from recipe.vectors import Vectors, holds_vectors, write_vectors
 from runtime.embedder import Embedder
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from runtime.opening import open_embedder
 from runtime.outputs import locked_work_folder
 from runtime.postprocess import Floats, InputType
 from runtime.requests import EmbedRequest
+from runtime.selection import AUTO
 
 # Texts in one file of vectors.
 BLOCK_TEXTS = 256
 # In one where some have images, which are in memory together.
 _BLOCK_IMAGES = 8
+# What a file of vectors holds; another word, and those of before are computed again.
+_KIND = "unit"
 Block = tuple[Sequence[Document], InputType]
 
 
@@ -38,12 +41,13 @@ class FirstStage(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides a vector, and the folder for artifacts and vectors.
 
     `model` is an artifact, a checkpoint directory or a hub id (which may be NAME@COMMIT); the last
-    two are exported into `folder` for `target`. A prefix precedes its text, with one space between;
-    lengths are in tokens; `batch_rows` limits the texts of one engine call.
+    two are exported into `folder` for `target`. None: all is computed on the GPU where there is
+    one, else on the CPU. A prefix precedes its text, with one space between; lengths are in tokens;
+    `batch_rows` limits the texts of one engine call.
     """
 
     model: str
-    target: str
+    target: str | None
     query_prefix: str
     passage_prefix: str
     query_max_length: int
@@ -58,7 +62,11 @@ def artifact_directory(wanted: FirstStage) -> Path:
     if (given / MANIFEST_FILE).is_file() or (given / MODEL_FILE).is_file():
         return given
     name = re.sub(r"[^A-Za-z0-9.-]+", "-", unpinned(wanted.model)[0]).strip("-.")
-    return Path(wanted.folder) / f"{name}-{wanted.target}"
+    return Path(wanted.folder) / f"{name}-{_target(wanted)}"
+
+
+def _target(wanted: FirstStage) -> str:
+    return embedder_target() if wanted.target is None else wanted.target
 
 
 def ensure_artifact(wanted: FirstStage, log: Log) -> Path:
@@ -86,7 +94,7 @@ def _export(wanted: FirstStage, directory: Path, log: Log) -> None:
     # Write the commit first: if the export is killed, no artifact is left without its commit.
     name, commit = unpinned(wanted.model)
     write_json(_commit_file(directory), {name: commit} if commit else model_commit(name))
-    export(wanted.model, directory, ExportArgs(target=wanted.target))
+    export(wanted.model, directory, ExportArgs(target=_target(wanted)))
 
 
 def embedder_commit(wanted: FirstStage) -> dict[str, str]:
@@ -129,13 +137,16 @@ class Embedding:
         directory = ensure_artifact(wanted, log)
         self._wanted, self._directory, self._log = wanted, directory, log
         self._workers, self._ray_address = workers, ray_address
-        self._cache = Path(wanted.folder) / "vectors"
+        # Absolute: workers on other machines may have another working directory.
+        self._cache = Path(wanted.folder, "vectors").absolute()
         manifest = read_manifest(directory) if (directory / MANIFEST_FILE).is_file() else None
         self.version = hash_of(directory) if manifest is None else manifest.version
         self.sees = manifest is not None and manifest.vision is not None
+        log(f"the first stage runs {device_line()}")
+        log(f"embedder: {directory}" + (f", made for {manifest.target}" if manifest else ""))
 
-    def __call__(self, texts: Sequence[Document], input_type: InputType) -> Floats:
-        """float32 [texts, dimensions]; raises InputRejected for blank texts, or EngineError."""
+    def __call__(self, texts: Sequence[Document], input_type: InputType) -> Vectors:
+        """Their vectors, on disk; raises InputRejected for blank texts, or EngineError."""
         if not self.sees:
             texts = [text_of(one) for one in texts]
         texts_only = all(isinstance(one, str) for one in texts)
@@ -143,8 +154,11 @@ class Embedding:
         starts = range(0, len(texts), size)
         blocks: list[Block] = [(texts[i : i + size], input_type) for i in starts]
         files = [self._file(*block) for block in blocks]
-        kept = [_cached(file) for file in files]
-        missing = [place for place, vectors in enumerate(kept) if vectors is None]
+        missing = [
+            place
+            for place, (file, block) in enumerate(zip(files, blocks, strict=True))
+            if not holds_vectors(file, len(block[0]))
+        ]
         done = len(texts) - sum(len(blocks[place][0]) for place in missing)
         progress = Progress(f"embed {input_type} texts", len(texts), self._log, done)
         computed = map_in_order(
@@ -155,27 +169,15 @@ class Embedding:
             self._ray_address,
         )
         for place, vectors in zip(missing, computed, strict=True):
-            held = io.BytesIO()
-            np.save(held, vectors, allow_pickle=False)
-            write_atomic(files[place], held.getvalue())
-            kept[place] = vectors
+            write_vectors(files[place], vectors)
             progress.step(len(blocks[place][0]))
-        return np.concatenate([vectors for vectors in kept if vectors is not None])
+        return Vectors(files, size, len(texts))
 
     def _file(self, texts: Sequence[Document], input_type: InputType) -> Path:
         facts = [self.version, input_type, *map(str, _prefix_and_length(self._wanted, input_type))]
         shown = [one if isinstance(one, str) else [one.text, one.image.digest] for one in texts]
-        name = hashlib.sha256(msgspec.json.encode([facts, shown])).hexdigest()
+        name = hashlib.sha256(msgspec.json.encode([_KIND, facts, shown])).hexdigest()
         return self._cache / f"{name[:32]}.npy"
-
-
-def _cached(file: Path) -> Floats | None:
-    """The vectors of a block; None when the file is missing or damaged."""
-    try:
-        vectors: Floats = np.load(file, allow_pickle=False)
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-    return vectors
 
 
 class BlockEmbedder:
@@ -183,6 +185,8 @@ class BlockEmbedder:
 
     def __init__(self, wanted: FirstStage, directory: Path) -> None:
         self._wanted, self._directory = wanted, directory
+        # The best one for an artifact, unless a target was named: then its own.
+        self._engine = AUTO if wanted.target is None and find_device() == "cuda" else None
         self._models: dict[int, Embedder] = {}
 
     def __call__(self, block: Block) -> Floats:
@@ -190,8 +194,12 @@ class BlockEmbedder:
         texts, input_type = block
         prefix, length = _prefix_and_length(self._wanted, input_type)
         if length not in self._models:
-            rows = self._wanted.batch_rows
-            self._models[length] = open_embedder(self._directory, max_tokens=length, max_rows=rows)
+            self._models[length] = open_embedder(
+                self._directory,
+                engine=self._engine,
+                max_tokens=length,
+                max_rows=self._wanted.batch_rows,
+            )
         model = self._models[length]
         # An embedder with its own prefixes, such as any that sees, adds them itself (see `_check`).
         if prefix and not model.info.asymmetric:

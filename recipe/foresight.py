@@ -17,7 +17,7 @@ from recipe.preparation.files import EVAL_FOLDER
 from recipe.stage import Input, Stage, require_inputs
 from recipe.training.groups import read_groups
 from recipe.training.job import validation_file
-from recipe.training.trained_on import trained_on
+from recipe.training.trained_on import TrainedOn, trained_on
 
 _ADVICE = "`rerank prep` with data=… and hold_out_path=… holds them out"
 _SHOWN = 100
@@ -66,17 +66,28 @@ def contradictions(recipe: Recipe, names: Sequence[str]) -> Iterator[str]:
             f"{finetune.train_n_passages}, wanted at least {needed} negatives: raise one or lower "
             "the other"
         )
-    measured, own = Path(recipe.eval.eval_data_path), prep.home / EVAL_FOLDER
-    kept_out = {Path(one).resolve() for one in (own, prep.hold_out_path) if one is not None}
-    if {"prep", "finetune", "eval"} <= {*names} and made and measured.resolve() not in kept_out:
+    own = prep.home / EVAL_FOLDER
+    kept_out = {own.resolve(), *(Path(one).resolve() for one in prep.hold_out_path)}
+    leaking = [(key, path) for key, path in _measured(recipe) if path.resolve() not in kept_out]
+    if {"prep", "finetune", "eval"} <= {*names} and made and leaking:
+        found = " and ".join(f"{key} = {path}" for key, path in leaking)
+        wanted = ",".join([*prep.hold_out_path, *(str(path) for _, path in leaking)])
         yield (
-            f"found eval_data_path = {measured}, which prep does not make (it makes {own}) and "
-            f"would not keep out of training; set prep.hold_out_path={measured}"
+            f"found {found}, which prep does not make (it makes {own}) and would not keep out of "
+            f"training; set prep.hold_out_path={wanted}"
         )
     prompts = {name: getattr(recipe, name).prompt_template for name in names if name in _PROMPTED}
     if len(set(prompts.values())) > 1:
         said = ", ".join(f"{name}.prompt_template = {text!r}" for name, text in prompts.items())
         yield f"found {said}; wanted the same in finetune, eval and export"
+
+
+def _measured(recipe: Recipe) -> list[tuple[str, Path]]:
+    """The evaluation sets that eval measures with, each behind its setting."""
+    found = [("eval_data_path", recipe.eval.eval_data_path)]
+    if recipe.eval.guard_data_path is not None:
+        found.append(("guard_data_path", recipe.eval.guard_data_path))
+    return [(key, Path(path)) for key, path in found]
 
 
 def _made_later(wanted: Input, recipe: Recipe, makers: Sequence[str]) -> bool:
@@ -92,23 +103,29 @@ def _refuse_trained_on(recipe: Recipe, names: Sequence[str]) -> None:
 
     What prep makes in this run knows its evaluation set (`contradictions`).
     """
-    train, measured = Path(recipe.finetune.train_data_path), Path(recipe.eval.eval_data_path)
+    train = Path(recipe.finetune.train_data_path)
     ours = "prep" in names and train.resolve().is_relative_to(recipe.prep.home.resolve())
-    if ours or not {"finetune", "eval"} <= {*names} or not (train.exists() and measured.exists()):
+    there = [(key, path) for key, path in _measured(recipe) if path.exists()]
+    if ours or not {"finetune", "eval"} <= {*names} or not (train.exists() and there):
         return
-    collection = open_collection(measured)
     settings = recipe.finetune
     groups = read_groups(train, settings.train_n_passages, validation_file(settings))
-    found = measured_with(trained_on(groups), collection)
+    learned = trained_on(groups)
+    for key, path in there:
+        _refuse_overlap(f"{key} = {path}", f"train_data_path = {train}", learned, path)
+
+
+def _refuse_overlap(measured: str, train: str, learned: TrainedOn, path: Path) -> None:
+    collection = open_collection(path)
+    found = measured_with(learned, collection)
     if found.questions:
         raise BadInput(
-            f"{len(found.questions)} of {len(collection.queries)} questions of eval_data_path = "
-            f"{measured} stand in train_data_path = {train} (first: {found.questions[0]!r}): "
-            f"figures would say nothing; {_ADVICE}"
+            f"{len(found.questions)} of {len(collection.queries)} questions of {measured} stand in "
+            f"{train} (first: {found.questions[0]!r}): figures would say nothing; {_ADVICE}"
         )
     if found.answers:
         raise BadInput(
-            f"{len(found.answers)} passage(s) that answer a question of eval_data_path = "
-            f"{measured} are negatives in train_data_path = {train} (first: "
-            f"{found.answers[0][:_SHOWN]!r}): training would spoil what is measured; {_ADVICE}"
+            f"{len(found.answers)} passage(s) that answer a question of {measured} are negatives "
+            f"in {train} (first: {found.answers[0][:_SHOWN]!r}): training would spoil what is "
+            f"measured; {_ADVICE}"
         )

@@ -24,11 +24,10 @@ from recipe.preparation.files import (
 from recipe.preparation.held_out import barred_negatives, divided
 from recipe.preparation.mining import Mined, Miner, as_given, parts, wanted_negatives
 from recipe.preparation.split import Material, Question, with_ids
-from recipe.progress import Log
+from recipe.progress import Log, Progress
 from recipe.ray_workers import map_in_order
 from recipe.stage import Input, Stage
 from runtime.manifest import MANIFEST_FILE
-from runtime.postprocess import unit
 
 # Below these, the figures of an evaluation or a training are mostly noise.
 _FEW_QUERIES, _FEW_EXAMPLES = 50, 100
@@ -41,11 +40,11 @@ def _inputs(settings: PrepConfig) -> list[Input]:
         own = settings.data or settings.train_input_file
         what, made_by = ("labelled questions", None) if own else ("generated questions", "sdg")
         inputs = [Input(path, what, made_by) for path in parts_of(settings.source)]
-    if settings.hold_out_path is not None:
-        inputs += [
-            Input(path, "evaluation data to hold out", None)
-            for path in parts_of(settings.hold_out_path)
-        ]
+    inputs += [
+        Input(path, "evaluation data to hold out", None)
+        for given in settings.hold_out_path
+        for path in parts_of(given)
+    ]
     # Anything else is a name on the hub.
     if settings.mining != "none" and _is_local(settings.base_model):
         inputs.append(Input(Path(settings.base_model), "embedder", None))
@@ -68,7 +67,8 @@ def _check_values(settings: PrepConfig) -> None:
     total = settings.train_ratio + settings.val_ratio + settings.test_ratio
     if abs(total - 1) > _SUM_TOLERANCE:
         raise BadConfig(f"found train_ratio + val_ratio + test_ratio = {total:g}, wanted 1")
-    refuse_hub("hold_out_path", settings.hold_out_path)
+    for path in settings.hold_out_path:
+        refuse_hub("hold_out_path", path)
     if not settings.source:
         raise BadConfig("found no data, wanted one of data, sdg_input_path and train_input_file")
     if settings.data and settings.train_input_file:
@@ -184,11 +184,11 @@ def _mine(
 ) -> dict[str, list[Mined]]:
     embed = Embedding(_first_stage(settings), log, settings.workers, settings.ray_address)
     asked = {
-        split: unit(embed([one.text for one in questions], "query"))
+        split: embed([one.text for one in questions], "query")
         for split, questions in splits.items()
         if questions
     }
-    passages = unit(embed(list(material.corpus.values()), "passage"))
+    passages = embed(list(material.corpus.values()), "passage")
     how = (
         list(material.corpus),
         passages,
@@ -198,8 +198,11 @@ def _mine(
         settings.mining,
     )
     pieces = chain.from_iterable(parts(split, splits[split], asked[split]) for split in asked)
-    mined = map_in_order(Miner, how, pieces, settings.workers, settings.ray_address)
-    every = [one for piece in mined for one in piece]
+    progress = Progress("mine, questions", sum(map(len, splits.values())), log)
+    every: list[Mined] = []
+    for piece in map_in_order(Miner, how, pieces, settings.workers, settings.ray_address):
+        every += piece
+        progress.step(len(piece))
     found, start = {}, 0
     for split, questions in splits.items():
         found[split] = every[start : start + len(questions)]

@@ -22,9 +22,10 @@ def map_in_order(
 
     One worker and no address: in this process, without Ray. `address` is a running cluster
     ("auto": the one of this machine); None starts one on this machine for the duration. Files named
-    in `arguments` must have the same paths everywhere. At most two chunks per worker are in flight,
-    whatever the length of `chunks`. In this process, the callable is closed at the end if it has
-    `close`. Raises StageFailed when a worker is lost or fails.
+    in `arguments` must have the same paths everywhere. Where the cluster has GPUs, every worker
+    asks for one, or for a share of one when there are more workers than GPUs. At most two chunks
+    per worker are in flight, whatever the length of `chunks`. In this process, the callable is
+    closed at the end if it has `close`. Raises StageFailed when a worker is lost or fails.
     """
     if workers == 1 and address is None:
         work = make(*arguments)
@@ -36,14 +37,16 @@ def map_in_order(
     ray = import_without_telemetry("ray")  # late: an optional extra
 
     ray.init(
-        address=address,
+        # Without "local", Ray joins a cluster that someone else started on this machine.
+        address="local" if address is None else address,
         num_cpus=workers if address is None else None,
         include_dashboard=False if address is None else None,
         log_to_driver=False,
         configure_logging=False,
     )
     try:
-        remote: Any = ray.remote(num_cpus=1)(_Worker)
+        gpus = gpu_share(int(ray.cluster_resources().get("GPU", 0)), workers)
+        remote: Any = ray.remote(num_cpus=1, num_gpus=gpus)(_Worker)
         hands = [remote.remote(make, arguments) for _ in range(workers)]
         under_way: deque[Any] = deque()
         for number, chunk in enumerate(chunks):
@@ -60,6 +63,11 @@ def map_in_order(
         ) from error
     finally:
         ray.shutdown()
+
+
+def gpu_share(gpus: int, workers: int) -> float:
+    """The part of a GPU for each worker, so that all find room: a worker's part is of one GPU."""
+    return 1 / -(-workers // gpus) if gpus else 0.0
 
 
 class _Worker:

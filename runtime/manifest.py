@@ -31,7 +31,6 @@ from runtime.model_files import (
 from runtime.outputs import write_json
 from runtime.postprocess import Activation, InputType
 from runtime.profile import (
-    INSTRUCTION,
     Kind,
     ModelProfile,
     PaddingSide,
@@ -40,6 +39,7 @@ from runtime.profile import (
     Sizes,
     load_model_profile,
 )
+from runtime.template import INSTRUCTION
 from runtime.vision.rule import Vision
 
 T = TypeVar("T")

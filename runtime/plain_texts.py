@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import tokenizers
@@ -55,6 +54,8 @@ class PlainTexts:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         """Raises ArtifactError for a tokenizer whose words are the special tokens as well."""
+        import msgspec  # late: benchmarks/gpu runs where it is not installed
+
         settings = msgspec.json.decode(tokenizer.to_str())
         names = [token["content"] for token in settings["added_tokens"]]
         bare = settings | {"added_tokens": [], "post_processor": None}

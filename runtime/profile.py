@@ -12,6 +12,7 @@ import msgspec
 
 from runtime.errors import ProfileError
 from runtime.model_files import read_bounded
+from runtime.template import INSTRUCTION
 
 Kind = Literal["rank", "embed"]
 PaddingSide = Literal["left", "right"]
@@ -21,7 +22,6 @@ _Count = Annotated[int, msgspec.Meta(ge=1)]
 PROFILE_SUFFIX = ".toml"
 PROFILE_BYTES = 1 << 20
 FIELDS = ("{query}", "{passage}")
-INSTRUCTION = "{instruction}"
 # Least, best and most.
 Sizes = tuple[_Count, _Count, _Count]
 _INPUT_TYPES = ("query", "passage")

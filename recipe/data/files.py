@@ -8,6 +8,7 @@ import codecs
 import csv
 import gzip
 import io
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import count, islice
@@ -24,12 +25,14 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 # The longest line that is read: a file without line breaks is no file of rows.
 _LONGEST = 64 * 2**20
 _BATCH_ROWS = 256
+# What a file begins with; its encoding with the mark, and that of what follows.
 _MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig", "utf-8"),
+    # Before UTF-16, whose mark it begins with.
+    (codecs.BOM_UTF32_LE, "utf-32", "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32", "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16", "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16", "utf-16-be"),
 )
 Found = Iterator[tuple[str, dict[str, Any]]]
 
@@ -44,6 +47,13 @@ class Text(msgspec.Struct, frozen=True):
     encoding: str | None = None
     known: frozenset[str] = frozenset()
     headless: Callable[[int], Sequence[str] | None] = lambda _: None
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a line begins in its file, in bytes, and its encoding without a mark."""
+
+    offset: int
+    encoding: str
 
 
 def suffix(file: Path) -> str:
@@ -74,8 +84,7 @@ def open_text(file: Path, encoding: str | None, newline: str) -> io.TextIOWrappe
     try:
         if encoding is not None:
             codecs.lookup(encoding)
-        with opener(file, "rb") as start:
-            mark = start.read(4)
+        marked = _mark(file)[1]
     except (gzip.BadGzipFile, EOFError) as error:
         raise BadInput(f"{file} cannot be read ({error}); wanted a file that gzip wrote") from error
     except LookupError as error:
@@ -83,7 +92,6 @@ def open_text(file: Path, encoding: str | None, newline: str) -> io.TextIOWrappe
             f"found encoding = {encoding!r}, wanted one that Python knows, such as cp1252, utf-16 "
             "or latin-1"
         ) from error
-    marked = next((name for known, name in _MARKS if mark.startswith(known)), None)
     if encoding is not None and marked is not None:
         # A mark of the named encoding is no text, whichever way the encoding is spelled.
         family = marked.removesuffix("-sig")
@@ -94,21 +102,53 @@ def open_text(file: Path, encoding: str | None, newline: str) -> io.TextIOWrappe
 
 def text_lines(file: Path, encoding: str | None, newline: str = "\n") -> Iterator[tuple[int, str]]:
     """(number, line) without line breaks and blank lines; numbers count from 1. Raises BadInput."""
-    with open_text(file, encoding, newline) as lines:
-        for number in count(1):
-            try:
-                line = lines.readline(_LONGEST + 1)
-            except (OSError, EOFError, UnicodeError) as error:
-                raise BadInput(f"{file}, line {number}: cannot be read ({error})") from error
-            if not line:
-                return
-            if len(line) > _LONGEST:
-                raise BadInput(
-                    f"{file}, line {number} is longer than {_LONGEST} characters, wanted one row "
-                    "a line"
-                )
+    with open_text(file, encoding, newline) as held:
+        for number, line in _whole_lines(file, held):
             if line.strip():
                 yield number, line.rstrip("\r\n")
+
+
+def placed_lines(file: Path) -> Iterator[tuple[int, Place, str]]:
+    """(number, where it begins, line) likewise, of a file in UTF-8 or with a mark."""
+    mark, _, encoding = _mark(file)
+    offset = len(mark)
+    with open_text(file, None, "\n") as held:
+        for number, line in _whole_lines(file, held):
+            begin, offset = offset, offset + len(line.encode(encoding, "surrogateescape"))
+            if line.strip():
+                yield number, Place(begin, encoding), line.rstrip("\r\n")
+
+
+def line_at(file: Path, place: Place) -> str:
+    """The line that begins at `place`, which `placed_lines` gave."""
+    held = file.open("rb")
+    held.seek(place.offset)
+    with io.TextIOWrapper(held, place.encoding, newline="\n") as lines:
+        return lines.readline()
+
+
+def _mark(file: Path) -> tuple[bytes, str | None, str]:
+    """The byte order mark that the file begins with, and its row of _MARKS."""
+    opener: Any = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rb") as held:
+        begin = held.read(4)
+    return next((one for one in _MARKS if begin.startswith(one[0])), (b"", None, "utf-8"))
+
+
+def _whole_lines(file: Path, held: io.TextIOWrapper) -> Iterator[tuple[int, str]]:
+    """(number, line) with line breaks. Raises BadInput."""
+    for number in count(1):
+        try:
+            line = held.readline(_LONGEST + 1)
+        except (OSError, EOFError, UnicodeError) as error:
+            raise BadInput(f"{file}, line {number}: cannot be read ({error})") from error
+        if not line:
+            return
+        if len(line) > _LONGEST:
+            raise BadInput(
+                f"{file}, line {number} is longer than {_LONGEST} characters, wanted one row a line"
+            )
+        yield number, line
 
 
 def _lines(file: Path, text: Text, broken: Broken) -> Found:
@@ -166,8 +206,8 @@ def _dicts(file: Path, place: str, found: Any, broken: Broken) -> Found:
             broken.add(f"{file.name}, {place}", f"found {type(one).__name__}, wanted an object")
 
 
-# What the module csv says of a quote without an end.
-_CUT = "unexpected end of data"
+# What the module csv says where a quote took the lines after it.
+_UNCLOSED = ("unexpected end of data", "field larger than field limit")
 
 
 class _Quoted(csv.excel):
@@ -180,12 +220,11 @@ class _Raw(csv.excel):
 
 def _table(file: Path, text: Text, broken: Broken) -> Found:
     csv.field_size_limit(_LONGEST)
+    header, headed, delimiter = _header(file, text)
+    # Tables without a header (MS MARCO's) are written without quoting.
+    style = _Quoted if headed else _Raw
     with open_text(file, text.encoding, "") as lines:
-        header, headed, delimiter = _header(file, text)
-        # Tables without a header (MS MARCO's) are written without quoting.
-        style = _Quoted if headed else _Raw
-        rows = csv.reader(lines, style, delimiter=delimiter)
-        for begin, row in _cells(file, rows, broken):
+        for begin, row in _cells(file, _Lines(lines), style, delimiter, broken):
             if not any(cell.strip() for cell in row):
                 continue
             if headed:
@@ -200,22 +239,57 @@ def _table(file: Path, text: Text, broken: Broken) -> Found:
                 yield begin, dict(zip(header, row, strict=True))
 
 
-def _cells(file: Path, rows: Any, broken: Broken) -> Iterator[tuple[str, list[str]]]:
-    """(place, cells) of each row; lines that cannot be parsed go to `broken`. Raises BadInput."""
+class _Lines:
+    """The lines of a table; those after the first of a row can be read again.
+
+    `done` are the lines of finished rows, `taken` the others that were read.
+    """
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._again: deque[str] = deque()
+        self.taken: list[str] = []
+        self.done = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self.taken.append(self._again.popleft() if self._again else next(self._lines))
+        return self.taken[-1]
+
+    def finish(self, most: int | None = None) -> None:
+        """Finish the row; of its lines only the first `most`, the others are read again."""
+        self._again.extendleft(reversed(self.taken[most:] if most else []))
+        self.done += len(self.taken[:most])
+        self.taken.clear()
+
+
+def _cells(
+    file: Path, lines: _Lines, style: type[csv.Dialect], delimiter: str, broken: Broken
+) -> Iterator[tuple[str, list[str]]]:
+    """(place, cells) of each row. Raises BadInput.
+
+    The first line of a row that cannot be parsed goes to `broken`; a quote that never closes would
+    else take all lines after it.
+    """
+    rows = csv.reader(lines, style, delimiter=delimiter)
     while True:
-        before = rows.line_num
+        number = lines.done + 1
         try:
             row = next(rows)
         except StopIteration:
             return
-        except (csv.Error, UnicodeError, OSError, EOFError) as error:
-            # At the end: an opening quote took all the lines after it.
-            if not isinstance(error, csv.Error) or _CUT in str(error):
-                raise BadInput(f"{file}, line {before + 1}: cannot be read ({error})") from error
-            for number in range(before + 1, rows.line_num + 1):
-                broken.add(f"{file.name}, line {number}", error)
+        except csv.Error as error:
+            unclosed = any(one in str(error) for one in _UNCLOSED)
+            why = "opens a quote that never closes" if unclosed else error
+            broken.add(f"{file.name}, line {number}", why)
+            lines.finish(1)
+        except (UnicodeError, OSError, EOFError) as error:
+            raise BadInput(f"{file}, line {number}: cannot be read ({error})") from error
         else:
-            yield f"line {rows.line_num}", row
+            lines.finish()
+            yield f"line {lines.done}", row
 
 
 def _header(file: Path, text: Text) -> tuple[list[str], bool, str]:

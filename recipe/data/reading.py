@@ -15,6 +15,7 @@ from recipe.data.beir import is_beir, read_beir
 from recipe.data.columns import Chosen, choose, headless, known_names, split_of
 from recipe.data.files import SUFFIXES, Text, first_records, records, suffix
 from recipe.data.hub import CARD, HubFiles, hub_files
+from recipe.data.msmarco import id_triples, is_id_triples, read_id_triples, text_files
 from recipe.data.rows import BadRow, Broken, Source
 from recipe.data.sdg import PAIRS, generated_files, manifest_in, manifest_target, read_generated
 from recipe.errors import BadConfig, BadInput
@@ -29,8 +30,9 @@ _LOOKED_AT = 20
 _ABOUT = (RESULT_FILE, "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 WANTED = (
     "wanted a BEIR folder, a JSONL, CSV, TSV or parquet file of questions and passages (or a "
-    "folder of such), a file of NeMo Automodel, records of the stage sdg or of NVIDIA's stage 0, "
-    "or hf://ORG/NAME@REVISION/SUBSET"
+    "folder of such), MS MARCO's triples of ids with collection.tsv and queries.tsv beside them, a "
+    "file of NeMo Automodel, records of the stage sdg or of NVIDIA's stage 0, or "
+    "hf://ORG/NAME@REVISION/SUBSET"
 )
 
 
@@ -68,6 +70,8 @@ def read(given: str, how: Reading, broken: Broken, log: Log) -> Source:
         return _read_folder(path, how, broken)
     if is_automodel(path):
         return read_automodel(path, how.text, broken)
+    if is_id_triples(path, how.encoding):
+        return read_id_triples([path], how.encoding, broken)
     return _read_files(HubFiles([path], path.parent), how, broken)
 
 
@@ -82,12 +86,16 @@ def parts(given: str) -> list[Path]:
         return [manifest, manifest_target(manifest)]
     files = _files_of(path) if path.is_dir() and not is_beir(path) else [path]
     trained = [file for file in files if file.is_file() and is_automodel(file)]
+    if path.is_file() and is_id_triples(path):
+        return [path, *text_files(path.parent)]
     return [path, *(folder for file in trained for folder in corpus_folders(file))]
 
 
 def _read_folder(folder: Path, how: Reading, broken: Broken) -> Source:
     if is_beir(folder):
         return read_beir(folder, broken)
+    if triples := id_triples(folder, how.encoding):
+        return read_id_triples(triples, how.encoding, broken)
     files = _files_of(folder)
     trained = [file for file in files if is_automodel(file)]
     if len(trained) == 1:
@@ -140,8 +148,8 @@ def _read_files(found: HubFiles, how: Reading, broken: Broken) -> Source:
         )
     if source.texts and all(text.isdigit() for text in source.texts.values()):
         source.notes.append(
-            "warning: all passages are numbers: ids need the texts beside them (BEIR's or "
-            "Automodel's form)"
+            "warning: all passages are numbers: ids need the texts beside them (MS MARCO's "
+            "collection.tsv and queries.tsv, BEIR's or Automodel's form)"
         )
     return source
 

@@ -8,15 +8,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from recipe.corpus_images import Document
+from recipe.device import find_device
 from recipe.durable import read_json, write_atomic
 from recipe.evaluation.collection import Collection
-from runtime.postprocess import Floats, InputType, unit
+from recipe.nearest import BLOCK_QUESTIONS, BLOCK_ROWS, nearest
+from recipe.progress import Log, Progress
+from recipe.vectors import Vectors
+from runtime.postprocess import InputType
 
-# Texts, and passages with images → their vectors float32 [n, d].
-Embed = Callable[[Sequence[Document], InputType], Floats]
+# Texts, and passages with images → their vectors.
+Embed = Callable[[Sequence[Document], InputType], Vectors]
 CANDIDATES_FILE = "candidates.json"
 
 
@@ -28,28 +31,30 @@ class Candidates(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_candidates(
-    collection: Collection, embed: Embed, top_k: int, chunk: int, key: dict[str, str | int]
+    collection: Collection,
+    embed: Embed,
+    top_k: int,
+    chunk: int,
+    key: dict[str, str | int],
+    log: Log,
 ) -> Candidates:
-    """The `top_k` nearest passages of each query; the corpus is embedded `chunk` texts at a time.
+    """The `top_k` nearest passages of each query; at most `chunk` passages are compared at a time.
 
     Ties go to the passage that comes first in the corpus.
     """
-    names = list(collection.texts)
-    queries = list(collection.queries)
-    asked = unit(embed(list(collection.queries.values()), "query"))
-    best: list[list[tuple[float, int]]] = [[] for _ in queries]
-    for start in range(0, len(names), chunk):
-        part = names[start : start + chunk]
-        vectors = unit(embed([collection.document(name) for name in part], "passage"))
-        cosines = asked @ vectors.T
-        nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :top_k]
-        for row, columns in enumerate(nearest):
-            new = [(float(-cosines[row, column]), start + int(column)) for column in columns]
-            best[row] = sorted([*best[row], *new])[:top_k]
-    found = {
-        query: [(names[index], -distance) for distance, index in row]
-        for query, row in zip(queries, best, strict=True)
-    }
+    names, queries = list(collection.texts), list(collection.queries)
+    asked = embed(list(collection.queries.values()), "query")
+    table = embed([collection.document(name) for name in names], "passage")
+    count, rows, device = min(top_k, len(names)), min(chunk, BLOCK_ROWS), find_device()
+    progress = Progress("retrieve, queries", len(queries), log)
+    found: dict[str, list[tuple[str, float]]] = {}
+    for start in range(0, len(queries), BLOCK_QUESTIONS):
+        some = queries[start : start + BLOCK_QUESTIONS]
+        vectors = asked.read(start, start + len(some))
+        scores, places = nearest(vectors, table, count, device, rows=rows)
+        for query, row, best in zip(some, places.tolist(), scores.tolist(), strict=True):
+            found[query] = [(names[place], score) for place, score in zip(row, best, strict=True)]
+        progress.step(len(some))
     return Candidates(key=key, found=found)
 
 

@@ -1,18 +1,16 @@
 """A folder in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv; images beside them."""
 
-import gzip
 import hashlib
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from recipe.corpus_images import Document, ImageText, RowImage, find_image
-from recipe.data.files import text_lines
+from recipe.data.files import Place, placed_lines, text_lines
 from recipe.data.rows import BadRow, Broken, usable
 from recipe.durable import UNREADABLE
 from recipe.errors import BadInput
@@ -21,7 +19,6 @@ CORPUS, QUERIES, TEST = "corpus.jsonl", "queries.jsonl", "qrels/test.tsv"
 FILES = (CORPUS, QUERIES, TEST)
 _HASH_DIGITS = 16
 _COLUMNS = 3
-_UTF_16 = (BOM_UTF16_LE, BOM_UTF16_BE)
 _WHOLE_NUMBER = re.compile(r"-?\d+(\.0+)?", re.ASCII)
 
 
@@ -94,10 +91,10 @@ def read_collection(folder: Path) -> Collection:
     texts: dict[str, str] = {}
     images: dict[str, RowImage] = {}
     file = folder / CORPUS
-    for number, offset, row in _rows(file, _Document, broken):
+    for number, place, row in _rows(file, _Document, broken):
         texts[row.id] = row.body
         if row.image is not None:
-            images[row.id] = find_image(file, offset, number, row.image)
+            images[row.id] = find_image(file, place, number, row.image)
     queries = read_queries(folder / QUERIES, broken)
     broken.settle(folder, lambda _: None)
     grades = read_grades(folder / TEST, queries, texts, broken)
@@ -140,32 +137,21 @@ def _digest(folder: Path, images: dict[str, RowImage]) -> str:
     return digest.hexdigest()[:_HASH_DIGITS]
 
 
-def _rows(file: Path, kind: type[_Row], broken: Broken) -> Iterator[tuple[int, int, _Row]]:
-    """Each row, behind the number of its line and the byte at which that begins. One line is in
-    memory at a time."""
+def _rows(file: Path, kind: type[_Row], broken: Broken) -> Iterator[tuple[int, Place, _Row]]:
+    """Each row, behind the number and the place of its line. One line is in memory at a time."""
     decoder = msgspec.json.Decoder(kind)
     ids: set[str] = set()
-    offset = 0
-    opener: Any = gzip.open if file.suffix == ".gz" else open
-    with opener(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            begin, offset = offset, offset + len(line)
-            if number == 1 and line.startswith(BOM_UTF8):
-                begin, line = begin + len(BOM_UTF8), line.removeprefix(BOM_UTF8)
-            if number == 1 and line.startswith(_UTF_16):
-                raise BadInput(f"{file} is UTF-16, wanted UTF-8; convert the file")
-            if not line.strip():
-                continue
-            try:
-                row = decoder.decode(line)
-                _refuse_blank(row)
-                if row.id in ids:
-                    raise BadRow(f"the id {row.id!r} occurs more than once")
-            except (BadRow, *UNREADABLE) as error:
-                broken.add(f"{file.name}, line {number}", error)
-                continue
-            ids.add(row.id)
-            yield number, begin, row
+    for number, place, line in placed_lines(file):
+        try:
+            row = decoder.decode(line.encode("utf-8", "surrogateescape"))
+            _refuse_blank(row)
+            if row.id in ids:
+                raise BadRow(f"the id {row.id!r} occurs more than once")
+        except (BadRow, *UNREADABLE) as error:
+            broken.add(f"{file.name}, line {number}", error)
+            continue
+        ids.add(row.id)
+        yield number, place, row
     if not ids and not broken.count:
         raise BadInput(f"{file} is empty; run the stage prep on a larger corpus")
 

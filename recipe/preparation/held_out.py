@@ -27,11 +27,11 @@ HELD_OUT_FROM = {
 def divided(source: Source, settings: PrepConfig, log: Log) -> Material:
     """Everything that was read, in splits, without what is held out. Raises BadInput."""
     material = convert(source, settings, log)
-    if settings.hold_out_path is not None:
-        found = open_collection(Path(settings.hold_out_path))
-        measured = [(text, found.answer_texts(name)) for name, text in found.queries.items()]
-        material = measured_elsewhere(material, measured)
-    return hold_out(material, log)
+    measured: list[tuple[str, list[str]]] = []
+    for path in settings.hold_out_path:
+        found = open_collection(Path(path))
+        measured += [(text, found.answer_texts(name)) for name, text in found.queries.items()]
+    return hold_out(measured_elsewhere(material, measured), log)
 
 
 def hold_out(material: Material, log: Log) -> Material:

@@ -78,6 +78,12 @@ def test_a_check_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         main(["--device", "cpu", "--only", "cuda_graph"])
 
 
+def test_a_bare_machine_can_import_what_lays_out_calls_and_makes_them() -> None:
+    """Quickly; the test below imports PyTorch and the rest."""
+    code = f"{_WITHOUT}\nimport runtime.text, runtime.scheduling.scheduler, runtime.engines.ort"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 @pytest.mark.heavy
 def test_a_bare_machine_can_import_the_checks_and_the_bench() -> None:
     code = f"{_WITHOUT}\nimport checks.gpu.cases, benchmarks.gpu.bench"

@@ -128,6 +128,18 @@ def msmarco(folder: Path) -> str:
     return str(file)
 
 
+def id_triples(folder: Path) -> str:
+    """MS MARCO's triples of ids, the texts beside them."""
+    collection = [f"{n}\t{answer(n)}\n{len(N) + n}\t{other(n)}\n" for n in N]
+    for name, rows in (
+        ("collection.tsv", collection),
+        ("queries.tsv", [f"{n}\t{question(n)}\n" for n in N]),
+        ("qidpidtriples.train.full.2.tsv", [f"{n}\t{n}\t{len(N) + n}\n" for n in N]),
+    ):
+        (folder / name).write_text("".join(rows), "utf-8")
+    return str(folder / "qidpidtriples.train.full.2.tsv")
+
+
 def selected(folder: Path) -> str:
     """MS MARCO's passages, as the hub has them."""
     passages = [{"is_selected": [0, 1], "passage_text": [other(n), answer(n)]} for n in N]
@@ -298,6 +310,7 @@ FORMS: dict[str, tuple[Callable[[Path], str], list[str]]] = {
     "lists with labels": (listwise, []),
     "flagembedding": (flag, []),
     "ms marco triples": (msmarco, []),
+    "ms marco ids": (id_triples, []),
     "ms marco passages": (selected, []),
     "tevatron": (dense, []),
     "automodel": (automodel, []),

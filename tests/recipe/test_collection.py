@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from recipe.data.reading import Reading, read
+from recipe.data.rows import Broken
 from recipe.errors import BadInput
-from recipe.evaluation.collection import read_collection
+from recipe.evaluation.collection import FILES, read_collection
 from tests.recipe.models.material import write_beir
 
 QRELS = "qrels/test.tsv"
@@ -23,6 +25,23 @@ def test_judgements_need_no_line_of_titles(folder: Path) -> None:
     text = "\ufeff" + file.read_text("utf-8").partition("\n")[2] + "\n\n"
     file.write_text(text, "utf-8")
     assert read_collection(folder).grades == titled.grades
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+def test_files_of_any_unicode_with_a_mark_are_read(folder: Path, encoding: str) -> None:
+    # U+0A0A and U+0D0A hold the bytes of line breaks, and not every character has two bytes.
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text(corpus.read_text("utf-8").replace("said", "said 𝄞 \u0a0a \u0d0a"), "utf-8")
+    plain = read_collection(folder)
+    for name in FILES:
+        mark = "\ufeff" if encoding.endswith("-be") else ""
+        text = mark + (folder / name).read_text("utf-8").replace("\n", "\r\n")
+        (folder / name).write_bytes(text.encode(encoding))
+    found = read_collection(folder)
+    assert (found.texts, found.queries, found.grades) == (plain.texts, plain.queries, plain.grades)
+    assert found.digest != plain.digest
+    rows = read(str(folder), Reading(), Broken(0), lambda _: None).rows
+    assert [row.id for row in rows] == list(plain.queries)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +62,12 @@ def test_judgements_need_no_line_of_titles(folder: Path) -> None:
             "corpus.jsonl, line 1: the text is not text",
         ),
         ("corpus.jsonl", b'{"_id": "d1", "text": "\xe4"}\n', "corpus.jsonl, line 1"),
-        ("corpus.jsonl", '{"_id": "d1"}'.encode("utf-16"), "is UTF-16, wanted UTF-8"),
+        ("corpus.jsonl", '{"_id": "d1"}'.encode("utf-16")[:-1], "line 1: cannot be read"),
+        (
+            "queries.jsonl",
+            '{"_id": "q18", "text": "a?"}\n{"_id": "q18", "text": "b?"}\n'.encode("utf-16"),
+            "line 2: the id 'q18' occurs more",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(folder: Path, name: str, content: bytes, message: str) -> None:

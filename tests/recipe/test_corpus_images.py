@@ -51,13 +51,18 @@ def test_an_image_is_read_when_it_is_needed(folder: Path, written: str, text: st
     document.image.decode()
 
 
-def test_an_image_after_a_byte_order_mark_and_in_windows_lines(folder: Path) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_an_image_after_a_byte_order_mark_and_in_windows_lines(folder: Path, encoding: str) -> None:
     file = folder / "corpus.jsonl"
-    row = json.dumps({"_id": "first", "image": ENCODED}).encode()
-    file.write_bytes(b"\xef\xbb\xbf" + row + b"\r\n" + file.read_bytes().replace(b"\n", b"\r\n"))
+    rows = [
+        json.dumps({"_id": name, "text": "𝄞", "image": ENCODED}, ensure_ascii=False)
+        for name in ("first", "last")
+    ]
+    text = "\n".join([rows[0], file.read_text("utf-8").rstrip(), rows[1]]).replace("\n", "\r\n")
+    file.write_bytes(text.encode(encoding))
     found = read_collection(folder)
-    assert list(found.images) == ["first"]
-    assert found.images["first"].read() == PICTURE
+    assert list(found.images) == ["first", "last"]
+    assert [image.read() for image in found.images.values()] == [PICTURE] * 2
 
 
 def test_the_digest_is_that_of_the_images_too(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipe.config import STAGE_NAMES
+from tests.recipe import labelled_forms as forms
 from tests.recipe.models.material import write_beir, write_prep
 
 Rerank = Callable[..., subprocess.CompletedProcess[str]]
@@ -43,6 +44,15 @@ def test_defaults_are_a_plan_with_nothing_there(rerank: Rerank) -> None:
         ("run -d --from sdg prep.sdg_input_path=/nope", "found no generated questions"),
         ("run -d --from prep finetune.train_data_path=x.json", "found no training data at x.json"),
         ("run -d --from prep eval.eval_data_path=mine", "would not keep out of training; set prep"),
+        (
+            "run -d --from prep eval_data_path=a guard_data_path=b prep.hold_out_path=c",
+            "found eval_data_path = a and guard_data_path = b, which prep does not make",
+        ),
+        (
+            "run -d --from prep eval_data_path=a guard_data_path=b prep.hold_out_path=c",
+            "set prep.hold_out_path=c,a,b",
+        ),
+        ("run --from prep guard_data_path=b", "found guard_data_path = b, which prep does not"),
         # Not only of dry runs, and of stages after the first.
         ("run --from prep prep.hard_negatives_to_mine=3", "wanted at least 4 negatives"),
         ("run --from sdg optimizer_backend=fused_adam", "training uses PyTorch's AdamW"),
@@ -86,12 +96,34 @@ def test_a_run_does_not_train_on_what_it_measures(rerank: Rerank, tmp_path: Path
     done = rerank(*line, "eval_data_path=leak", "eval.k_values=[1]")
     assert done.returncode == 1
     assert "4 passage(s) that answer a question of eval_data_path = leak are neg" in done.stderr
+    # What guards against forgetting, too.
+    guard = ["eval_data_path=prep/eval_beir", "eval.k_values=[1]", "guard_data_path=leak"]
+    done = rerank(*line, *guard)
+    assert done.returncode == 1
+    assert "4 passage(s) that answer a question of guard_data_path = leak are neg" in done.stderr
 
 
 def test_without_a_command_there_is_help(rerank: Rerank) -> None:
     done = rerank()
     assert done.returncode == 0
     assert "Fine-tune, prove and deploy a reranker" in done.stdout
+
+
+def test_data_inspect_knows_triples_of_ids(rerank: Rerank, tmp_path: Path) -> None:
+    forms.id_triples(tmp_path)
+    for given in ("qidpidtriples.train.full.2.tsv", "."):
+        done = rerank("data", "inspect", given)
+        assert done.returncode == 0, done.stderr
+        for said in (
+            f"{given}: MS MARCO's triples of ids",
+            "rows: 20",
+            "passages: 40",
+            "negatives a row: 1 to 1",
+            "splits that the data name: train 20",
+            "prep would take 16 questions to train, 0 to validate, 4 to test",
+            f"  answer: {forms.answer(0)}",
+        ):
+            assert said in done.stdout
 
 
 def test_data_inspect_says_what_prep_would_do(rerank: Rerank, tmp_path: Path) -> None:

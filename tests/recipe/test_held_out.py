@@ -1,5 +1,7 @@
 """What is held out never reaches training: its questions, and its answers as negatives."""
 
+from pathlib import Path
+
 import numpy as np
 
 from recipe.config import PrepConfig
@@ -7,6 +9,7 @@ from recipe.data.rows import Row, Source
 from recipe.preparation.held_out import barred_negatives, hold_out
 from recipe.preparation.mining import Miner
 from recipe.preparation.split import Material, Question, convert, with_ids
+from tests.recipe.stored import stored
 
 CORPUS = {
     "a": "Wool is shorn in spring.",
@@ -114,7 +117,7 @@ def test_splits_that_the_data_name_are_kept() -> None:
     assert "2 row(s) that the data name test are trained on" in lines[0]
 
 
-def test_answers_beyond_max_pos_docs_are_measured_and_never_negatives() -> None:
+def test_answers_beyond_max_pos_docs_are_measured_and_never_negatives(tmp_path: Path) -> None:
     """Twelve answers to each question, with grades, and max_pos_docs = 5."""
     source = Source("rows")
     for split in ("train", "val", "test"):
@@ -133,7 +136,7 @@ def test_answers_beyond_max_pos_docs_are_measured_and_never_negatives() -> None:
     assert barred["train"] == every["test"] | every["val"]
     assert barred["val"] == every["test"]
     names = list(found.corpus)
-    vectors = np.ones((len(names), 1), np.float32)
+    vectors = stored(tmp_path, np.ones((len(names), 1), np.float32))
     miner = Miner(names, vectors, 30, 1.0, barred)
     (mined,) = miner(("train", [train], np.ones((1, 1), np.float32)))
     assert [name for name, _ in mined.negatives] == spare

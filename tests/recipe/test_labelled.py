@@ -196,7 +196,7 @@ def test_a_row_that_cannot_be_used_is_named_and_left_out_when_asked(
     ("name", "content", "why"),
     [
         ("x.csv", "query,positive\na?,b\nc?\n", "line 3: found 1 cells, wanted 2"),
-        ("x.csv", 'query,positive\na?,"b\nc?,d\n', "line 2: cannot be read"),
+        ("x.csv", 'query,positive\na?,"b\nc?,d\n', "1 broken row.*line 2: opens a quote that"),
         ("x.csv", "", "found no rows in x.csv"),
         ("x.csv", "query,positive\n", "found no rows in x.csv"),
         ("x.jsonl", "\n", "found no rows in x.jsonl"),
@@ -243,6 +243,54 @@ def test_a_line_of_a_table_that_cannot_be_parsed_is_one_row(tmp_path: Path) -> N
     with pytest.raises(BadInput, match=r"3 broken row.*line 2: .*line 3: .*line 4: .*max_broken_r"):
         read_all(str(file))
     assert found_in(read_all(str(file), most=3)) == {"h?": ({"i"}, set())}
+
+
+def test_a_quote_that_never_closes_costs_its_own_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "x.csv"
+    rows = "".join(f'q{n}?,"a ""good""\nanswer"\n' for n in range(20))
+    file.write_text(f'query,positive\nb?,c\n{rows}d?,"e\nf?,g\nh?,"i\nj?,k\n')
+    why = r"2 broken row.*x.csv, line 43: .*line 45: opens a quote that never closes"
+    for longest in (files._LONGEST, 15):  # the end of the file, and the longest cell
+        monkeypatch.setattr(files, "_LONGEST", longest)
+        with pytest.raises(BadInput, match=why):
+            read_all(str(file), most=1)
+        asked = [row.question for row in read_all(str(file), most=2).rows]
+        assert asked == ["b?", *(f"q{n}?" for n in range(20)), "f?", "j?"]
+
+
+def test_triples_of_ids_are_checked_line_by_line(tmp_path: Path) -> None:
+    forms.id_triples(tmp_path)
+    file = tmp_path / "qidpidtriples.train.full.2.tsv"
+    with file.open("a") as held:
+        held.write("7\t1\t99\n8\t9\n70\t1\t2\n")
+    with (tmp_path / "queries.dev.tsv").open("a") as held:
+        held.write("7\tAnother text\nalone\n")
+    why = (
+        r"5 broken row.*queries.dev.tsv, line 2: found 'alone', wanted an id, a tab.*queries.tsv, "
+        r"line 8: gives the id '7' to another text.*line 21: names the passage '99', which "
+        r"is not in the collection.*line 22: found 2 cells.*line 23: names the question '70'"
+    )
+    for given in (file, tmp_path):
+        with pytest.raises(BadInput, match=why):
+            read_all(str(given))
+    source = read_all(str(tmp_path), most=5)
+    assert source.form == "MS MARCO's triples of ids"
+    assert len(source.texts) == 2 * len(N)  # what no triple names is there to be mined
+    assert {(row.id, row.split) for row in source.rows} == {(str(n), "train") for n in N}
+    assert source.rows[7].question == "Another text"
+    assert parts(str(file)) == [
+        file,
+        *(tmp_path / name for name in ("collection.tsv", "queries.dev.tsv", "queries.tsv")),
+    ]
+
+
+def test_texts_and_tables_beside_a_collection_are_no_ids(tmp_path: Path) -> None:
+    forms.id_triples(tmp_path)
+    for name, head in (("a.tsv", "query\tpositive\tnegative\n"), ("b.tsv", "")):
+        (tmp_path / name).write_text(f"{head}a b?\tyes\tno\n")
+        assert found_in(read_all(str(tmp_path / name))) == {"a b?": ({"yes"}, {"no"})}
 
 
 def test_a_cell_may_hold_lists_of_texts_and_labels(tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ from recipe.preparation import files
 from recipe.preparation.mining import Miner
 from recipe.preparation.split import Question, convert
 from recipe.stage import perform
-from runtime.postprocess import Floats
+from runtime.postprocess import Floats, unit
 from tests.recipe.killing import killed_after
 from tests.recipe.labelled_forms import sdg_record
+from tests.recipe.stored import stored
 
 GOLDENS = Path(__file__).parent / "goldens" / "prep"
 GOLDEN_NAMES = (
@@ -188,10 +189,12 @@ def test_splits_share_no_file_and_low_scores_go(tmp_path: Path) -> None:
     )
 
 
-def test_the_margin_leaves_out_what_may_be_an_answer() -> None:
+def test_the_margin_leaves_out_what_may_be_an_answer(tmp_path: Path) -> None:
     passages = np.array([[1.0, 0], [0.96, 0.28], [0.94, 0.34], [0.6, 0.8], [0, 1]], np.float32)
     names = list("abcde")
-    miner = Miner(names, passages, 2, 0.95, {"train": frozenset(), "val": frozenset("c")})
+    miner = Miner(
+        names, stored(tmp_path, passages), 2, 0.95, {"train": frozenset(), "val": frozenset("c")}
+    )
     (mined,) = miner(("train", [Question("q", "?", ("a",))], np.array([[1.0, 0]], np.float32)))
     assert mined.positives == [("a", 1.0)]
     assert [name for name, _ in mined.negatives] == ["c", "d"]
@@ -204,6 +207,37 @@ def test_the_margin_leaves_out_what_may_be_an_answer() -> None:
     given = Question("q", "?", ("a",), ("e",))
     (mined,) = miner(("train", [given], np.array([[1.0, 0]], np.float32)))
     assert [name for name, _ in mined.negatives] == ["e", "c"]
+
+
+def test_mining_in_blocks_finds_what_brute_force_finds(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    vectors = unit(random.standard_normal((700, 6)).astype(np.float32))
+    names = [f"d{n}" for n in range(700)]
+    barred = frozenset(names[::7])
+    questions = [
+        Question(
+            f"q{n}",
+            "?",
+            (f"d{n}", f"d{n + 300}"),
+            (f"d{n + 650}",),
+            alike=frozenset([names[n + 1]]),
+        )
+        for n in range(40)
+    ]
+    asked = unit(vectors[:40] + 0.4 * random.standard_normal((40, 6)).astype(np.float32))
+    miner = Miner(names, stored(tmp_path, vectors, 64), 9, 0.9, {"train": barred})
+    for one, vector, mined in zip(
+        questions, asked, miner(("train", questions, asked)), strict=True
+    ):
+        scores = dict(zip(names, vectors.astype(np.float64) @ vector, strict=True))
+        most = 0.9 * min(scores[name] for name in one.positives)
+        out = {*one.answers, *one.negatives, *barred}
+        left = [name for name in names if name not in out and scores[name] <= most]
+        best = sorted(left, key=lambda name: -scores[name])[:8]
+        assert [name for name, _ in mined.negatives] == [*one.negatives, *best]
+        assert [name for name, _ in mined.positives] == [*one.positives]
+        for name, score in (*mined.positives, *mined.negatives):
+            assert score == pytest.approx(scores[name], abs=2e-6)
 
 
 def test_broken_rows_are_named_and_left_out_up_to_the_limit_asked_for(tmp_path: Path) -> None:
@@ -290,6 +324,9 @@ def test_questions_without_enough_negatives_below_the_margin_are_left_out(
     low = msgspec.structs.replace(settings, hard_neg_margin=0.7)
     perform(STAGE, low, force=False, log=lines.append)
     assert "left out 6 question(s) with fewer than 2 negatives below the margin" in lines
+    # Where it computes, and how far it is.
+    assert any(line.startswith("the first stage runs on the ") for line in lines)
+    assert "mine, questions: 7 of 7" in lines
     mined = (Path(settings.output_dir) / "train_mined.automodel.json").read_bytes()
     assert [one["question_id"] for one in json.loads(mined)["data"]] == ["q6"]
     lower = msgspec.structs.replace(settings, hard_neg_margin=0.5)
@@ -320,7 +357,7 @@ def test_a_run_that_is_ended_again_and_again_ends_in_the_same_files(
         for key, value in msgspec.to_builtins(settings).items()
         if value != usual[key]
     ]
-    killed_after("recipe.first_stage:write_atomic", 2, "prep", *arguments, folder=tmp_path)
+    killed_after("recipe.first_stage:write_vectors", 2, "prep", *arguments, folder=tmp_path)
     assert len(list((tmp_path / "embedders" / "vectors").iterdir())) == 2
     # Between the two files of mined negatives: only the remaining vectors were computed.
     embedded: list[int] = []

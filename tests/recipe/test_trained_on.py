@@ -136,3 +136,29 @@ def test_other_evaluation_data_are_held_out_by_prep(
     run += ["prep.base_model=./none", "eval.eval_data_path=held.jsonl", "eval.k_values=[1]"]
     assert main(run) == 1
     assert main([*run, "prep.hold_out_path=held.jsonl"]) == 0
+
+
+def test_what_guards_against_forgetting_is_held_out_beside_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {"query": f"q {n}?", "pos": [f"yes {n}"], "neg": [f"no {n}", f"yes {(n + 1) % 20}"]}
+        for n in range(20)
+    ]
+    lines(tmp_path / "mine.jsonl", rows)
+    lines(tmp_path / "held.jsonl", [{"query": f"q {n}?", "pos": [f"yes {n}"]} for n in range(4)])
+    lines(tmp_path / "guard.jsonl", [{"query": f"Q {n}?", "pos": [f"YES {n}"]} for n in (4, 5)])
+    measured = ["eval.eval_data_path=held.jsonl", "eval.guard_data_path=guard.jsonl"]
+    prep = ["mining=none", "base_model=./none", "data=mine.jsonl", "output_dir=./prep"]
+    run = ["run", "-d", "--from", "prep", *(f"prep.{one}" for one in prep), *measured]
+    run += ["finetune.train_data_path=./prep/train_mined.automodel_unrolled.json"]
+    run += ["eval.k_values=[1]"]
+    assert main([*run, "prep.hold_out_path=held.jsonl"]) == 1
+    assert main([*run, "prep.hold_out_path=held.jsonl,guard.jsonl"]) == 0
+    assert main(["prep", *prep, "hold_out_path=held.jsonl,guard.jsonl"]) == 0
+    groups = read_groups(tmp_path / "prep" / "train_mined.automodel_unrolled.json", 2)
+    passages = {passage for group in groups for passage in group.passages[1:]}
+    assert len(asked(groups)) > 9
+    assert not {f"q {n}?" for n in range(6)} & set(asked(groups))
+    assert not {f"yes {n}" for n in range(6)} & passages

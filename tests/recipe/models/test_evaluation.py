@@ -26,9 +26,11 @@ from recipe.evaluation.metrics import Metrics, measure
 from recipe.evaluation.results import Basis, Column, add_column, read_results
 from recipe.evaluation.scorers import ArtifactScorer
 from recipe.evaluation.session import open_session, require_no_drift
-from runtime.postprocess import Floats, InputType
+from recipe.vectors import Vectors
+from runtime.postprocess import InputType
 from tests.recipe.killing import interrupt_after
 from tests.recipe.models.material import LENGTH_TOKENS, TEMPLATE, write_beir
+from tests.recipe.stored import stored
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -59,16 +61,16 @@ def test_a_query_without_candidates_counts_as_nothing_found() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_candidates_are_the_nearest_whatever_the_chunks(chunk: int) -> None:
+def test_candidates_are_the_nearest_whatever_the_chunks(chunk: int, tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
 
-    def embed(texts: object, kind: InputType) -> Floats:
+    def embed(texts: object, kind: InputType) -> Vectors:
         assert isinstance(texts, list)
-        return np.stack([vectors[int(text)] for text in texts])
+        return stored(tmp_path, np.stack([vectors[int(text)] for text in texts]))
 
     texts = {f"d{n}": str(n) for n in range(10)}
     collection = Collection(texts, {"q": "10", "r": "11"}, {}, "digest")
-    found = find_candidates(collection, embed, 4, chunk, {}).found
+    found = find_candidates(collection, embed, 4, chunk, {}, lambda _: None).found
     lengths = np.linalg.norm(vectors, axis=1)
     for query, row in (("q", 10), ("r", 11)):
         cosines = vectors[:10] @ vectors[row] / lengths[:10] / lengths[row]

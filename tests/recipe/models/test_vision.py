@@ -10,6 +10,7 @@ from PIL import Image
 from recipe.cli import main
 from recipe.config import EvalConfig
 from recipe.corpus_images import ImageText, RowImage
+from recipe.data.files import Place
 from recipe.evaluation import session
 from recipe.evaluation.results import read_results
 from recipe.evaluation.scorers import CheckpointScorer, _document, open_scorer
@@ -171,7 +172,7 @@ def test_few_images_are_in_memory_at_a_time() -> None:
         documents = [
             "a text"
             if size is None
-            else ImageText("", RowImage("", "", 0, "", None, (1, 1), size, ""))
+            else ImageText("", RowImage("", "", Place(0, "utf-8"), "", None, (1, 1), size, ""))
             for size in sizes
         ]
         return [len(group) for group in session._groups(documents)]
