@@ -165,8 +165,9 @@ check-real: $(INSTALLED)  ### the same for real weights: make check-real CHECKPO
 check-triton: .venvs/tritonserver/.installed $(RANK_DIR)/manifest.json  ### a real tritonserver: our model in it, our server before it
 	@$(BIN)/python -m checks.tritonserver $(RANK_DIR)
 
-check-tensorrt: .venvs/tensorrt-10/.installed .venvs/tensorrt-11/.installed  ### our calls of TensorRT's API against its real bindings
+check-tensorrt: .venvs/tensorrt-10/.installed .venvs/tensorrt-11/.installed  ### our calls of TensorRT against its real bindings, our graphs against what its parser says
 	@$(BIN)/python -m checks.tensorrt_names
+	$(BIN)/python -m checks.tensorrt_graphs
 
 check-cuda: .venvs/cuda/.installed .venvs/cuda-headers/.installed  ### the real onnxruntime-gpu under a fake CUDA, on a machine without a GPU
 	@$(BIN)/python -m checks.cuda

@@ -22,7 +22,11 @@ from typing import Any
 from checks.here import need_tools
 
 VERSIONS = ("10", "11")
-SOURCES = (Path("exporter/tensorrt_plan.py"), Path("runtime/engines/tensorrt.py"))
+SOURCES = (
+    Path("exporter/tensorrt_attention.py"),
+    Path("exporter/tensorrt_plan.py"),
+    Path("runtime/engines/tensorrt.py"),
+)
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 # Symbols that the bindings import from the libraries.
 FUNCTIONS = (
@@ -44,6 +48,7 @@ CLASSES = {
     "config": "IBuilderConfig",
     "context": "IExecutionContext",
     "e": "ParserError",
+    "inspector": "EngineInspector",
     "layer": "IAttentionInputLayer",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",

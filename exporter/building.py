@@ -40,28 +40,30 @@ from runtime.profile import TargetProfile, load_target_profile
 from runtime.selection import image_targets, takes_images
 
 ENGINE = "tensorrt"
+# What the documentation names: rows of up to 512 tokens, and long ones too. Others are data.
+USUAL_TARGETS = ("tensorrt-fp16", "tensorrt-fp16-4096")
 
 
 def build(
     directory: Path,
-    target_name: str,
+    target_name: str | None,
     out: Path,
     timing_cache: Path | None = None,
     *,
     version_compatible: bool = False,
 ) -> Manifest:
-    """Build model.plan for `target_name` from the artifact `directory`, into the artifact `out`; of
-    a model that takes images vision.plan as well.
+    """Build model.plan of the artifact `directory`, in the artifact `out`; of a model that takes
+    images vision.plan as well. `target_name` is None for the target that it was exported for.
 
     `out` may be `directory`. `version_compatible` makes a plan that later versions of TensorRT's
     same major version run too, whatever the target says. Raises ExportError or ServingError; `out`
     then is as it was before.
     """
-    target = load_target_profile(target_name)
-    if version_compatible:
-        target = msgspec.structs.replace(target, version_compatible=True)
     directory = find_directory(directory)
     manifest = read_manifest(directory)
+    target = load_target_profile(target_name or manifest.target)
+    if version_compatible:
+        target = msgspec.structs.replace(target, version_compatible=True)
     _refuse(manifest, target)
     machine = this_machine(target)
     refuse_foreign(out)
@@ -92,8 +94,8 @@ def build(
 def _refuse(manifest: Manifest, target: TargetProfile) -> None:
     if target.engine != ENGINE:
         raise PlanFailed(
-            f"target {target.name} runs on {target.engine} and has no plan; name a target of "
-            "TensorRT"
+            f"found target {target.name}, which runs on {target.engine} and has no plan, wanted "
+            f"one of TensorRT, such as {' or '.join(USUAL_TARGETS)}; export the checkpoint for it"
         )
     if manifest.vision is not None and not takes_images(target):
         raise PlanFailed(
@@ -101,13 +103,18 @@ def _refuse(manifest: Manifest, target: TargetProfile) -> None:
             f"one of {', '.join(image_targets())}"
         )
     own = load_target_profile(manifest.target)
-    same = (own.precision, own.weights, own.operators)
-    if same != (target.precision, target.weights, target.operators):
+    if _graph_of(own) != _graph_of(target):
         raise PlanFailed(
-            f"the graph was exported for {own.name} ({own.precision}, {own.operators} operators), "
-            f"wanted {target.precision} in ONNX's own operators; export the checkpoint with "
-            f"--target {target.name} first"
+            f"the graph was exported for {own.name} ({own.precision}, {own.operators} operators, "
+            f"attention by {own.attention}), wanted {target.precision} in ONNX's own operators, "
+            f"attention by {target.attention}; export the checkpoint with --target {target.name} "
+            "first"
         )
+
+
+def _graph_of(target: TargetProfile) -> tuple[str, ...]:
+    """What the graph of a target depends on."""
+    return target.precision, target.weights, target.operators, target.attention
 
 
 def _files(manifest: Manifest) -> Iterator[tuple[str, str]]:

@@ -173,7 +173,14 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 def _add_build(parser: argparse.ArgumentParser) -> None:
     plans = [name for name, engine in _targets() if engine == "tensorrt"]
     _add_directory(parser, "an artifact of rerank-export")
-    parser.add_argument("--target", choices=plans, required=True, help="precision and shapes")
+    parser.add_argument(
+        "--target",
+        choices=plans,
+        metavar="NAME",
+        help="precision and shapes: tensorrt-fp16 takes rows of up to 512 tokens, "
+        "tensorrt-fp16-4096 longer ones too; any of profiles/targets whose engine is tensorrt "
+        "(default: the target that the artifact was exported for)",
+    )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="write the artifact with its plan there instead"
     )

@@ -10,15 +10,21 @@ import torch
 from exporter import onnxruntime_cuda
 from exporter.architectures.nemotron_vl import EMBEDS_INPUT, PIXELS_INPUT, NemotronVL
 from exporter.checkpoint import Checkpoint, load_model, probe
+from exporter.errors import ExportError
 from exporter.long_rows import unchunk_attention
 from exporter.onnx_file import Example, move_to_onnx
 from exporter.progress import stage
 from exporter.quantization.static import quantize_for_tensorrt
 from exporter.quantization.step import quantize
+from exporter.tensorrt_graph import require_parsed
+from exporter.tensorrt_lengths import TurnedRows, adapt
 from exporter.tolerances import LOW_PRECISIONS
 from exporter.workspace import link_or_copy
 from runtime.manifest import MODEL_FILE, VISION_FILE, Manifest
 from runtime.profile import TargetProfile
+
+# Engines that give their graphs to TensorRT's parser.
+PARSED = ("onnxruntime-tensorrt", "tensorrt")
 
 
 class MakeGraph(Protocol):
@@ -33,9 +39,13 @@ class MakeGraph(Protocol):
 def make_graph(
     checkpoint: Checkpoint, manifest: Manifest, target: TargetProfile, directory: Path
 ) -> None:
-    """Write the graph and round it. Raises as `write_graph` and `round_graph` do."""
+    """Write the graph and round it. Raises as `write_graph` and `round_graph` do, and ExportError
+    for a graph that TensorRT's parser does not take."""
     write_graph(checkpoint, target, directory)
     round_graph(directory, manifest, target)
+    if target.engine in PARSED:
+        for path in directory.glob("*.onnx"):
+            require_parsed(path)
 
 
 def bring_graph(source: Path, directory: Path, *, link: bool = False) -> None:
@@ -51,7 +61,8 @@ def bring_graph(source: Path, directory: Path, *, link: bool = False) -> None:
 
 def write_graph(checkpoint: Checkpoint, target: TargetProfile, directory: Path) -> None:
     """Load the weights, check the attention mask, and write model.onnx; of a model that takes
-    images vision.onnx too. Raises CheckpointRefused and AttentionMismatch."""
+    images vision.onnx too. Raises CheckpointRefused, AttentionMismatch, and ExportError for a model
+    without attention of the target's kind."""
     with stage("load the checkpoint"):
         model = load_model(checkpoint)
         probe(model, checkpoint.config["vocab_size"])
@@ -61,13 +72,20 @@ def write_graph(checkpoint: Checkpoint, target: TargetProfile, directory: Path) 
         else:
             # On a GPU only once a card has shown that attention of one row stays its fast kernel.
             model.halve(getattr(torch, target.weights))
+        examples = {}
         if isinstance(model, NemotronVL):
             embeds = _several(model.blank_inputs(torch.ones(2, 5))[EMBEDS_INPUT])
             tiles = _several(torch.empty(0, 3, model.tile_size, model.tile_size))
             move_to_onnx(model.take_tower(), directory, VISION_FILE, {PIXELS_INPUT: tiles})
-            move_to_onnx(model, directory, examples={EMBEDS_INPUT: embeds})
-        else:
-            move_to_onnx(model, directory)
+            examples = {EMBEDS_INPUT: embeds}
+        by_lengths = target.attention == "lengths"
+        move_to_onnx(TurnedRows(model) if by_lengths else model, directory, examples=examples)
+        if by_lengths and not adapt(directory / MODEL_FILE):
+            raise ExportError(
+                f"found no attention with a padding mask in the graph of "
+                f"{checkpoint.architecture}, wanted one that can be told lengths for the target "
+                f"{target.name}; choose the target tensorrt-fp16"
+            )
         if target.operators == "onnxruntime-cuda":
             onnxruntime_cuda.adapt(directory, lean=target.lean, packed=target.packed)
 

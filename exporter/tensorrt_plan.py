@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import PlanFailed
+from exporter.tensorrt_attention import attentions, unfused
+from exporter.tensorrt_operators import Version, first_version, numbers
 from runtime.errors import EngineUnavailable
 from runtime.gpu import Gpu, find_gpu
 from runtime.manifest import PlanHardware
@@ -26,8 +28,11 @@ from runtime.vision.layout import PIXELS_INPUT
 Dims = tuple[int, ...]
 Range = tuple[Dims, Dims, Dims]
 
-# The first whose parser knows RMSNormalization and RotaryEmbedding.
-OLDEST = (10, 15)
+# The oldest whose bindings have all that is called here; graphs may need a newer one.
+OLDEST = "10.15"
+# The first that takes our graphs whose attention is told lengths; an older one would take what they
+# mean in other operators, with a mask.
+OLDEST_FOR_LENGTHS = "11.1"
 # The least compute capability whose tensor cores multiply fp8.
 _FP8_CAPABILITY = (8, 9)
 _MAX_ERRORS = 8
@@ -75,13 +80,14 @@ def this_machine(target: TargetProfile) -> Machine:
 def refuse_machine(machine: Machine, target: TargetProfile) -> None:
     """Raise EngineUnavailable when TensorRT is too old, or the GPU cannot compute the precision."""
     version = str(machine.trt.__version__)
-    if _numbers(version)[:2] < OLDEST:
+    oldest = OLDEST_FOR_LENGTHS if target.attention == "lengths" else OLDEST
+    if numbers(version)[:2] < numbers(oldest):
         raise EngineUnavailable(
-            f"found TensorRT {version}, wanted 10.15 or newer, whose parser knows the graph's "
-            "operators; install a newer one"
+            f"found TensorRT {version}, wanted {oldest} or newer for target {target.name}; install "
+            "a newer one, or choose tensorrt-fp16"
         )
     capability = machine.gpu.compute_capability
-    if target.precision == "fp8" and _numbers(capability) < _FP8_CAPABILITY:
+    if target.precision == "fp8" and numbers(capability) < _FP8_CAPABILITY:
         raise EngineUnavailable(
             f"target {target.name} needs compute capability 8.9, found {machine.gpu.name} with "
             f"{capability}; choose tensorrt-fp16"
@@ -116,6 +122,8 @@ def compile_plan(
     config = builder.create_builder_config()
     # Float32 is there for exactness: norms, pooling and head must not be rounded to 10 bits.
     config.clear_flag(trt.BuilderFlag.TF32)
+    # So that the inspector can tell which kernels compute attention; it costs no time in a call.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if target.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     _add_profiles(builder, network, config, target)
@@ -123,14 +131,15 @@ def compile_plan(
     monitor = _monitor(trt, log)
     config.progress_monitor = monitor
     serialized = builder.build_serialized_network(network, config)
-    attentions = _attentions(trt, network)
-    if serialized is None and attentions and not monitor.interrupted:
+    found = attentions(trt, network)
+    in_parts = serialized is None and bool(found) and not monitor.interrupted
+    if in_parts:
         log(
-            f"TensorRT cannot fuse the attention of all {len(attentions)} layers "
+            f"TensorRT cannot fuse the attention of all {len(found)} layers "
             f"({logger.take_errors()}); it is compiled again in parts, which are slower and store "
             "the scores of all pairs of tokens"
         )
-        for attention in attentions:
+        for attention in found:
             attention.decomposable = True
         serialized = builder.build_serialized_network(network, config)
     if monitor.interrupted:
@@ -138,6 +147,9 @@ def compile_plan(
     if serialized is None:
         reason = logger.take_errors()
         raise PlanFailed(f"TensorRT {trt.__version__} could not build {plan.name}: {reason}")
+    if in_parts:
+        names = [attention.name for attention in found]
+        log(unfused(trt, logger, serialized, names, host_code=target.version_compatible))
     plan.write_bytes(serialized)
     if timing_cache is not None and cached:
         write_atomic(timing_cache, bytes(config.get_timing_cache().serialize()))
@@ -154,21 +166,16 @@ def _parse(trt: Any, network: Any, logger: Any, graph: Path) -> None:
     )
     raise PlanFailed(
         f"TensorRT {trt.__version__} cannot parse {graph.name}: {details or logger.take_errors()}; "
-        "use a newer TensorRT, or another target"
+        f"{_advice({e.node_operator() for e in errors}, numbers(trt.__version__))}"
     )
 
 
-def _attentions(trt: Any, network: Any) -> list[Any]:
-    """What the parser made of ONNX's Attention. If no fused kernel fits, TensorRT fails, unless an
-    attention is `decomposable`, for which the operator has no attribute."""
-    found = []
-    for number in range(network.num_layers):
-        layer = network.get_layer(number)
-        if layer.type == trt.LayerType.ATTENTION_INPUT:
-            # The bindings return every layer as its base class.
-            layer.__class__ = trt.IAttentionInputLayer
-            found.append(layer.attention)
-    return found
+def _advice(operators: set[str], installed: Version) -> str:
+    """What helps a graph of which these operators were not parsed."""
+    first = first_version(operators)
+    if operators and first is not None and numbers(first) > installed[:2]:
+        return f"wanted TensorRT {first} or newer, whose parser takes them; install that"
+    return "use a newer TensorRT, or another target"
 
 
 def _require_rounding(trt: Any, network: Any, target: TargetProfile) -> None:
@@ -304,7 +311,3 @@ def _logger(trt: Any) -> Any:
             return "; ".join(found) or "it gave no reason"
 
     return Logger()
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())

@@ -133,6 +133,9 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `calls_ahead` is the number of full calls that are taken from the queue and laid out while the
     engine computes; a row that comes later waits for these, too.
 
+    `attention` is told padding by a mask, or the lengths of rows, of which older versions of
+    TensorRT know nothing.
+
     For targets of TensorRT: `shapes` are its optimisation profiles, the first for short rows;
     `tiles` are the tiles of images in one call of a vision model, None where plans of them are not
     built; `version_compatible` builds plans that later versions of the same major version also run.
@@ -148,6 +151,7 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     operators: Literal["onnx", "onnxruntime-cuda"] = "onnx"
     lean: bool = False
     packed: bool = False
+    attention: Literal["mask", "lengths"] = "mask"
     graph_tokens: int = 0
     calls_ahead: int = 0
     shapes: tuple[Shapes, ...] = ()

@@ -20,7 +20,7 @@ _PROJECT = tomllib.loads((_ROOT / "pyproject.toml").read_text("utf-8"))
 # Extras of what is served, and of the stages beside it.
 _FILES = {
     "Dockerfile.cpu": ["serve-cpu,openvino,triton,vision"],
-    "Dockerfile.gpu": ["serve-gpu,tensorrt,triton,vision", "export"],
+    "Dockerfile.gpu": ["serve-gpu,triton,vision", "tensorrt", "export"],
 }
 
 
@@ -173,3 +173,62 @@ def test_tensorrt_is_the_version_that_onnx_runtime_was_built_for() -> None:
     pins = (_ROOT / "constraints.txt").read_text("utf-8").split()
     assert [pin.split("==")[1].split(".")[0] for pin in pins if "tensorrt-cu13==" in pin] == ["10"]
     assert _PROJECT["project"]["optional-dependencies"]["tensorrt"][0].endswith("<11")
+
+
+def test_the_gpu_image_has_no_cudnn_unless_it_is_asked_for() -> None:
+    (base,) = (one for one in _of("Dockerfile.gpu", "ARG") if one.startswith("BASE_IMAGE="))
+    assert base == "BASE_IMAGE=nvidia/cuda:13.0.1-runtime-ubuntu24.04"
+    assert "13.0.1-cudnn-runtime" in (_ROOT / "Dockerfile.gpu").read_text("utf-8")
+
+
+_CARDS = ("sm75", "sm80", "sm90", "sm120", "ptx")
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """An environment with TensorRT's libraries by name, for cards and for every machine."""
+    libraries = tmp_path / "venv" / "lib" / "python3.12" / "site-packages" / "tensorrt_libs"
+    libraries.mkdir(parents=True)
+    for name in ("", *(f"_builder_resource_{card}" for card in _CARDS)):
+        (libraries / f"libnvinfer{name}.so.10.16.1").touch()
+    pip = tmp_path / "venv" / "bin" / "pip"
+    pip.parent.mkdir()
+    pip.write_text('#!/bin/sh\nexit "${PIP_FAILS:-0}"\n')
+    pip.chmod(0o755)
+    return tmp_path / "venv"
+
+
+def _run(part: str, venv: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The instruction RUN of Dockerfile.gpu with this `part`, in `venv`."""
+    (command,) = (run for run in _of("Dockerfile.gpu", "RUN") if part in run)
+    command = re.sub(r"^--mount=\S+\s+", "", command).replace("/opt/venv", str(venv))
+    environment = {"PATH": "/usr/bin:/bin", **variables}
+    return subprocess.run(
+        ["sh", "-c", command], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept"),
+    [("all", _CARDS), ("90", ("sm90",)), ("80 120", ("sm80", "sm120")), ("none", ())],
+)
+def test_libraries_for_other_cards_are_left_out(
+    venv: Path, wanted: str, kept: tuple[str, ...]
+) -> None:
+    assert _run("builder_resource", venv, PLAN_CARDS=wanted).returncode == 0
+    found = {path.name for path in venv.rglob("libnvinfer*")}
+    cards = {f"libnvinfer_builder_resource_{card}.so.10.16.1" for card in kept}
+    assert found == {"libnvinfer.so.10.16.1", *cards}
+    assert (venv / "share" / "plan-cards").read_text() == f"{wanted}\n"
+    assert "PLAN_CARDS=all" in _of("Dockerfile.gpu", "ARG")
+
+
+def test_libraries_that_were_not_fetched_are_told(venv: Path) -> None:
+    assert _run("[tensorrt]", venv).returncode == 0
+    told = "found no TensorRT libraries, wanted those that tensorrt-cu13-libs fetches from NVIDIA"
+    assert told in _run("[tensorrt]", venv, PIP_FAILS="1").stderr
+    for library in venv.rglob("libnvinfer*"):
+        library.unlink()
+    done = _run("[tensorrt]", venv)
+    assert done.returncode == 1
+    assert told in done.stderr

@@ -59,8 +59,8 @@ def test_data_of_the_packages_is_in_them(installed: Path, reported: dict[str, An
     assert "nvidia/llama-nemotron-rerank-1b-v2" in reported["models"]
     assert "cpu-fp32" in reported["targets"]
     assert reported["configurations"] == ["default", "small"]
-    for name in ("model.py", "start.sh"):
-        assert (installed / "exporter" / "triton" / name).is_file()
+    for name in ("tensorrt_operators.toml", "triton/model.py", "triton/start.sh"):
+        assert (installed / "exporter" / name).is_file()
 
 
 def test_the_recipe_knows_its_stages(reported: dict[str, Any]) -> None:

@@ -57,8 +57,8 @@ def pool(states: Tensor, attention_mask: Tensor, pooling: str) -> Tensor:
     return Chosen.by(attention_mask, pooling, causal=False).of(states).squeeze(1)
 
 
-def padding_behind(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, int64 [batch, sequence], with every row turned so that it begins with a real token:
+def padding_behind(input_ids: Tensor, attention_mask: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+    """All, int64 [batch, sequence], with every row turned so that it begins with a real token:
     padding, which is on one side of them, then is behind them."""
     positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     # Not from the shape, which a captured CUDA graph cannot copy to the device, and not as the
@@ -67,7 +67,7 @@ def padding_behind(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, T
     first = torch.where(attention_mask.bool(), positions, last).amin(dim=1, keepdim=True)
     far = positions + first
     places = torch.where(far <= last, far, far - last - 1)
-    return input_ids.gather(1, places), attention_mask.gather(1, places)
+    return tuple(one.gather(1, places) for one in (input_ids, attention_mask, *more))
 
 
 def visible(attention_mask: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ _PROVIDERS = {
 }
 _MISSING = {
     CUDA: "the libraries of CUDA 13, a driver for it, and a GPU that this onnxruntime has code for",
-    TENSORRT: "libnvinfer.so.10 and libnvonnxparser.so.10 of TensorRT 10 on LD_LIBRARY_PATH",
+    TENSORRT: "libnvinfer.so.10 and libnvonnxparser.so.10 of TensorRT 10, and libcudnn.so.9, which "
+    "onnxruntime's provider links, on LD_LIBRARY_PATH",
 }
 # What to do when a provider leaves heavy operators to another one.
 _TAKES_ALL = {

@@ -15,6 +15,8 @@ import onnx
 
 from tests.runtime.engines.tensorrt_stand_in import MAGIC
 
+_REFUSED = "RMSNormalization"
+
 
 class ILogger:
     class Severity(Enum):
@@ -39,17 +41,27 @@ class BuilderFlag(Enum):
     VERSION_COMPATIBLE = 2
 
 
+class ProfilingVerbosity(Enum):
+    DETAILED = 2
+
+
+class LayerInformationFormat(Enum):
+    JSON = 1
+
+
 class ILayer:
-    def __init__(self, kind: "LayerType") -> None:
-        self.type = kind
+    def __init__(self, kind: "LayerType", number: int = 0) -> None:
+        self.type, self.number = kind, number
 
 
 class IAttentionInputLayer(ILayer):
-    """What a layer of its type is once it is taken for one."""
+    """What a layer of its type is once it is taken for one; the first is `attention`."""
 
     @property
     def attention(self) -> Any:
-        return self.__dict__.setdefault("_attention", SimpleNamespace(decomposable=False))
+        name = f"attention_{self.number}" if self.number else "attention"
+        new = SimpleNamespace(decomposable=False, name=name)
+        return self.__dict__.setdefault("_attention", new)
 
 
 class LayerType(Enum):
@@ -81,6 +93,7 @@ class Config:
         self.profiles: list[Profile] = []
         self.cache: TimingCache | None = None
         self.progress_monitor: Any = None
+        self.profiling_verbosity: ProfilingVerbosity | None = None
 
     def set_flag(self, flag: BuilderFlag) -> None:
         self.flags.add(flag)
@@ -111,7 +124,8 @@ class Config:
 
 
 class TensorRt:
-    """The module; `seen` is what it was told, `fails` what goes wrong on purpose."""
+    """The module; `seen` is what it was told, `fails` what goes wrong on purpose, `inspected` what
+    the inspector says of a plan."""
 
     ILogger = ILogger
     IProgressMonitor = IProgressMonitor
@@ -119,8 +133,11 @@ class TensorRt:
     BuilderFlag = BuilderFlag
     LayerType = LayerType
     IAttentionInputLayer = IAttentionInputLayer
+    ProfilingVerbosity = ProfilingVerbosity
+    LayerInformationFormat = LayerInformationFormat
 
     def __init__(self, version: str = "10.16.1.11", fails: str = "") -> None:
+        self.inspected: list[Any] = []
         self.layers = [LayerType.MATRIX_MULTIPLY, LayerType.ATTENTION_INPUT]
         self.__version__ = version
         self.fails = fails
@@ -128,7 +145,11 @@ class TensorRt:
 
     def Builder(self, logger: ILogger) -> Any:  # noqa: N802
         seen, fails, network = self.seen, self.fails, SimpleNamespace(graph=b"")
-        layers = seen.layers = [ILayer(kind) for kind in self.layers]
+        attention = [kind for kind in self.layers if kind == LayerType.ATTENTION_INPUT]
+        layers = seen.layers = [
+            *(ILayer(kind) for kind in self.layers if kind != LayerType.ATTENTION_INPUT),
+            *(ILayer(kind, number) for number, kind in enumerate(attention)),
+        ]
         network.num_layers, network.get_layer = len(layers), layers.__getitem__
 
         def create_network(flags: int = 0) -> Any:
@@ -171,17 +192,29 @@ class TensorRt:
             build_serialized_network=build_serialized_network,
         )
 
+    def Runtime(self, logger: ILogger) -> Any:  # noqa: N802
+        def deserialize_cuda_engine(plan: bytes) -> Any:
+            self.seen.host_code = runtime.engine_host_code_allowed
+            return SimpleNamespace(create_engine_inspector=lambda: inspector)
+
+        def get_engine_information(format: LayerInformationFormat) -> str:  # noqa: A002
+            return json.dumps({"Layers": self.inspected, "Bindings": []})
+
+        inspector = SimpleNamespace(get_engine_information=get_engine_information)
+        runtime = SimpleNamespace(deserialize_cuda_engine=deserialize_cuda_engine)
+        return runtime
+
     def OnnxParser(self, network: Any, logger: ILogger) -> Any:  # noqa: N802
         def parse_from_file(model: str) -> bool:
             network.graph = Path(model).read_bytes()
             inputs = [_tensor(value) for value in onnx.load_from_string(network.graph).graph.input]
             network.num_inputs, network.get_input = len(inputs), inputs.__getitem__
-            return self.fails != "parse"
+            return not self.fails.startswith("parse")
 
         error = SimpleNamespace(
             node=lambda: 7,
             node_name=lambda: "node_rms_norm",
-            node_operator=lambda: "RMSNormalization",
+            node_operator=lambda: self.fails.removeprefix("parse ").replace("parse", _REFUSED),
             desc=lambda: "no importer registered",
         )
         return SimpleNamespace(

@@ -72,7 +72,7 @@ def test_it_can_go_elsewhere_and_be_built_again(
 ) -> None:
     before = files(planless)
     out = tmp_path / "cache" / "artifact"
-    command = ["build", str(planless), "--target", "tensorrt-fp16", "--out", str(out)]
+    command = ["build", str(planless), "--out", str(out)]  # for the target that it was made for
     assert main([*command, "--timing-cache", str(tmp_path / "timing")]) == 0
     assert files(planless) == before
     output = capsys.readouterr()
@@ -81,6 +81,7 @@ def test_it_can_go_elsewhere_and_be_built_again(
     assert "Building: step 1 of 2" in output.err
     assert (tmp_path / "timing").exists()
     assert read_manifest(out).plan.version_compatible is False  # type: ignore[union-attr]
+    assert read_manifest(out).plan.target == "tensorrt-fp16"  # type: ignore[union-attr]
     again = ["build", str(out), "--target", "tensorrt-fp16-4096", "--version-compatible"]
     assert main(again) == 0
     manifest = read_manifest(out)
@@ -126,7 +127,7 @@ def test_what_tensorrt_refuses_leaves_the_artifact_as_it_was(
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("cuda-fp16", "runs on onnxruntime-cuda and has no plan"),
+        ("cuda-fp16", "has no plan, wanted .* tensorrt-fp16 or tensorrt-fp16-4096; export"),
         ("tensorrt-fp8", r"wanted fp8 .* --target tensorrt-fp8 first"),
         ("tensorrt-bf16", "wanted bf16"),
     ],
@@ -140,6 +141,8 @@ def test_another_kind_of_graph_is_refused(planless: Path, target: str, message: 
 def test_operators_that_tensorrt_does_not_know_are_refused(half_artifact: Path) -> None:
     with pytest.raises(PlanFailed, match="onnxruntime-cuda operators"):
         build(half_artifact, "tensorrt-fp16", half_artifact)
+    with pytest.raises(PlanFailed, match="found target cuda-fp16, which runs on onnxruntime-cuda"):
+        build(half_artifact, None, half_artifact)
 
 
 @pytest.mark.usefixtures("machine")

@@ -1,7 +1,9 @@
 """The calls of TensorRT's API, and messages when it refuses; its bindings are a stand-in."""
 
+import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,7 +22,7 @@ from exporter.tensorrt_plan import (
 from runtime.errors import EngineUnavailable
 from runtime.gpu import Gpu
 from runtime.profile import Shapes, TargetProfile, load_target_profile
-from tests.exporter.tensorrt_stand_in import BuilderFlag, LayerType, TensorRt
+from tests.exporter.tensorrt_stand_in import BuilderFlag, LayerType, ProfilingVerbosity, TensorRt
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", "x86_64", "580.65.06")
 TARGET = load_target_profile("tensorrt-fp16-4096")
@@ -57,6 +59,7 @@ def test_a_plan_is_strongly_typed_and_takes_the_targets_shapes(tmp_path: Path) -
     assert (tmp_path / "model.plan").read_bytes().endswith(TEXTS)
     assert trt.seen.flags == 1 << 1  # STRONGLY_TYPED
     assert trt.seen.config.flags == set()  # no TF32, no half precision by the builder's choice
+    assert trt.seen.config.profiling_verbosity == ProfilingVerbosity.DETAILED
     assert [profile.shapes for profile in trt.seen.config.profiles] == [
         dict.fromkeys(("input_ids", "attention_mask"), shapes)
         for shapes in (((1, 3), (16, 256), (64, 512)), ((1, 3), (4, 2048), (8, 4096)))
@@ -65,13 +68,48 @@ def test_a_plan_is_strongly_typed_and_takes_the_targets_shapes(tmp_path: Path) -
     assert not trt.seen.layers[1].attention.decomposable  # or slow kernels would go unseen
 
 
-def test_attention_that_cannot_be_fused_is_said_and_compiled_in_parts(tmp_path: Path) -> None:
+def layer(name: str, *nodes: str, tactic: str = "") -> dict[str, Any]:
+    """What the inspector says of a kernel that computes `nodes`."""
+    metadata = "".join(f"[ONNX Layer: {node}]" for node in nodes)
+    return {"Name": name, "LayerType": "kgen", "TacticName": tactic, "Metadata": metadata}
+
+
+FUSED = layer("_gemm_mha_v2_myl0_4", "attention", tactic="sm90_mha")
+IN_PARTS = [layer("gemm_2", "attention_1"), layer("__myl_MaxSubExp", "attention_1", "next")]
+NONE_KNOWN = "names no layer of attention: which are in parts is unknown"
+
+
+@pytest.mark.parametrize(
+    ("inspected", "told"),
+    [
+        ([FUSED, *IN_PARTS], "attention of 1 of 2 layers is computed in parts: attention_1"),
+        ([FUSED, layer("fmha", "attention_1")], "all 2 layers is in fused kernels after all"),
+        ([layer("gemm", "attention"), *IN_PARTS], "2 of 2 layers .*: attention, attention_1"),
+        ([layer("_mha", "pre_attention"), layer("gemm", "attention"), *IN_PARTS], "2 of 2 layers"),
+        (["_gemm_mha_v2_myl0_4", "gemm"], NONE_KNOWN),  # names alone
+        ([], NONE_KNOWN),
+    ],
+)
+def test_attention_that_cannot_be_fused_is_said_and_compiled_in_parts(
+    tmp_path: Path, inspected: list[Any], told: str
+) -> None:
     trt = TensorRt(fails="fusion")
+    trt.layers.append(LayerType.ATTENTION_INPUT)
+    trt.inspected = inspected
     output = compiled(tmp_path, trt)
     assert (tmp_path / "model.plan").read_bytes().endswith(TEXTS)
-    assert trt.seen.layers[1].attention.decomposable
+    assert all(one.attention.decomposable for one in trt.seen.layers[1:])
     (said,) = (line for line in output if "cannot fuse" in line)
-    assert "all 1 layers (no fused kernel for this attention)" in said
+    assert "all 2 layers (no fused kernel for this attention)" in said
+    assert re.search(told, output[-1])
+    assert trt.seen.host_code is False
+
+
+def test_a_plan_that_cannot_be_inspected_is_kept(tmp_path: Path) -> None:
+    trt = TensorRt(fails="fusion")
+    trt.Runtime = lambda _: SimpleNamespace(deserialize_cuda_engine=lambda _: None)  # type: ignore[method-assign]
+    assert compiled(tmp_path, trt)[-1].endswith(NONE_KNOWN)
+    assert (tmp_path / "model.plan").exists()
 
 
 def test_images_bring_as_many_tiles_as_fit_into_a_call() -> None:
@@ -124,6 +162,23 @@ def test_a_parser_error_names_the_node(tmp_path: Path) -> None:
     with pytest.raises(PlanFailed, match=r"node 7 'node_rms_norm' \(RMSNormalization\): no imp"):
         compiled(tmp_path, TensorRt(fails="parse"))
     assert not (tmp_path / "model.plan").exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "operator", "told"),
+    [
+        ("10.14.1", "RMSNormalization", "wanted TensorRT 10.15 or newer, whose parser takes them"),
+        ("10.16.1.11", "Swish", "wanted TensorRT 11.0 or newer"),
+        # Known, and refused nevertheless; never heard of.
+        ("11.4.0.106", "RMSNormalization", "use a newer TensorRT, or another target"),
+        ("11.4.0.106", "Frobnicate", "use a newer TensorRT, or another target"),
+    ],
+)
+def test_a_parser_that_is_too_old_is_told_by_its_version(
+    tmp_path: Path, version: str, operator: str, told: str
+) -> None:
+    with pytest.raises(PlanFailed, match=told):
+        compiled(tmp_path, TensorRt(version, fails=f"parse {operator}"))
 
 
 def test_fp8_without_rounding_in_the_graph_is_refused(tmp_path: Path) -> None:

@@ -69,7 +69,8 @@ def test_shapes_out_of_order_are_refused() -> None:
 def test_plans_of_towers_are_for_targets_in_half_precision() -> None:
     targets = map(profile.load_target_profile, profile.target_profile_names())
     tiles = {target.name: target.tiles for target in targets if target.tiles is not None}
-    names = ("tensorrt-bf16", "tensorrt-fp16", "tensorrt-fp16-4096", "tensorrt-fp16-8192")
+    longer = (f"tensorrt-fp16-{kind}" for kind in ("4096", "8192", "lengths"))
+    names = ("tensorrt-bf16", "tensorrt-fp16", *longer)
     assert tiles == dict.fromkeys(names, (1, 7, 28))
 
 

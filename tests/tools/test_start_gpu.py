@@ -1,6 +1,7 @@
 """The GPU image's entrypoint, with stand-ins for the commands that it calls."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -42,7 +43,9 @@ class Container:
         (self.bin / name).write_text(text)
         (self.bin / name).chmod(0o755)
 
-    def start(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def start(
+        self, *arguments: str, script: Path = _SCRIPT, **more: str
+    ) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": f"{self.bin}:{os.environ['PATH']}",
             "CALLS": str(self.calls),
@@ -52,7 +55,7 @@ class Container:
             **more,
         }
         return subprocess.run(
-            [str(_SCRIPT), *arguments], env=environment, capture_output=True, text=True, check=False
+            [str(script), *arguments], env=environment, capture_output=True, text=True, check=False
         )
 
     def called(self) -> list[str]:
@@ -153,6 +156,23 @@ def test_a_machine_without_a_gpu_or_tensorrt_is_refused(container: Container) ->
     container.command("python3", "#!/bin/sh\nexit 1\n")
     assert "found no TensorRT" in container.start().stderr
     assert container.called() == []
+
+
+@pytest.mark.parametrize(
+    ("cards", "builds"), [("all", True), ("80 90", True), ("89", False), ("none", False)]
+)
+def test_an_image_without_the_libraries_for_this_card_builds_no_plan(
+    container: Container, cards: str, builds: bool
+) -> None:
+    share = container.bin.parent / "share"
+    share.mkdir()
+    (share / "plan-cards").write_text(f"{cards}\n")
+    copy = shutil.copy(_SCRIPT, container.bin / "start-gpu")
+    done = container.start(script=Path(copy))
+    assert done.returncode == (0 if builds else 2)
+    assert bool(container.called()) == builds
+    wanted = f"builds plans for the cards '{cards}', wanted 90: build the image with --build-arg"
+    assert (wanted in done.stderr) != builds
 
 
 def test_a_signal_ends_the_build_and_nothing_is_served(container: Container) -> None:
