@@ -16,9 +16,14 @@ LAYERS = 2
 
 
 def loaded(artifact: Path, precision: str = "fp16") -> ModelProto:
-    """The graph of an artifact in float16; its weights rounded to bfloat16 for `bf16`."""
+    """The graph of an artifact in float16; its weights rounded to bfloat16 for `bf16`, and those of
+    norms to either, as trained ones are."""
     model = onnx.load(artifact / "model.onnx")
     kind = HALVES[precision]
+    for tensor in model.graph.initializer:
+        if "norm" in tensor.name:
+            half = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(kind))
+            tensor.CopyFrom(numpy_helper.from_array(half.astype(np.float32), tensor.name))
     if precision == "bf16":
         for tensor in model.graph.initializer:
             if tensor.data_type == TensorProto.FLOAT16:
