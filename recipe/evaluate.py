@@ -18,8 +18,9 @@ from recipe.evaluation.candidates import (
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.drift import Drift
 from recipe.evaluation.labelled import open_collection
+from recipe.evaluation.measured import Measured
 from recipe.evaluation.overlap import measured_with
-from recipe.evaluation.pairs import TUNING, Pair, sentences, worsening
+from recipe.evaluation.pairs import TUNING, Pair, seed_pairs, sentences, tables, worsening
 from recipe.evaluation.results import RESULTS_FILE, read_results
 from recipe.evaluation.scorers import (
     ArtifactScorer,
@@ -232,15 +233,22 @@ def _measure(settings: EvalConfig, directory: Path, log: Log) -> Drift:
 
 
 def _measure_seeds(settings: EvalConfig, session: Session, log: Log) -> None:
-    """Measure the other seeds' checkpoints, and write mean and spread of all."""
+    """Measure the other seeds' checkpoints; write mean and spread of all, and their gains."""
     results = read_results(session.directory)
-    columns = [results["finetuned"]]
+    seeds = {"finetuned": results["finetuned"]}
     for number, path in enumerate(_other_seeds(settings), start=1):
+        name = f"finetuned-seed-{number}"
         with closing(_scorer(settings, "finetuned", str(path))) as scorer:
-            columns.append(session.measure(f"finetuned-seed-{number}", scorer, log))
-    lines = spread_table(results.get("base"), columns)
+            seeds[name] = session.measure(name, scorer, log)
+    base = results.get("base")
+    lines = spread_table(base, list(seeds.values()))
     for line in lines:
         log(line)
+    if base is not None:
+        scores = {name: session.scores(name) for name in ("base", *seeds)}
+        pairs = seed_pairs(Measured(results, scores, session.collection, settings.k_values))
+        log(" ".join(sentences(pairs[0])))
+        lines += ["", *tables(pairs)]
     file = session.directory / SEEDS_FILE
     write_atomic(file, "\n".join(["# Seeds", "", *lines, ""]).encode())
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+
 from recipe.evaluation.measured import Measured
 from recipe.evaluation.significance import Gain, gains
 
@@ -48,18 +50,31 @@ def find_pairs(measured: Measured) -> list[Pair]:
     """Every pair of the columns that have scores, base → fine-tuned first."""
     names = list(measured.scores)
     figures = {name: measured.figures(name) for name in names}
-    keys = [key for _, key in measured.compared()]
     pairs = sorted(combinations(names, 2), key=lambda pair: pair != TUNING)
     return [
-        Pair(
-            before,
-            after,
-            measured.key,
-            dict(zip(keys, gains(figures[before], figures[after]), strict=True)),
-            measured.unmovable(after),
-        )
+        _pair(measured, before, after, gains(figures[before], figures[after]))
         for before, after in pairs
     ]
+
+
+def seed_pairs(measured: Measured) -> list[Pair]:
+    """The first column of `measured`, the base, with the mean of the others, then with each.
+
+    The others are seeds of one training; their mean is that of each query's figures.
+    """
+    base, *seeds = measured.scores
+    figures = {name: measured.figures(name) for name in measured.scores}
+    mean = f"mean of {len(seeds)} seeds"
+    figures[mean] = np.mean([figures[name] for name in seeds], axis=0)
+    return [
+        _pair(measured, base, name, gains(figures[base], figures[name])) for name in (mean, *seeds)
+    ]
+
+
+def _pair(measured: Measured, before: str, after: str, found: Sequence[Gain]) -> Pair:
+    keys = [key for _, key in measured.compared()]
+    by_key = dict(zip(keys, found, strict=True))
+    return Pair(before, after, measured.key, by_key, measured.unmovable(before))
 
 
 def sentences(pair: Pair) -> list[str]:

@@ -105,7 +105,7 @@ def test_what_half_precision_between_the_products_costs(
             np.abs(logits(one, rows, length, rounding=True, least=least) - exact).max()
             for one in (model, lean(model))
         ]
-        assert 0 < far[0] < place
+        assert 0 < far[0] < 4 * place
         assert far[1] < 4 * place
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 from recipe.errors import Worsened
 from recipe.evaluation.collection import Collection
 from recipe.evaluation.measured import Measured
-from recipe.evaluation.pairs import Pair, find_pairs, sentences, tables, worsening
+from recipe.evaluation.pairs import Pair, find_pairs, seed_pairs, sentences, tables, worsening
 from recipe.evaluation.results import Basis, Column
 from recipe.evaluation.session import require_no_worsening
 from recipe.evaluation.significance import Figures, gains, holm
@@ -155,6 +155,24 @@ def test_base_to_finetuned_comes_first() -> None:
         ("base", "onnx"),
         ("finetuned", "onnx"),
     ]
+
+
+def test_seeds_are_compared_with_the_base_each_alone_and_in_the_mean() -> None:
+    ranks = {"base": MIXED, "finetuned": HIGH, "finetuned-seed-1": MIXED[::-1]}
+    grades = {f"q{n}": {"p": 1} for n in range(len(MIXED))}
+    scores = {name: ranked(one) for name, one in ranks.items()}
+    mean, *seeds = seed_pairs(Measured({}, scores, Collection({}, {}, grades, ""), [10]))
+    assert [(one.before, one.after) for one in (mean, *seeds)] == [
+        ("base", "mean of 2 seeds"),
+        ("base", "finetuned"),
+        ("base", "finetuned-seed-1"),
+    ]
+    # Rank 3 is worth 0.5: each query's mean is 0.25 above the base, or 0.25 below it.
+    gain = mean.gains["NDCG@10"]
+    assert [one.gains["NDCG@10"].difference for one in seeds] == [0.25, 0.0]
+    assert gain.difference == pytest.approx(0.125)
+    wanted = gains(np.array([[0.5], [1.0]] * 6), np.array([[1.0], [0.75]] * 6))[0]
+    assert (gain.low, gain.high, gain.p) == (wanted.low, wanted.high, wanted.p)
 
 
 def test_mean_and_spread_of_seeds() -> None:

@@ -135,6 +135,9 @@ def test_three_seeds_have_a_mean_and_a_spread(
     assert main(["eval", *WHOLE, "seeds=3"]) == 0
     found = (EVAL / "seeds.md").read_text("utf-8")
     assert "| NDCG@1 | 0.0000 | 1.0000 | 0.0000 | 1.0000 … 1.0000 | 3/3 |" in found
+    assert "| base → mean of 3 seeds | difference | 95 % interval |" in found
+    assert found.count("| base → finetuned") == 3
+    assert "base → mean of 3 seeds: NDCG@10 +" in capsys.readouterr().err
     assert sorted(path.name for path in (EVAL / "scores").glob("finetuned*")) == [
         "finetuned-seed-1.jsonl",
         "finetuned-seed-2.jsonl",
