@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with results_folder(args.out):
         for name in _models(scenarios, quick=args.quick):
-            bench.run_model(MODELS[name])
+            bench.run_model(MODELS[name].shallow(args.layers))
         bench.save()
         try:
             printed_by("plots", "benchmarks.plots", str(args.out.resolve()))
@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--minutes", type=float, default=90, help="no turn starts after this time (%(default)s)"
+    )
+    parser.add_argument(
+        "--layers", type=int, help="of the large models, instead of their own: to save time"
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="the folder to write to")
     return parser

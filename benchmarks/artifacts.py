@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,13 +34,17 @@ def with_sources(names: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def prepare_graphs(model: BenchModel, names: Iterable[str]) -> dict[str, Path | str]:
+def prepare_graphs(
+    model: BenchModel, names: Iterable[str], deadline: float
+) -> dict[str, Path | str]:
     """For each name (a target, PLAIN_FP32 or PLAIN_INT8), sources first, its folder, or the reason
-    why there is none."""
+    why there is none. Nothing is begun after `deadline`, in seconds of time.monotonic()."""
     found: dict[str, Path | str] = {}
     for name in names:
         folder = model.folder / f"artifact-{name}"
         try:
+            if time.monotonic() > deadline:
+                raise PeerMissing(f"no graph {name}: the time limit was reached")
             if name in _MADE_FROM:
                 _make_plain(model, folder, name)
             else:
@@ -75,7 +80,8 @@ def _make_plain(model: BenchModel, folder: Path, name: str) -> None:
     if name == PLAIN_INT8:
         command = [str(interpreter("onnxruntime")), "-m", "benchmarks.candidates.plain_int8"]
     else:
-        command = [sys.executable, "-m", "benchmarks.plain_graph", str(model.checkpoint)]
+        command = [sys.executable, "-m", "benchmarks.plain_graph"]
+        command += [str(model.checkpoint), model.profile]
     command += [str(source), str(folder)]
     _run(command, f"make {name} of {model.name}", folder.with_suffix(".log"))
 

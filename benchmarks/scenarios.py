@@ -20,11 +20,13 @@ from benchmarks.sessions import CandidateFailed, Client, Pool, refusal
 from benchmarks.texts import QUERY, TextMaker, Texts, mixed_lengths
 
 # Scenarios with a model of their own, and those that run on the small models.
-MAIN = ("embedded", "minilm", "1b")
+MAIN = ("embedded", "minilm", "1b", "qwen3")
 SHARED = ("clients", "hundred", "growth")
 SCENARIOS = (*MAIN, *SHARED)
 SMALL_MODELS = ("embedded", "minilm")
 _ALWAYS = "torch-service"
+# Tokens between the shortest pair and the longest, at least.
+_ROOM = 64
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Bench:
             self.results.skipped[model.name] = str(missing)
             return
         wanted = {c.graph for c in self.candidates if c.graph and not refusal(c, model)}
-        pool = Pool(model, prepare_graphs(model, with_sources(wanted)), self.deadline)
+        graphs = prepare_graphs(model, with_sources(wanted), self.deadline)
+        pool = Pool(model, graphs, self.deadline)
         facts = ModelFacts(model.title, start_s=pool.start_s, peak_rss_bytes=pool.peak_rss_bytes)
         self.results.models[model.name] = facts
         with stage(f"{model.name}: products of matrices"):
@@ -205,7 +208,9 @@ class Bench:
         return self._texts[model.name].make(lengths)
 
     def _mixed(self, model: BenchModel, passages: int) -> Texts:
-        return self._make(model, mixed_lengths(passages, self.sizes.longest))
+        # A quick run's texts are shorter than the prompt of some models.
+        longest = max(self.sizes.longest, model.shortest + _ROOM)
+        return self._make(model, mixed_lengths(passages, longest, model.shortest))
 
     def _together(self, texts: Texts) -> Load:
         """All passages in one request."""

@@ -76,12 +76,12 @@ class TextMaker:
         return self.count([passage])[0]
 
 
-def mixed_lengths(count: int, longest: int = LONGEST) -> list[int]:
-    """`count` lengths between SHORTEST and `longest`, evenly on a logarithmic scale, shuffled:
+def mixed_lengths(count: int, longest: int = LONGEST, shortest: int = SHORTEST) -> list[int]:
+    """`count` lengths between `shortest` and `longest`, evenly on a logarithmic scale, shuffled:
     many short passages and few long ones, as in retrieval results."""
     last = max(1, count - 1)
-    step = math.log(longest / SHORTEST) / last
-    lengths = [round(SHORTEST * math.exp(step * i)) for i in range(count)]
+    step = math.log(longest / shortest) / last
+    lengths = [round(shortest * math.exp(step * i)) for i in range(count)]
     random.Random(_SEED).shuffle(lengths)
     return lengths
 

@@ -70,13 +70,32 @@ def with_head(
                 "are not of one checkpoint"
             )
     weights = dict(checkpoint.weights)
-    head = weights.pop(LM_HEAD, None)
+    saved = weights.pop(LM_HEAD, None)
+    head = None if saved is None else _row(saved, ids)
     if checkpoint.config.flag(TIED, False):
         body = CROSS_ENCODERS[checkpoint.architecture].trunk
-        head = weights[body.prefix + body.words]
+        table = weights[body.prefix + body.words]
+        own, head = head, _row(table, ids)
+        if saved is not None and own is not None:
+            _refuse_other_head(saved, own, table, head)
     assert head is not None  # its size was checked
-    weights[logit] = _Row(head.file, head.name, (1, *head.shape[1:]), *ids)
+    weights[logit] = head
     return replace(checkpoint, weights=weights), origin
+
+
+def _row(table: Stored, ids: tuple[int, int | None]) -> _Row:
+    return _Row(table.file, table.name, (1, *table.shape[1:]), *ids)
+
+
+def _refuse_other_head(saved: Stored, own: _Row, table: Stored, tied: _Row) -> None:
+    """Raise CheckpointRefused for a head that was `saved` although config.json ties it to the
+    `table` of words, and that scores otherwise: transformers 4 reads the table, 5 the head."""
+    if saved.shape != table.shape or not torch.equal(own.read(), tied.read()):
+        raise CheckpointRefused(
+            f"config.json has {TIED} = true, but {saved.name} differs from {table.name} in the "
+            "rows by which the model answers; transformers 4 takes the second, transformers 5 the "
+            f"first: write {TIED} = false if the head was trained, else leave {saved.name} out"
+        )
 
 
 def _of_module(root: Path) -> tuple[int, int | None] | None:
@@ -109,12 +128,16 @@ def _of_profile(
 
 
 def _token(word: str, tokenizer: PreTrainedTokenizerBase, profile: ChosenProfile) -> int:
+    """The one token of `word`, which may begin with a blank; where the vocabulary has it by that
+    name too, it must be the same."""
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
     pieces: list[Any] = tokenizer(word, add_special_tokens=False)["input_ids"]
-    if pieces != [vocabulary.get(word)]:
+    read = tokenizer.decode(pieces)
+    known = len(pieces) == 1 and str(read).strip() == word.strip()
+    if not known or vocabulary.get(word, pieces[0]) != pieces[0]:
         raise CheckpointRefused(
             f"the profile {profile.name} has {word!r} among its {_PROFILE}, of which this "
-            f"tokenizer makes {len(pieces)} tokens ({pieces[:5]}), wanted one: the model answers "
-            "by one token; name a profile with words of one token each"
+            f"tokenizer makes {len(pieces)} tokens ({pieces[:5]}), wanted one that is this word: "
+            "the model answers by one token; name a profile with words of one token each"
         )
     return int(pieces[0])

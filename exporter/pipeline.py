@@ -64,7 +64,7 @@ def export(
     with workspace(out) as directory:
         found = draft(checkpoint, profile, target, args)
         checkpoint = found.checkpoint
-        if need := memory_need(checkpoint.weights):
+        if need := memory_need(checkpoint.weights, target.precision):
             print_line(need)
         answers = ask(found, checkpoint, unwitnessed=args.unwitnessed)
         proof = make_proof(found.manifest, answers)

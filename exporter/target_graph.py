@@ -72,14 +72,15 @@ def write_graph(checkpoint: Checkpoint, target: TargetProfile, directory: Path) 
         else:
             # On a GPU only once a card has shown that attention of one row stays its fast kernel.
             model.halve(getattr(torch, target.weights))
-        examples = {}
+        by_lengths = target.attention == "lengths"
+        framed = TurnedRows(model) if by_lengths else model
         if isinstance(model, NemotronVL):
             embeds = _several(model.blank_inputs(torch.ones(2, 5))[EMBEDS_INPUT])
             tiles = _several(torch.empty(0, 3, model.tile_size, model.tile_size))
             move_to_onnx(model.take_tower(), directory, VISION_FILE, {PIXELS_INPUT: tiles})
-            examples = {EMBEDS_INPUT: embeds}
-        by_lengths = target.attention == "lengths"
-        move_to_onnx(TurnedRows(model) if by_lengths else model, directory, examples=examples)
+            move_to_onnx(framed, directory, examples={EMBEDS_INPUT: embeds})
+        else:
+            move_to_onnx(framed, directory)
         if by_lengths and not adapt(directory / MODEL_FILE):
             raise ExportError(
                 f"found no attention with a padding mask in the graph of "
@@ -87,7 +88,7 @@ def write_graph(checkpoint: Checkpoint, target: TargetProfile, directory: Path) 
                 f"{target.name}; choose the target tensorrt-fp16"
             )
         if target.operators == "onnxruntime-cuda":
-            onnxruntime_cuda.adapt(directory)
+            onnxruntime_cuda.adapt(directory, lean=target.lean, packed=target.packed)
 
 
 def round_graph(directory: Path, manifest: Manifest, target: TargetProfile) -> None:

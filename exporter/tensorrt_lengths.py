@@ -68,8 +68,16 @@ class TurnedRows(nn.Module):
         self.model = model
         self.inputs, self.output = model.inputs, model.output
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, *more: Tensor) -> Tensor:
-        """As the model's; what has no token axis, such as embeddings of images, stays."""
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        third: Tensor | None = None,
+        fourth: Tensor | None = None,
+    ) -> Tensor:
+        """As the model's, one by one: torch.export names no axes of several in one. What has no
+        token axis, such as embeddings of images, stays."""
+        more = [one for one in (third, fourth) if one is not None]
         tokens = [one for one in more if one.dim() == _TOKEN_AXES]
         ids, mask, *turned = padding_behind(input_ids, attention_mask, *tokens)
         ways = iter(turned)

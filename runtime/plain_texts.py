@@ -3,12 +3,17 @@
 A tokenizer takes what looks like one of its special tokens for it, wherever it stands: a passage
 with the end of a chat's turn in it can answer in the model's place. Here only the template's own
 special tokens are read as such, and the texts around them by a tokenizer that has none. Special
-tokens end the text before them in any case, so everything else is read as it always is.
+tokens end the text before them in most tokenizers, so everything else is read as it always is; the
+others are refused.
 """
 
+import itertools
 import re
+import secrets
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -49,37 +54,65 @@ class Reading:
         return found
 
 
-class PlainTexts:
-    """Reads pairs of texts without special tokens in them; safe to use from several threads."""
+# Ordinary texts whose ends could meet the prompt's tokens in another way when they are read apart.
+_QUERIES = ("why?", " Why not \n")
+_PASSAGES = ("An ordinary text.", "", " ", "\n two lines\n", "\u5317\u4eac a\u0301", "\u0301b 7")
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        """Raises ArtifactError for a tokenizer whose words are the special tokens as well."""
+
+class PlainTexts:
+    """Reads pairs of texts without special tokens in them, joined by a template, or by the
+    tokenizer without one; safe to use from several threads."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, template: Template | None) -> None:
+        """Raises ArtifactError for a tokenizer that takes a special token for a word of its
+        vocabulary, or reads ordinary texts otherwise when the prompt's tokens are apart."""
         import msgspec  # late: benchmarks/gpu runs where it is not installed
 
         settings = msgspec.json.decode(tokenizer.to_str())
         names = [token["content"] for token in settings["added_tokens"]]
-        bare = settings | {"added_tokens": [], "post_processor": None}
-        self._tokenizer = tokenizer
-        self.bare = tokenizers.Tokenizer.from_str(msgspec.json.encode(bare).decode())
-        for name in names:
+        self._tokenizer, self._template = tokenizer, template
+        self.bare = tokenizers.Tokenizer.from_str(msgspec.json.encode(_bare(settings)).decode())
+        longest_first = sorted(names, key=len, reverse=True)
+        self._special = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        self._named = bool(names)
+        # What no word covers is unknown in any text.
+        for name in {*names} - {_unknown(settings["model"])}:
             if (
                 tokenizer.token_to_id(name)
                 in encoded(self.bare, name, add_special_tokens=False).ids
             ):
-                raise ArtifactError(
-                    f"found RERANK_PLAIN_SPECIAL_TOKENS, but this tokenizer reads {name!r} as a "
-                    "special token in any text, as its vocabulary has it as a word; leave the "
-                    "setting out"
+                raise _refused(
+                    f"reads {name!r} as a special token in any text, as its vocabulary has it as a "
+                    "word"
                 )
-        longest_first = sorted(names, key=len, reverse=True)
-        self._special = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
-        self._named = bool(names)
+        self._compare()
 
-    def read(self, pairs: Sequence[tuple[str, str]], template: Template | None) -> list[Reading]:
-        """The pairs, joined by the `template`, or by the tokenizer without one."""
+    def _compare(self) -> None:
+        """Raise ArtifactError if an ordinary text is not read as it is without the setting."""
+        pairs = list(itertools.product(_QUERIES, _PASSAGES))
+        template = self._template
+        joined = pairs if template is None else [template.join(*pair) for pair in pairs]
+        with translate_panics():
+            usual = self._tokenizer.encode_batch(joined)
+        for pair, found, wanted in zip(pairs, self.read(pairs), usual, strict=True):
+            if found.token_ids.tolist() != wanted.ids:
+                raise _refused(
+                    f"reads the texts {pair} otherwise when special tokens do not touch them "
+                    "(lstrip, rstrip, single_word or normalized tokens, or a beginning of its own)"
+                )
+
+    def read(self, pairs: Sequence[tuple[str, str]]) -> list[Reading]:
+        """The tokens of each pair."""
+        template = self._template
         if template is None:
             return [self._read_pair(query, passage) for query, passage in pairs]
         return [self._read_parts([*self._parts(template, *pair)]) for pair in pairs]
+
+    def telling(self, template: Template | None) -> Self:
+        """The same for a template with another instruction."""
+        own = copy(self)
+        own._template = template
+        return own
 
     def _read_pair(self, query: str, passage: str) -> Reading:
         first, second = (
@@ -125,3 +158,33 @@ class PlainTexts:
                     text += one
         if text:
             yield text, False
+
+
+def _bare(settings: dict[str, Any]) -> dict[str, Any]:
+    """The `settings` of a tokenizer without its added tokens.
+
+    A Unigram model has them among its words, where the best one is found in any text. There they
+    get names that no text contains, as the numbers of the others must stay.
+    """
+    found = settings | {"added_tokens": [], "post_processor": None}
+    model, names = settings["model"], {token["content"] for token in settings["added_tokens"]}
+    if model["type"] == "Unigram":
+        words = [
+            [secrets.token_hex() if word in names else word, score]
+            for word, score in model["vocab"]
+        ]
+        found["model"] = model | {"vocab": words}
+    return found
+
+
+def _unknown(model: dict[str, Any]) -> str | None:
+    """The name of a model's unknown token, if it has one."""
+    if model["type"] != "Unigram":
+        return model.get("unk_token")
+    return None if model["unk_id"] is None else model["vocab"][model["unk_id"]][0]
+
+
+def _refused(why: str) -> ArtifactError:
+    return ArtifactError(
+        f"found RERANK_PLAIN_SPECIAL_TOKENS, but this tokenizer {why}; leave the setting out"
+    )

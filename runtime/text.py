@@ -132,7 +132,8 @@ class PairEncoder:
 
     @cached_property
     def _plain_texts(self) -> PlainTexts:
-        return PlainTexts(self._tokenizer)
+        template = self._template
+        return PlainTexts(self._tokenizer, None if template is None else template.telling(None))
 
     def _of(self, request: RankRequest) -> Self:
         """The encoder of a request: with its instruction, or the default one, and for plain texts
@@ -141,7 +142,7 @@ class PairEncoder:
         if request.instruction and (template is None or template.instruction is None):
             raise InstructionNotTaken(TextPlace("instruction"))
         own._template = None if template is None else template.telling(request.instruction)
-        own._plain = self._plain_texts if request.plain else None
+        own._plain = self._plain_texts.telling(own._template) if request.plain else None
         return own
 
     def encode_pairs(
@@ -246,7 +247,7 @@ class PairEncoder:
 
     def _encode_chunk(self, pairs: Pairs) -> list[Encoding]:
         if self._plain is not None:
-            return [self._row(found) for found in self._plain.read(pairs, self._template)]
+            return [self._row(found) for found in self._plain.read(pairs)]
         joined = [self._pair(query, passage) for query, passage in pairs]
         with translate_panics():
             encodings = self._tokenizer.encode_batch_fast(joined)
@@ -268,7 +269,7 @@ class PairEncoder:
         if not pairs:
             return []
         if self._plain is not None:
-            readings = self._plain.read(pairs, self._template)
+            readings = self._plain.read(pairs)
         else:
             joined = [self._pair(query, passage) for query, passage in pairs]
             with translate_panics():

@@ -13,6 +13,8 @@ from sentence_transformers import CrossEncoder
 from benchmarks.protocol import Score, Setting, templated
 
 _INT8 = "avx512_vnni"
+# By which it joins pairs itself.
+_CHAT_TEMPLATE = "chat_template.jinja"
 
 
 def load(setting: Setting) -> Score:
@@ -25,7 +27,7 @@ def load(setting: Setting) -> Score:
         torch.set_num_threads(setting.threads)
         options = {"trust_remote_code": True}
         kwargs = {"dtype": getattr(torch, setting.options["dtype"])}
-        if setting.template is not None:
+        if setting.template is not None and not (Path(source) / _CHAT_TEMPLATE).is_file():
             kind = _templated(setting.template)
     else:
         source = _exported(setting, backend)

@@ -47,6 +47,7 @@ class Graph:
         self._after: dict[str, list[NodeProto]] = defaultdict(list)
         self._instead: dict[str, list[NodeProto]] = {}
         self._tensors = {t.name: t for t in self._graph.initializer}
+        self._added: dict[str, TensorProto] = {}
         self.readers: dict[str, list[NodeProto]] = defaultdict(list)
         self.maker: dict[str, NodeProto] = {}
         for node in self._graph.node:
@@ -91,8 +92,7 @@ class Graph:
 
     def add_tensor(self, name: str, values: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
         """Add an initializer and return its name."""
-        tensor = numpy_helper.from_array(np.asarray(values, dtype), name)
-        self._tensors[name] = tensor
+        self._added[name] = numpy_helper.from_array(np.asarray(values, dtype), name)
         return name
 
     def insert(self, after: str, nodes: Sequence[NodeProto]) -> None:
@@ -124,11 +124,17 @@ class Graph:
                 ordered += self._after[name]
         nodes = [deepcopy(node) for node in ordered]
         read = {name for node in nodes for name in node.input}
-        kept = [tensor for name, tensor in self._tensors.items() if name in read]
-        del self._graph.node[:], self._graph.initializer[:], self._graph.value_info[:]
+        del self._graph.node[:], self._graph.value_info[:]
         self._graph.node.extend(nodes)
-        while kept:  # one by one, to avoid a second copy of all weights
-            self._graph.initializer.append(kept.pop())
+        # What stays is not copied: protobuf copies no tensor above 2 GiB, such as the table of
+        # words of an 8B model, and a second copy of all weights would need its memory.
+        for place, tensor in reversed([*enumerate(self._graph.initializer)]):
+            if tensor.name not in read:
+                del self._graph.initializer[place]
+        for name in list(self._added):
+            tensor = self._added.pop(name)
+            if name in read:
+                self._graph.initializer.append(tensor)
 
     def _is_matrix(self, name: str) -> bool:
         tensor = self._tensors.get(name)

@@ -90,14 +90,21 @@ class JudgeWitness(_Prompted):
                 raise NoWitness("its LogitScore module has no config.json")
             ids: list[int | None] = [found.true_token_id, found.false_token_id]
         else:
-            vocabulary: dict[str, int] = self._tokenizer.get_vocab()
-            ids = [vocabulary.get(word) for word in words]
+            ids = [self._only_token(word) for word in words]
         self._ids = ids
+
+    def _only_token(self, word: str) -> int:
+        found = self._tokenizer.encode(word, add_special_tokens=False)
+        if len(found) != 1:
+            raise NoWitness(f"it reads the word {word!r} as {len(found)} tokens")
+        return int(found[0])
 
     @torch.inference_mode()
     def values(self, tokens: Tokens) -> Values:
         """See Witness."""
-        logits = self._model(**row_of(tokens), use_cache=False).logits[0, -1]
+        # Of a vocabulary's logits for every token the last one's alone are needed.
+        found = self._model(**row_of(tokens), use_cache=False, logits_to_keep=1)
+        logits = found.logits[0, -1]
         relevant, *others = (logits[one] for one in self._ids if one is not None)
         score = relevant - others[0] if others else relevant
         return np.asarray([score.item()], np.float64)

@@ -1,5 +1,6 @@
 """The graphs that candidates read."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import onnxruntime
 import pytest
 
 from benchmarks import plain_graph
-from benchmarks.artifacts import PLAIN_FP32, PLAIN_INT8, with_sources
+from benchmarks.artifacts import PLAIN_FP32, PLAIN_INT8, prepare_graphs, with_sources
+from benchmarks.models import MODELS
 
 
 def test_plain_graphs_come_after_what_they_are_made_from() -> None:
@@ -22,7 +24,7 @@ def test_the_plain_graph_gives_our_scores_without_our_saving(
     tiny_bert_checkpoint: Path, exported: Callable[[Path], Path], tmp_path: Path
 ) -> None:
     artifact, plain = exported(tiny_bert_checkpoint), tmp_path / "plain"
-    plain_graph.main(tiny_bert_checkpoint, artifact, plain)
+    plain_graph.main(tiny_bert_checkpoint, "bert-cross-encoder", artifact, plain)
     row = np.arange(5, 21)[None]
     inputs = {
         "input_ids": row,
@@ -34,3 +36,10 @@ def test_the_plain_graph_gives_our_scores_without_our_saving(
     )
     np.testing.assert_allclose(theirs.run(None, inputs)[0], ours.run(None, inputs)[0], atol=1e-5)
     assert (plain / "tokenizer" / "tokenizer.json").is_file()
+
+
+def test_nothing_is_made_after_the_time_limit() -> None:
+    found = prepare_graphs(MODELS["embedded"], ["cpu-fp32", PLAIN_FP32], time.monotonic() - 1)
+    assert found == {
+        name: f"no graph {name}: the time limit was reached" for name in ("cpu-fp32", PLAIN_FP32)
+    }

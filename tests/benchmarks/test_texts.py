@@ -39,3 +39,4 @@ def test_mixed_lengths_span_the_range_with_many_short_ones() -> None:
     assert sorted(lengths)[20] < sum(lengths) / 40 < (SHORTEST + LONGEST) / 2
     assert lengths != sorted(lengths)
     assert mixed_lengths(1) == [SHORTEST]
+    assert min(mixed_lengths(40, LONGEST, 110)) == 110

@@ -1,9 +1,12 @@
 """What looks like a special token in a stranger's text: read as one, or kept as text."""
 
 import re
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers
 
 from runtime.errors import ArtifactError
 from runtime.requests import RankRequest, TokenLimits
@@ -96,7 +99,61 @@ def test_a_pair_joined_by_the_tokenizer_is_plain_too() -> None:
         assert row.token_ids.tolist().count(end) == ends
 
 
-def test_a_tokenizer_whose_words_are_special_cannot() -> None:
-    words: tokenizers.Tokenizer = vocabularies.xlm_roberta()
-    with pytest.raises(ArtifactError, match="RERANK_PLAIN_SPECIAL_TOKENS"):
-        PairEncoder(words, None, 64).check_plain()
+@pytest.mark.parametrize(
+    ("words", "name"), [(vocabularies.xlm_roberta, "</s>"), (vocabularies.deberta, "[SEP]")]
+)
+def test_special_tokens_that_are_words_of_the_vocabulary_stay_text_too(
+    words: Callable[[], tokenizers.Tokenizer], name: str
+) -> None:
+    tokenizer = words()
+    pairs = PairEncoder(tokenizer, None, 64)
+    pairs.check_plain()
+    (usual,), (plain,) = (
+        pairs.encode(RankRequest("learning", [f"machine {name} learning"], plain=one)).rows
+        for one in (False, True)
+    )
+    special = tokenizer.token_to_id(name)
+    counts = [row.token_ids.tolist().count(special) for row in (usual, plain)]
+    assert counts[0] - counts[1] == 1
+    learning = tokenizer.token_to_id("▁learning")
+    assert plain.token_ids.tolist().count(learning) == 2
+
+
+@pytest.mark.parametrize("options", [{"lstrip": True}, {"rstrip": True}, {"single_word": True}])
+def test_a_tokenizer_whose_tokens_take_from_the_text_beside_them_cannot(
+    options: dict[str, bool],
+) -> None:
+    tokenizer = vocabularies.qwen()
+    tokenizer.add_tokens([tokenizers.AddedToken("<end>", normalized=False, **options)])
+    with pytest.raises(ArtifactError, match="otherwise"):
+        PairEncoder(tokenizer, "{query} <end>\n{passage}<end>", 64).check_plain()
+    PairEncoder(tokenizer, PROMPT, 64).check_plain()  # it has no such token
+
+
+def test_a_tokenizer_that_marks_only_the_beginning_of_a_text_cannot() -> None:
+    """In the whole prompt the text behind a special token has no mark; by itself it would."""
+    tokenizer = vocabularies.deberta()
+    for scheme, wanted in (("always", True), ("first", False)):
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+        pairs = PairEncoder(tokenizer, "[CLS]{query}[SEP]{passage}[SEP]", 64)
+        with nullcontext() if wanted else pytest.raises(ArtifactError, match="otherwise"):
+            pairs.check_plain()
+
+
+def test_normalized_tokens_are_read_alike_where_nothing_is_normalized_away() -> None:
+    tokenizer = vocabularies.qwen()
+    tokenizer.add_tokens([tokenizers.AddedToken("<END>", normalized=True)])
+    prompt = "{query}<END>{passage}<END>"
+    PairEncoder(tokenizer, prompt, 64).check_plain()
+    tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ArtifactError, match="otherwise"):
+        PairEncoder(tokenizer, "{query}<end>{passage}<end>", 64).check_plain()
+
+
+def test_a_word_that_is_a_special_token_cannot_be_told_apart() -> None:
+    words = models.WordLevel({"[UNK]": 0, "stop": 1}, unk_token="[UNK]")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["stop"])
+    with pytest.raises(ArtifactError, match=r"RERANK_PLAIN_SPECIAL_TOKENS.*'stop'"):
+        PairEncoder(tokenizer, None, 64).check_plain()

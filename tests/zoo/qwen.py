@@ -13,7 +13,7 @@ from tests.zoo.decoders import OTHER_PROMPT, Decoder, Judge, prompted
 from tests.zoo.folders import edited, file, read_json, write_json
 from tests.zoo.llama import chat
 from tests.zoo.sentence_files import messages
-from tests.zoo.weights import cast, dropped, sharded
+from tests.zoo.weights import cast, changed, dropped, joined, sharded
 from tests.zoo.witness import Ranker, adapted
 
 _QWEN: dict[str, Any] = {"max_position_embeddings": 1024, "tie_word_embeddings": False}
@@ -77,6 +77,19 @@ CASES = (
     QWEN3.judge("bf16", cast(torch.bfloat16), witness=_qwen3),
     QWEN3.judge("sharded with an index", sharded, witness=_qwen3),
     QWEN3.judge("head tied to the words", changes={"tie_word_embeddings": True}, witness=_qwen3),
+    QWEN3.judge(
+        "head saved beside the words that it is tied to",
+        joined({"lm_head.weight": "model.embed_tokens.weight"}),
+        changes={"tie_word_embeddings": True},
+        witness=_qwen3,
+    ),
+    QWEN3.judge(
+        "another head beside the words that it is tied to",
+        joined({"lm_head.weight": "model.embed_tokens.weight"}),
+        changed("lm_head.weight", lambda head: head.flip(0)),
+        changes={"tie_word_embeddings": True},
+        refused="transformers 5",
+    ),
     QWEN3.judge("biases", changes={"attention_bias": True}, witness=_qwen3),
     QWEN3.judge(
         "no head, and none that is tied", dropped("lm_head."), refused="missing: lm_head.weight"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from tokenizers import AddedToken
 
 from checks.faults.models import write_model
 from runtime.errors import ServingError
@@ -115,7 +116,9 @@ def test_special_tokens_of_a_passage_are_text_where_the_setting_says_so(
 
 def test_a_model_that_cannot_keep_them_apart_does_not_start(tmp_path: Path) -> None:
     directory = write_model(tmp_path / "bare")
-    vocabularies.xlm_roberta().save(str(directory / "tokenizer" / "tokenizer.json"))
+    tokenizer = vocabularies.qwen()
+    tokenizer.add_tokens([AddedToken("passage", lstrip=True)])
+    tokenizer.save(str(directory / "tokenizer" / "tokenizer.json"))
     given = {"NIM_CUSTOM_MODEL": str(directory), "RERANK_PLAIN_SPECIAL_TOKENS": "true"}
     with pytest.raises(ServingError, match="RERANK_PLAIN_SPECIAL_TOKENS"):
         open_served(read_settings(given), None, directory)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from checks.ports import free_ports
+from runtime.manifest import read_manifest
 from tests.conftest import Exported
 from tests.server.in_process import InProcess, in_process
 from tests.server.surfaces.test_kserve import GRPC, HTTP, Triton
@@ -19,7 +20,8 @@ PASSAGES = [
     "Memory cells formed after vaccination answer a later infection within hours.",
     "No.",
     "北京是中华人民共和国的首都，位于华北平原的北部。",
-    "The train to the coast leaves from platform four, " * 8,
+    # Rows of some of the zoo's families end at 256 tokens, and their tokenizers have few words.
+    "The train to the coast leaves from platform four, " * 3,
     "cafe\u0301 🤔 tabs\tand\nnew lines",
 ]
 TOLERANCE = 1e-6
@@ -147,8 +149,12 @@ def test_logits(server: InProcess, wanted: list[float], dialect: str) -> None:
 
 @pytest.mark.parametrize("dialect", RELEVANCES)
 def test_relevances(server: InProcess, wanted: list[float], dialect: str) -> None:
+    """By the activation that the checkpoint was saved with; TEI's is always the sigmoid."""
     found = RELEVANCES[dialect](server)
-    assert [math.log(p / (1 - p)) for p in found] == pytest.approx(wanted, abs=TOLERANCE)
+    assert server.settings.custom_dir is not None
+    if dialect == "tei" or read_manifest(server.settings.custom_dir).activation == "sigmoid":
+        found = [math.log(p / (1 - p)) for p in found]
+    assert found == pytest.approx(wanted, abs=TOLERANCE)
 
 
 def test_every_rerank_route_is_asked_here(server: InProcess) -> None:
