@@ -34,6 +34,7 @@ from exporter.vision_files import token_ids
 from exporter.weights import first
 from runtime.manifest import SCHEMA, Manifest, SpecialTokens
 from runtime.profile import ModelProfile, TargetProfile
+from runtime.shapes import PLACES_INPUT
 from runtime.vision.rule import Vision
 
 
@@ -168,7 +169,7 @@ def draft(
         normalize=model.normalize,
         dimensions=model.dimensions,
         precision=target.precision,
-        inputs=list(model.inputs),
+        inputs=[*model.inputs, *([PLACES_INPUT] if target.packed else [])],
         outputs=[model.output],
         opset=onnxruntime_cuda.OPSET if target.operators == "onnxruntime-cuda" else OPSET,
         versions=package_versions(),

@@ -16,9 +16,7 @@ ones have overflowed in the past (github.com/microsoft/onnxruntime/issues/29034)
 """
 
 from collections import defaultdict
-from collections.abc import Callable, MutableSequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,14 +24,15 @@ from onnx import (
     GraphProto,
     ModelProto,
     NodeProto,
-    TensorProto,
-    ValueInfoProto,
     helper,
     numpy_helper,
     parser,
 )
 
 from exporter.errors import ExportError
+from exporter.graph_edits import Making, attribute, drop_unread, replace, shape_of
+from exporter.lean import save_bytes
+from exporter.packing import pack_tokens
 from runtime.engines import MODEL_FILE, VISION_FILE
 
 OPSET = 24
@@ -80,20 +79,22 @@ rotation (int64[batch, sequence] attention_mask) => (int64[batch] rows_lengths)
 """
 
 
-def adapt(directory: Path) -> None:
-    """Rewrite model.onnx of `directory`, and vision.onnx if there is one; external weights are
-    unchanged."""
-    for path in (directory / MODEL_FILE, directory / VISION_FILE):
+def adapt(directory: Path, *, lean: bool = False, packed: bool = False) -> None:
+    """Rewrite model.onnx of `directory`, and vision.onnx if there is one, which is neither `lean`
+    nor `packed`; external weights are unchanged."""
+    for name in (MODEL_FILE, VISION_FILE):
+        path, text = directory / name, name == MODEL_FILE
         if path.is_file():
             model = onnx.load(path, load_external_data=False)
-            use_fast_kernels(model)
+            use_fast_kernels(model, lean=lean and text, packed=packed and text)
             onnx.save(model, path)
 
 
-def use_fast_kernels(model: ModelProto) -> None:
+def use_fast_kernels(model: ModelProto, *, lean: bool = False, packed: bool = False) -> None:
     """Rewrite attention and norms of `model`, at opset 23, in place; it is at opset 24 then.
 
-    Attention with more than a padding mask is unchanged.
+    Attention with more than a padding mask is unchanged. For `lean` and `packed` see exporter.lean
+    and exporter.packing.
     """
     if [(one.domain, one.version) for one in model.opset_import] != [("", OPSET - 1)]:
         raise ExportError(f"found opset {model.opset_import}, wanted {OPSET - 1} and no other")
@@ -104,10 +105,14 @@ def use_fast_kernels(model: ModelProto) -> None:
         graph.sort_for_extreme(node)
     model.graph.initializer.append(numpy_helper.from_array(np.ones(1, np.int64), _ONE))
     for change in (graph.patches, graph.weighted_sum, graph.length, graph.with_batch):
-        _replace(model.graph, change)
-    if any(changed):
+        replace(model.graph, change)
+    if packed or any(changed):
         _rotate_rows(model.graph)
-    _drop_unread(model.graph)
+    drop_unread(model.graph)
+    if lean:
+        save_bytes(model.graph)
+    if packed:
+        pack_tokens(model.graph)
     model.opset_import[0].version = OPSET
     model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
 
@@ -123,13 +128,13 @@ class _Graph:
                 self._readers[name].append(node)
         self._constants = {i.name: i for i in graph.initializer}
         self._added = graph.initializer
-        self._shapes = {v.name: _shape(v) for v in (*graph.value_info, *graph.input)}
+        self._shapes = {v.name: shape_of(v) for v in (*graph.value_info, *graph.input)}
 
     def drop_mask(self, node: NodeProto) -> bool:
         """Replace an Attention node's mask by row lengths; False if it must keep the mask.
 
         A causal node has no mask, and padding behind its rows: it needs no lengths either."""
-        causal = _attribute(node, "is_causal", 0) == 1 and len(node.input) == 3
+        causal = attribute(node, "is_causal", 0) == 1 and len(node.input) == 3
         if node.op_type != "Attention" or not (causal or len(node.input) == 4):
             return False
         moved = [self._before_moving(name) for name in node.input[:3]]
@@ -150,12 +155,12 @@ class _Graph:
     def join_sum(self, node: NodeProto) -> None:
         """Fuse a norm with the sum that it reads into one node with both outputs."""
         total = self._maker.get(node.input[0]) if node.op_type in _NORMS else None
-        if total is None or total.op_type != "Add" or _attribute(node, "axis", -1) != -1:
+        if total is None or total.op_type != "Add" or attribute(node, "axis", -1) != -1:
             return
         shapes = [self._shapes.get(name) for name in total.input]
         if None in shapes or shapes[0] != shapes[1]:
             return
-        epsilon = _attribute(node, "epsilon", 1e-5)
+        epsilon = attribute(node, "epsilon", 1e-5)
         name = total.output[0]
         joined = helper.make_node(
             _NORMS[node.op_type],
@@ -172,7 +177,7 @@ class _Graph:
         provider reduces integers by cuDNN, and sorts them itself."""
         largest = {"ReduceMax": 1, "ReduceMin": 0}.get(node.op_type)
         axes = self._axes(node)
-        if largest is None or len(axes) != 1 or not _attribute(node, "keepdims", 1):
+        if largest is None or len(axes) != 1 or not attribute(node, "keepdims", 1):
             return
         outputs = [node.output[0], f"{node.output[0]}.place"]
         inputs = [node.input[0], _ONE]
@@ -180,18 +185,18 @@ class _Graph:
 
     def patches(self, node: NodeProto) -> list[NodeProto]:
         """A convolution of patches side by side as a product: the provider convolves by cuDNN."""
-        if node.op_type != "Conv" or _attribute(node, "group", 1) != 1:
+        if node.op_type != "Conv" or attribute(node, "group", 1) != 1:
             return [node]
         (pixels, weight, *bias), name = node.input, node.output[0]
         kernel = list(self._constants[weight].dims)
         channels, rows, columns = (int(size) for size in self._shapes[pixels][1:])
         height, width = kernel[2:]
         uneven = rows % height or columns % width
-        pads = _attribute(node, "pads", [0] * 4)
-        if _attribute(node, "strides", []) != [height, width] or pads != [0] * 4 or uneven:
+        pads = attribute(node, "pads", [0] * 4)
+        if attribute(node, "strides", []) != [height, width] or pads != [0] * 4 or uneven:
             return [node]
         down, across = rows // height, columns // width
-        made = _Making(name, self._added)
+        made = Making(name, self._added)
         cut = made("Reshape", pixels, made.sizes(0, channels, down, height, across, width))
         cut = made("Transpose", cut, perm=[0, 2, 4, 1, 3, 5])
         cut = made("Reshape", cut, made.sizes(0, down, across, channels * height * width))
@@ -215,9 +220,9 @@ class _Graph:
             last = self._maker.get(spread)
             if last is None or last.op_type != "Unsqueeze" or self._axes(last) not in ([2], [-1]):
                 continue
-            made = _Making(node.output[0], self._added)
+            made = Making(node.output[0], self._added)
             weights = made("Unsqueeze", last.input[0], made.sizes(1))
-            if _attribute(node, "keepdims", 1):
+            if attribute(node, "keepdims", 1):
                 made("MatMul", weights, states, to=node.output[0])
             else:
                 total = made("MatMul", weights, states)
@@ -230,9 +235,9 @@ class _Graph:
         if node.op_type != "ReduceL2":
             return [node]
         vectors, *axes = node.input
-        made = _Making(node.output[0], self._added)
+        made = Making(node.output[0], self._added)
         squares = made("Mul", vectors, vectors)
-        total = made("ReduceSum", squares, *axes, keepdims=_attribute(node, "keepdims", 1))
+        total = made("ReduceSum", squares, *axes, keepdims=attribute(node, "keepdims", 1))
         made("Sqrt", total, to=node.output[0])
         return made.nodes
 
@@ -248,7 +253,7 @@ class _Graph:
         if ranks != {_HEAD_RANK} or batches.count(1) != 1:
             return [node]
         place = batches.index(1)
-        made = _Making(f"{node.output[0]}.batch", self._added)
+        made = Making(f"{node.output[0]}.batch", self._added)
         batch = made("Shape", node.input[1 - place], start=0, end=1)
         sizes = made("Concat", batch, made.sizes(1, 1, 1), axis=0)
         node.input[place] = made("Expand", node.input[place], sizes)
@@ -262,7 +267,7 @@ class _Graph:
         parting = self._maker.get(moving.input[0])
         if parting is None or parting.op_type != "Reshape":
             return None
-        return parting.input[0] if _attribute(moving, "perm", []) == _HEADS_MOVED else None
+        return parting.input[0] if attribute(moving, "perm", []) == _HEADS_MOVED else None
 
     def _axes(self, node: NodeProto) -> list[int]:
         """The constant axes of a reduction; none where they are not known."""
@@ -291,37 +296,6 @@ class _Graph:
         return found
 
 
-class _Making:
-    """New nodes; their values are named after the one that they make, constants go to `added`."""
-
-    def __init__(self, name: str, added: MutableSequence[TensorProto]) -> None:
-        self.nodes: list[NodeProto] = []
-        self._name, self._added, self._count = name, added, 0
-
-    def __call__(self, op_type: str, *inputs: str, to: str | None = None, **attributes: Any) -> str:
-        """Add a node and return the name of its one output."""
-        output = to or self._new_name()
-        self.nodes.append(helper.make_node(op_type, inputs, [output], **attributes))
-        return output
-
-    def sizes(self, *sizes: int) -> str:
-        """The name of a new constant, int64 [number of sizes]."""
-        name = self._new_name()
-        self._added.append(numpy_helper.from_array(np.asarray(sizes, np.int64), name))
-        return name
-
-    def _new_name(self) -> str:
-        self._count += 1
-        return f"{self._name}.{self._count}"
-
-
-def _replace(graph: GraphProto, change: Callable[[NodeProto], list[NodeProto]]) -> None:
-    """Put the nodes that `change` makes of each node in its place."""
-    new = [one for node in graph.node for one in change(node)]
-    del graph.node[:]
-    graph.node.extend(new)
-
-
 def _rotate_rows(graph: GraphProto) -> None:
     """Rotate rows so that they begin with a real token, and give attention their lengths.
 
@@ -331,7 +305,7 @@ def _rotate_rows(graph: GraphProto) -> None:
     rotation = parser.parse_graph(_ROTATION)
     graph.initializer.extend(rotation.initializer)
     # What has no token axis, such as embeddings of images, stays.
-    turned = {i.name: f"rows_{i.name}" for i in graph.input if len(_shape(i)) == _TOKEN_AXES}
+    turned = {i.name: f"rows_{i.name}" for i in graph.input if len(shape_of(i)) == _TOKEN_AXES}
     nodes = list(rotation.node)
     nodes += [
         helper.make_node("GatherElements", [name, "rows_order"], [new], axis=1)
@@ -342,29 +316,3 @@ def _rotate_rows(graph: GraphProto) -> None:
     old = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *old])
-
-
-def _drop_unread(graph: GraphProto) -> None:
-    """Remove nodes and constants that are not read, and their value infos."""
-    read = {o.name for o in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if read.intersection(node.output):
-            kept.append(node)
-            read.update(node.input)
-    made = {name for node in kept for name in node.output}
-    for values, wanted in ((graph.initializer, read), (graph.value_info, made)):
-        staying = [value for value in values if value.name in wanted]
-        del values[:]
-        values.extend(staying)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-
-
-def _shape(value: ValueInfoProto) -> list[int | str]:
-    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-
-
-def _attribute(node: NodeProto, name: str, default: object) -> object:
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else helper.get_attribute_value(found)

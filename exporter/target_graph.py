@@ -88,7 +88,7 @@ def write_graph(checkpoint: Checkpoint, target: TargetProfile, directory: Path) 
                 f"{target.name}; choose the target tensorrt-fp16"
             )
         if target.operators == "onnxruntime-cuda":
-            onnxruntime_cuda.adapt(directory)
+            onnxruntime_cuda.adapt(directory, lean=target.lean, packed=target.packed)
 
 
 def round_graph(directory: Path, manifest: Manifest, target: TargetProfile) -> None:

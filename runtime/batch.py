@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from runtime.shapes import Shape, ShapeRange, cheapest
+from runtime.shapes import PLACES_INPUT, Shape, ShapeRange, cheapest
 from runtime.text import Encoding
 
 if TYPE_CHECKING:  # the benches batch where nothing reads profiles
     from runtime.profile import PaddingSide
 
 # The graph inputs that `assemble` can fill.
-INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids", PLACES_INPUT)
 
 
 class Measured(Protocol):
@@ -114,7 +114,8 @@ def assemble(
     side: "PaddingSide",
     shape: Shape | None = None,
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """The engine's inputs: int64 arrays [rows, longest] by name, for `input_names` of INPUT_NAMES.
+    """The engine's inputs: int64 arrays [rows, longest] by name, for `input_names` of INPUT_NAMES;
+    PLACES_INPUT int64 [real tokens].
 
     Rows are padded on `side` with `pad_id`. The attention mask is 1 on real tokens. Type ids are 0
     for rows without. A larger `shape` is filled with more padding and with copies of the first row,
@@ -133,5 +134,5 @@ def assemble(
         mask[index, span] = 1
         if row.type_ids is not None:
             type_ids[index, span] = row.type_ids
-    arrays = dict(zip(INPUT_NAMES, (token_ids, mask, type_ids), strict=True))
+    arrays = dict(zip(INPUT_NAMES, (token_ids, mask, type_ids, np.flatnonzero(mask)), strict=True))
     return {name: arrays[name] for name in input_names}

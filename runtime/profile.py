@@ -127,9 +127,11 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     `operators` whether the graph holds ONNX's own operators alone, or those for which ONNX
     Runtime's CUDA provider has fast kernels.
 
-    Of targets for CUDA, calls of up to `graph_tokens` computed tokens replay captured CUDA graphs
-    (0: none). `calls_ahead` is the number of full calls that are taken from the queue and laid out
-    while the engine computes; a row that comes later waits for these, too.
+    Of targets with those, a graph that is `lean` keeps the residual stream in the type of the
+    weights too and has fewer kernels, and one that is `packed` computes padding in attention alone.
+    Calls of up to `graph_tokens` computed tokens replay captured CUDA graphs (0: none).
+    `calls_ahead` is the number of full calls that are taken from the queue and laid out while the
+    engine computes; a row that comes later waits for these, too.
 
     `attention` is told padding by a mask, or the lengths of rows, of which older versions of
     TensorRT know nothing.
@@ -147,6 +149,8 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     padding_waste: float
     weights: Literal["float32", "float16", "bfloat16"] = "float32"
     operators: Literal["onnx", "onnxruntime-cuda"] = "onnx"
+    lean: bool = False
+    packed: bool = False
     attention: Literal["mask", "lengths"] = "mask"
     graph_tokens: int = 0
     calls_ahead: int = 0
@@ -157,6 +161,13 @@ class TargetProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         if self.tiles is not None:
             _check_order("tiles", self.tiles)
+        if (self.lean or self.packed) and self.operators != "onnxruntime-cuda":
+            raise ValueError(
+                f"found operators = {self.operators!r} with lean or packed, wanted "
+                "'onnxruntime-cuda', whose graphs these change"
+            )
+        if self.lean and self.weights == "float32":
+            raise ValueError("found lean with weights in float32, wanted half precision")
 
 
 _Profile = TypeVar("_Profile", ModelProfile, TargetProfile)

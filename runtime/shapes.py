@@ -8,6 +8,9 @@ from math import log
 from typing import NamedTuple
 
 Shape = tuple[int, int]
+# An input of packed graphs, which compute the named tokens alone: their places in the flattened
+# batch, int64 [tokens].
+PLACES_INPUT = "token_places"
 
 
 class ShapeRange(NamedTuple):

@@ -26,23 +26,31 @@ from checks.cuda.failing import Outcome, Question
 from checks.cuda.families import (
     EMBEDS,
     INPUTS,
+    OPT_IN,
     PIXELS,
     REPLAYED,
+    SHARE_OF_1B,
     TARGETS,
     VALUES,
     Graph,
     make_graphs,
 )
 from checks.cuda.machine import WORK, Machine
-from checks.cuda.probe import Case, Facts
+from checks.cuda.padding import of_target
+from checks.cuda.probe import Case, Facts, inputs_for
 from checks.cuda.replay import Replay, replay
+from checks.cuda.traffic import of_a_layer
 from checks.serving import ServerFailed
 from runtime.engines import MODEL_FILE, VISION_FILE
 from runtime.profile import load_target_profile
+from runtime.shapes import PLACES_INPUT
 from runtime.telemetry import disable_telemetry
 
 _SERVED = "cuda-fp16"
-_FAILING, _BESIDE = "llama", "bert"
+_FAILING, _BESIDE = "llama-last", "bert"
+# The family whose layers are told for the 1B model, and the rows and tokens, without padding, for
+# which bytes are counted.
+_TOLD, _COUNTED = "llama", (2, 8)
 
 
 class Setting(NamedTuple):
@@ -83,7 +91,8 @@ def main() -> int:
 def cases_of(graph: Graph) -> Iterator[Case]:
     """Its text graph, and its tower if it has one."""
     for file, ending in ((MODEL_FILE, ""), (VISION_FILE, " tower")):
-        if (graph.directory / file).exists():
+        # A tower is the same for a target that is off.
+        if (graph.directory / file).exists() and not (ending and graph.target in OPT_IN):
             yield Case(
                 f"{graph.family}{ending}-{graph.target}",
                 str(graph.directory),
@@ -95,14 +104,15 @@ def cases_of(graph: Graph) -> Iterator[Case]:
 
 def _probed(setting: Setting) -> Iterator[Row]:
     """Every graph on every card; cards with the same facts share a line."""
-    asked = [case for graph, case in setting.cases.values() if graph.target in TARGETS]
+    asked = [case for graph, case in setting.cases.values() if graph.target in (*TARGETS, *OPT_IN)]
     found: dict[str, dict[bytes, list[int]]] = defaultdict(lambda: defaultdict(list))
     for sm in setting.wanted.capabilities:
         answer = setting.machine.ask("checks.cuda.probe", asked, dict[str, Facts], sm)
         for name, facts in answer.items():
             found[name][msgspec.json.encode(facts)].append(sm)
     for name, by_facts in found.items():
-        rule = setting.wanted.graphs[name.removesuffix("-cuda-fp16").removesuffix("-cuda-bf16")]
+        target = setting.cases[name][0].target
+        rule = setting.wanted.rule(name.removesuffix(f"-{target}"), target)
         for encoded, cards in by_facts.items():
             facts = msgspec.json.decode(encoded, type=Facts)
             listed = " ".join(map(str, cards))
@@ -190,8 +200,41 @@ def _replayed(setting: Setting) -> Iterator[Row]:
     paths = setting.machine.ask("checks.cuda.optimized", asked, dict[str, str])
     for _, case in setting.cases.values():
         found = _replay(case, Path(paths[case.name]))
-        cells = (f"{found.from_ours:.3f}", f"{found.from_pytorch:.3f}")
+        far = (found.from_ours, found.from_pytorch, found.rounded)
+        cells = [f"{one:.3f}" for one in far]
         yield Row((case.name, *cells, ", ".join(found.missing) or "none"), found.complaints)
+
+
+def _layers(setting: Setting) -> Iterator[Row]:
+    """What the layers of each graph in fp16 read and write."""
+    rows, length = _COUNTED
+    asked = [
+        (graph, case)
+        for graph, case in setting.cases.values()
+        if graph.target in (TARGETS[0], *OPT_IN) and case.precision == "fp16" and not case.tower
+    ]
+    question = [case for _, case in asked]
+    paths = setting.machine.ask("checks.cuda.optimized", question, dict[str, str])
+    for graph, case in asked:
+        inputs = {**inputs_for(case, rows, length), PLACES_INPUT: np.arange(rows * length)}
+        inputs["attention_mask"] = np.ones_like(inputs["attention_mask"])
+        layer = of_a_layer(Path(paths[case.name]), inputs, rows * length)
+        kilobytes, complaints = layer.kilobytes(SHARE_OF_1B), []
+        if graph.family == _TOLD:
+            complaints = list(
+                rules.heavier(setting.wanted.layers[graph.target], layer.casts, kilobytes)
+            )
+        told = f"{kilobytes:.1f}" if graph.family == _TOLD else "-"
+        yield Row((case.name, str(layer.casts), f"{layer.states:.1f}", told), complaints)
+
+
+def _padded(setting: Setting) -> Iterator[Row]:
+    """Tokens that are computed for a request of mixed lengths."""
+    for target, most in setting.wanted.padding.items():
+        found = of_target(load_target_profile(target))
+        complaint = f"{found.share:.1%} of what is computed is padding, wanted at most {most:.1%}"
+        cells = (target, *map(str, found), f"{found.share:.1%}")
+        yield Row(cells, [complaint] if found.share > most else [])
 
 
 def _replay(case: Case, optimized: Path) -> Replay:
@@ -201,18 +244,25 @@ def _replay(case: Case, optimized: Path) -> Replay:
     else:
         with np.load(recorded / INPUTS) as file:
             inputs = dict(file)
+        inputs[PLACES_INPUT] = np.flatnonzero(inputs["attention_mask"])
     values = np.load(recorded / (EMBEDS if case.tower else VALUES))
     ours = Path(case.directory) / (VISION_FILE if case.tower else MODEL_FILE)
     return replay(optimized, ours, inputs, values, case.precision)
 
 
 def _served(setting: Setting) -> Iterator[Row]:
-    """A server for each family, one that replays graphs, and two with a failing card."""
+    """A server for each family, one that replays graphs, one for each target that is off, and two
+    with a failing card."""
     graphs = {graph.family: graph for graph, _ in setting.cases.values() if graph.target == _SERVED}
     for family, graph in graphs.items():
         yield _said(family, partial(service.answers, setting.machine, graph.directory, graph.kind))
     replayed, _ = setting.cases["-".join(REPLAYED)]
     yield _said(replayed.target, partial(service.replays, setting.machine, replayed.directory))
+    for target in OPT_IN:
+        graph, _ = setting.cases[f"{_TOLD}-{target}"]
+        profile = {"NIM_MODEL_PROFILE": target}
+        answers = partial(service.answers, setting.machine, graph.directory, graph.kind, **profile)
+        yield _said(target, answers)
     for play in service.FAILURES:
         served = partial(play, setting.machine, graphs[_FAILING].directory)
         yield _said(play.__name__.replace("_", " "), served)
@@ -231,7 +281,9 @@ _PARTS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "opening | graph | ends with": _opened,
     "a call that fails | error | the next, small call": _failed,
     "captures a graph | is called meanwhile | and": _beside,
-    "optimised graph, replayed on the CPU | from ours | from PyTorch | without a kernel": _replayed,
+    "graph that runs, on the CPU | from ours | from PyTorch | rounded | no kernel": _replayed,
+    "a layer of | casts | half-precision states a token | KB a token of 1B": _layers,
+    "100 mixed passages | calls | real tokens | in attention | elsewhere | padding there": _padded,
     "server | answers": _served,
 }
 

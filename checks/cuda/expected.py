@@ -25,6 +25,22 @@ class Graph(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class OptIn(msgspec.Struct, forbid_unknown_fields=True):
+    """Of the graphs of a target that is off: inputs and launches a layer `more` than the default's,
+    or `a_layer` of a graph."""
+
+    inputs: int
+    more: int
+    a_layer: dict[str, int]
+
+
+class Layer(msgspec.Struct, forbid_unknown_fields=True):
+    """Of a layer of the 1B model: casts, and KB a token beside products and attention."""
+
+    casts: int
+    kilobytes: float
+
+
 class Opening(msgspec.Struct, forbid_unknown_fields=True):
     """One way to open `graph`, and the `error` (a pattern) or the attention of a call."""
 
@@ -46,8 +62,22 @@ class Expected(msgspec.Struct, forbid_unknown_fields=True):
     call: dict[str, int]
     replay: dict[str, int]
     graphs: dict[str, Graph]
+    opt_in: dict[str, OptIn]
+    layers: dict[str, Layer]
+    padding: dict[str, float]
     openings: list[Opening]
     calls: dict[str, Outcome]
+
+    def rule(self, graph: str, target: str) -> Graph:
+        """What is expected of a family's graph for a target."""
+        rule, changed = self.graphs[graph], self.opt_in.get(target)
+        if changed is None:
+            return rule
+        return msgspec.structs.replace(
+            rule,
+            inputs=rule.inputs + changed.inputs,
+            a_layer=changed.a_layer.get(graph, rule.a_layer + changed.more),
+        )
 
 
 def load() -> Expected:
@@ -77,6 +107,14 @@ def differing(expected: Expected, wanted: Graph, facts: Facts) -> Iterator[str]:
         yield from _replayed(expected, wanted, facts.capture, facts.replay)
     elif facts.capture.captured:
         yield "small calls are captured"
+
+
+def heavier(wanted: Layer, casts: int, kilobytes: float) -> Iterator[str]:
+    """What of a layer is more than wanted."""
+    if casts > wanted.casts:
+        yield f"{casts} casts a layer, wanted at most {wanted.casts}"
+    if kilobytes > wanted.kilobytes:
+        yield f"{kilobytes:.1f} KB a token and layer, wanted at most {wanted.kilobytes}"
 
 
 def misopened(wanted: Opening, facts: Facts) -> Iterator[str]:

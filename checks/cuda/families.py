@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
+from exporter import onnxruntime_cuda
 from exporter.architectures.nemotron_vl import NemotronVL
 from exporter.checkpoint import Checkpoint, load_model, read_checkpoint
 from exporter.draft import Draft, ExportArgs, draft
@@ -43,6 +44,16 @@ _VL = {
     "vision_config": {"hidden_size": 64, "num_hidden_layers": 2},
     "llm_config": {"num_hidden_layers": 2},
 }
+# An eighth of the 1B model's width, with heads of the same size: what a layer reads and writes is
+# an eighth, too.
+SHARE_OF_1B = 8
+_EIGHTH: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 64,
+}
 
 
 def _zoo(family: str, layout: str) -> Write:
@@ -59,7 +70,7 @@ def _zoo(family: str, layout: str) -> Write:
 
 # Every architecture, and every way to pool.
 FAMILIES: Mapping[str, Write] = {
-    "llama": write_llama,
+    "llama": partial(write_llama, **_EIGHTH),
     "llama-last": partial(write_llama, pooling="last"),
     "llama-embed": write_llama_embedder,
     "bert": write_bert,
@@ -84,6 +95,10 @@ FAMILIES: Mapping[str, Write] = {
     "camembert": _zoo("CamemBERT cross-encoder", "fp32"),
 }
 TARGETS = ("cuda-fp16", "cuda-bf16")
+# Off until a card has shown that they are faster.
+OPT_IN = ("cuda-fp16-packed", "cuda-fp16-lean", "cuda-bf16-lean")
+# What a graph is before it is made for the CUDA provider.
+_AS_WRITTEN: Mapping[str, Any] = {"operators": "onnx", "lean": False, "packed": False}
 # Further targets of a family: what `auto` may run on CUDA although it was exported for TensorRT,
 # masks and means by cuDNN; and small calls that replay graphs.
 PLAIN, REPLAYED = ("bert", "tensorrt-fp16"), ("llama", "cuda-fp16-graphs")
@@ -117,16 +132,27 @@ def make_graphs(out: Path) -> list[Graph]:
         read = read_checkpoint(str(write(checkpoint)))
         profile = choose_profile(None, read.architecture, read.kind)
         further = [target for one, target in (PLAIN, REPLAYED) if one == family]
-        for target in (*TARGETS, *further):
+        for target in (*TARGETS, *OPT_IN, *further):
             directory, wanted = out / f"{family}-{target}", load_target_profile(target)
             found = draft(read, profile, wanted, ExportArgs(target=target))
             if target == TARGETS[0]:
                 _ask_pytorch(found.checkpoint, recorded)
             directory.mkdir()
-            write_graph(found.checkpoint, wanted, directory)
+            _write_graph(found.checkpoint, wanted, out / "plain" / family, directory)
             _seal(found, wanted, directory)
             made.append(Graph(family, read.kind, target, directory, recorded))
     return made
+
+
+def _write_graph(read: Checkpoint, target: TargetProfile, plain: Path, directory: Path) -> None:
+    """As `write_graph`, which takes long: what targets share is written once, below `plain`."""
+    shared = plain / target.weights
+    if not shared.exists():
+        shared.mkdir(parents=True)
+        write_graph(read, msgspec.structs.replace(target, **_AS_WRITTEN), shared)
+    shutil.copytree(shared, directory, dirs_exist_ok=True)
+    if target.operators == "onnxruntime-cuda":
+        onnxruntime_cuda.adapt(directory, lean=target.lean, packed=target.packed)
 
 
 def _ask_pytorch(checkpoint: Checkpoint, folder: Path) -> None:

@@ -37,7 +37,7 @@ from runtime.engines import Engine, EngineSetup, open_engine
 from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
 from runtime.errors import EngineUnavailable, OutOfMemory
 from runtime.gpu import find_gpu
-from runtime.shapes import ShapeRange, shapes_with_graphs
+from runtime.shapes import PLACES_INPUT, ShapeRange, shapes_with_graphs
 
 # Uneven lengths: some not multiples of 4 or 8, one at each end of a profile.
 LENGTHS = [3, 5, 17, 31, 32, 63, 64, 100, 127, 200, 255, 256, 300, 511, 512]
@@ -95,12 +95,12 @@ class Machine:
 
     def graph(self, weights: Weights, operators: Operators) -> Exported:
         """The exported graph."""
-        key = (weights, operators)
+        key, lean = (weights, operators), operators == "lean"
         if key not in self.graphs:
             self.graphs[key] = (
                 export(self.model, weights, self.work / f"{self.model}-{weights}")
                 if operators == "onnx"
-                else adapted(self.graph(weights, "onnx"))
+                else adapted(self.graph(weights, "onnx"), lean=lean, packed=lean)
             )
         return self.graphs[key]
 
@@ -165,6 +165,11 @@ def cuda_bf16(machine: Machine) -> str:
     """The graph of target cuda-bf16."""
     _needs_gpu(machine)
     return _agrees(machine, machine.engine, machine.graph("bfloat16", "onnxruntime-cuda"))
+
+
+def cuda_lean(machine: Machine) -> str:
+    """The graph of target cuda-fp16-lean."""
+    return _agrees(machine, machine.engine, machine.graph("float16", "lean"))
 
 
 def cuda_graphs(machine: Machine) -> str:
@@ -289,6 +294,7 @@ CHECKS: tuple[Callable[[Machine], str], ...] = (
     onnx_fp16,
     cuda_fp16,
     cuda_bf16,
+    cuda_lean,
     neighbours,
     cuda_graphs,
     memory,
@@ -334,7 +340,10 @@ def _agrees(machine: Machine, name: str, exported: Exported, **setup: object) ->
 
 
 def _logits(engine: Engine, rows: list[list[int]], side: str = "right") -> np.ndarray:
-    found = engine.run(padded_inputs(rows, side))[engine.output_names[0]]
+    inputs = padded_inputs(rows, side)
+    if PLACES_INPUT in engine.input_names:
+        inputs[PLACES_INPUT] = np.flatnonzero(inputs["attention_mask"])
+    found = engine.run(inputs)[engine.output_names[0]]
     return found.reshape(-1).astype(np.float64)
 
 

@@ -16,7 +16,7 @@ from exporter.onnx_file import move_to_onnx
 from runtime.engines import MODEL_FILE
 
 Weights = Literal["float32", "float16", "bfloat16"]
-Operators = Literal["onnx", "onnxruntime-cuda"]
+Operators = Literal["onnx", "onnxruntime-cuda", "lean"]
 Row = list[int]
 
 _TINY = {
@@ -63,14 +63,16 @@ def export(name: str, weights: Weights, directory: Path) -> Exported:
     return Exported(directory, PRECISIONS[weights])
 
 
-def adapted(exported: Exported) -> Exported:
-    """The graph with the operators for which ONNX Runtime's CUDA provider has fast kernels."""
-    directory = exported.directory.with_name(f"{exported.directory.name}-cuda")
+def adapted(exported: Exported, *, lean: bool = False, packed: bool = False) -> Exported:
+    """The graph with the operators for which ONNX Runtime's CUDA provider has fast kernels, in the
+    forms of the targets that are off by default."""
+    forms = "".join(f"-{name}" for name, on in (("lean", lean), ("packed", packed)) if on)
+    directory = exported.directory.with_name(f"{exported.directory.name}-cuda{forms}")
     shutil.copytree(exported.directory, directory, copy_function=os.link)
     # Only this file is rewritten; the weights are shared with the original.
     (directory / MODEL_FILE).unlink()
     shutil.copyfile(exported.directory / MODEL_FILE, directory / MODEL_FILE)
-    onnxruntime_cuda.adapt(directory)
+    onnxruntime_cuda.adapt(directory, lean=lean, packed=packed)
     return Exported(directory, exported.precision)
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runtime.engines import Arrays, EngineSetup, Outputs
-from runtime.shapes import Shape, bucket
+from runtime.shapes import PLACES_INPUT, Shape, bucket
 
 # Run option: the id of the captured graph to replay; -1 means none.
 _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
@@ -50,6 +50,7 @@ class CapturedGraphs:
 
     def run(self, shape: Shape, inputs: Arrays) -> Outputs:
         """Replay the graph of `shape`; ONNX Runtime captures it in the first call."""
+        inputs = _with_every_place(inputs, shape)
         captured = self._of_thread.captured.get(shape) or self._buffers(shape, inputs)
         for name, held in captured.inputs.items():
             held.update_inplace(np.ascontiguousarray(inputs[name]))
@@ -122,9 +123,18 @@ def _can_capture(session: Any) -> bool:
 
 
 def _shape_of(inputs: Arrays) -> Shape | None:
-    """(rows, tokens) if all inputs have this shape but those that are empty, as the embeddings of
-    images are for texts alone; else None."""
-    match list({array.shape for array in inputs.values() if array.size}):
+    """(rows, tokens) if all inputs have this shape but the places of packed graphs and those that
+    are empty, as the embeddings of images are for texts alone; else None."""
+    match list({a.shape for name, a in inputs.items() if a.size and name != PLACES_INPUT}):
         case [(rows, tokens)]:
             return rows, tokens
     return None
+
+
+def _with_every_place(inputs: Arrays, shape: Shape) -> Arrays:
+    """Inputs of a packed graph that compute padding too: a captured graph has one number of
+    tokens."""
+    if PLACES_INPUT not in inputs:
+        return inputs
+    rows, tokens = shape
+    return {**inputs, PLACES_INPUT: np.arange(rows * tokens)}

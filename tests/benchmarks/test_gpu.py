@@ -41,8 +41,8 @@ def test_a_tiny_run_on_the_cpu(
     options = ["--device", "cpu", "--model", "tiny", "--quick", "--out", str(tmp_path)]
     assert main(options) == 0
     measured = json.loads((tmp_path / "results.json").read_bytes())["measured"]
-    # Two of PyTorch and four of ours, on five loads.
-    assert len(measured) == 30
+    # Two of PyTorch and seven of ours, on five loads.
+    assert len(measured) == 45
     mine = [f"ORT-CPU fp16, 256 tokens{more}" for more in (", graphs to 256", ", a call ahead")]
     assert {one["candidate"] for one in measured} >= {*mine}
     assert [one["failure"] for one in measured if one["failure"]] == []
@@ -65,13 +65,16 @@ def test_graphs_are_measured_on_calls_as_large_as_the_budget(
 ) -> None:
     graph = Exported(tmp_path, "fp16")
     monkeypatch.setattr(bench, "export", lambda *_: graph)
-    monkeypatch.setattr(bench, "adapted", lambda _: graph)
+    monkeypatch.setattr(bench, "adapted", lambda _, **_forms: graph)
     sizes = Sizes(batches=(4,), budgets=(256, 1024))
     names = [one.name for one in _candidates("tiny", "cpu", sizes, tmp_path) if one.ours]
     assert names[:6] == [
         f"ORT-CPU fp16, {budget} tokens{more}"
         for budget in sizes.budgets
         for more in ("", f", graphs to {budget}", ", a call ahead")
+    ]
+    assert names[6:-1:2] == [
+        f"ORT-CPU fp16, {form}, 256 tokens" for form in ("packed", "lean", "lean and packed")
     ]
     # Calls with one or few passages of the smallest loads are buckets within any budget.
     *_, few, single = make_loads(100, 512)

@@ -9,13 +9,17 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
+from benchmarks.texts import mixed_lengths
 from checks.cuda import expected as rules
 from checks.cuda.expected import differing, load, misopened
 from checks.cuda.failing import FAILURES
-from checks.cuda.families import FAMILIES, PLAIN, REPLAYED, TARGETS
+from checks.cuda.families import FAMILIES, OPT_IN, PLAIN, REPLAYED, TARGETS
+from checks.cuda.padding import mixed_rows, of_target
 from checks.cuda.probe import Facts
-from checks.cuda.replay import replay
+from checks.cuda.replay import in_float32, replay, session_of
 from checks.cuda.trace import Counts, count
+from checks.cuda.traffic import of_a_layer
+from runtime.profile import load_target_profile
 
 LINES = """
 copy pageable->device 792
@@ -164,7 +168,74 @@ def test_a_replay_sees_a_graph_that_means_something_else(tmp_path: Path) -> None
     }
     assert found["ours"].complaints == found["same"].complaints == []
     assert found["same"].from_pytorch == 0
-    assert len(found["other"].complaints) == 2
+    assert len(found["other"].complaints) == 3
     assert found["unknown"].missing == ["BiasSoftmax"]
     assert found["unknown"].complaints == ["no kernel on the CPU for BiasSoftmax"]
     assert onnx.load(tmp_path / "ours").graph.initializer[0].data_type == onnx.TensorProto.FLOAT16
+
+
+def test_targets_that_are_off_are_held_to_their_gains() -> None:
+    wanted = load()
+    assert wanted.opt_in.keys() == set(OPT_IN)
+    assert all(wanted.opt_in[name].a_layer.keys() <= FAMILIES.keys() for name in OPT_IN)
+    assert wanted.rule("llama", "cuda-fp16") == wanted.graphs["llama"]
+    found = [wanted.rule("llama", target) for target in OPT_IN]
+    assert [(one.inputs, one.a_layer) for one in found] == [(3, 27), (3, 15), (3, 15)]
+    layer = wanted.layers["cuda-fp16-lean"]
+    assert list(rules.heavier(layer, 0, 130.0)) == []
+    assert list(rules.heavier(layer, 1, 130.1)) == [
+        "1 casts a layer, wanted at most 0",
+        "130.1 KB a token and layer, wanted at most 130.0",
+    ]
+
+
+def test_padding_is_counted_with_our_own_batching() -> None:
+    assert [len(row) for row in mixed_rows()] == sorted(mixed_lengths(100))
+    plain, packed = (of_target(load_target_profile(f"cuda-fp16{form}")) for form in ("", "-lean"))
+    assert packed.real == packed.linear == plain.real
+    assert packed.attention == plain.attention == plain.linear
+    assert plain.share > 0.2
+    assert packed.share == 0
+
+
+LAYER = """<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>
+g (float16[batch, sequence, 4] x, int64[one, tokens] places) => (float16[batch, sequence, 4] y)
+{
+    before = Softmax (x)
+    wide = Cast <to = 1> (before)
+    narrow = Cast <to = 10> (wide)
+    normed, mean, deviation, total = com.microsoft.SkipSimplifiedLayerNormalization (narrow, x, w)
+    flat = Reshape (total, shape)
+    found = Gather (flat, places)
+    product = MatMul (found, matrix)
+    y = Softmax (product)
+}"""
+
+
+def test_the_bytes_of_a_layer_are_counted(tmp_path: Path) -> None:
+    model = parser.parse_model(LAYER.replace("normed, mean, deviation, total", "normed, , , total"))
+    for name, values in {
+        "w": np.ones(4, np.float16),
+        "shape": np.asarray([-1, 4]),
+        "matrix": np.eye(4, dtype=np.float16),
+    }.items():
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    (tmp_path / "layer").write_bytes(model.SerializeToString())
+    inputs = {"x": np.ones((2, 3, 4), np.float16), "places": np.arange(6)[None]}
+    found = of_a_layer(tmp_path / "layer", inputs, 6)
+    # Casts 1 + 2 and 2 + 1 states, the sum 2 + 2, the lookup 1 + 1 and an index of 8 bytes.
+    assert (found.casts, found.states, found.hidden) == (2, 3 + 3 + 4 + 2 + 1, 4)
+    assert found.kilobytes(1000) == found.states * 8
+
+
+def test_rounding_is_that_of_half_precision() -> None:
+    x = np.asarray([[1.0009, 2.003]], np.float32)
+    found = {}
+    for rounding in (False, True):
+        model = parser.parse_model(OURS)
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray([3, 3], "f2"), "w"))
+        session = session_of(in_float32(model, rounding=rounding))
+        (found[rounding],) = session.run(None, {"x": x})
+    np.testing.assert_array_equal(found[False], x * 3)
+    halves = x.astype(np.float16) * np.float16(3)
+    np.testing.assert_array_equal(found[True], halves.astype(np.float32))

@@ -47,12 +47,12 @@ def test_without_a_gpu_it_says_so(
 @pytest.mark.heavy
 @pytest.mark.parametrize("model", ["tiny", "qwen3-tiny"])
 def test_what_needs_no_gpu_runs_on_the_cpu(capsys: pytest.CaptureFixture[str], model: str) -> None:
-    chosen = ["onnx_fp16", "cuda_fp16", "neighbours", "cuda_graphs", "memory"]
+    chosen = ["onnx_fp16", "cuda_fp16", "cuda_lean", "neighbours", "cuda_graphs", "memory"]
     assert main(["--device", "cpu", "--model", model, "--only", *chosen]) == 0
     lines = capsys.readouterr().out.splitlines()
     states = {line.split()[0]: line[26:35].strip() for line in lines[1:-1]}
     assert states == {**dict.fromkeys(chosen, "passed"), "memory": "not here"}
-    assert lines[-1] == "4 passed, 0 FAILED, 1 not here"
+    assert lines[-1] == "5 passed, 0 FAILED, 1 not here"
 
 
 def test_a_check_that_fails_is_told_and_the_others_go_on(

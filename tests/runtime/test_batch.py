@@ -118,3 +118,12 @@ def test_a_larger_shape_is_filled_with_padding_and_copies() -> None:
     found = assemble([row(5, 6), row(7)], ("input_ids", "attention_mask"), 9, "left", (3, 4))
     assert found["input_ids"].tolist() == [[9, 9, 5, 6], [9, 9, 9, 7], [9, 9, 5, 6]]
     assert found["attention_mask"].tolist() == [[0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 1, 1]]
+
+
+def test_packed_graphs_are_told_where_the_real_tokens_are() -> None:
+    rows = [row(1, 2, 3), row(4), row(5, 6)]
+    right = assemble(rows, ["input_ids", "token_places"], 9, "right", (3, 4))
+    assert right["token_places"].tolist() == [0, 1, 2, 4, 8, 9]
+    left = assemble(rows, ["token_places"], 9, "left")
+    assert left["token_places"].tolist() == [0, 1, 2, 5, 7, 8]
+    assert right["token_places"].dtype == np.int64

@@ -88,6 +88,21 @@ def test_tiles_out_of_order_are_refused(tiles: list[int], message: str) -> None:
         msgspec.convert(facts | {"tiles": tiles}, profile.TargetProfile)
 
 
+@pytest.mark.parametrize(
+    ("target", "changes", "message"),
+    [
+        ("cpu-fp32", {"packed": True}, "found operators = 'onnx' with lean or packed"),
+        ("cuda-fp16", {"lean": True, "weights": "float32"}, "wanted half precision"),
+    ],
+)
+def test_only_graphs_for_the_cuda_provider_are_lean_or_packed(
+    target: str, changes: dict[str, object], message: str
+) -> None:
+    facts = msgspec.to_builtins(profile.load_target_profile(target))
+    with pytest.raises(msgspec.ValidationError, match=message):
+        msgspec.convert(facts | changes, profile.TargetProfile)
+
+
 OWN: dict[str, object] = {
     "id": "somebody/own",
     "kind": "rank",
