@@ -174,7 +174,7 @@ check-cuda: .venvs/cuda/.installed .venvs/cuda-headers/.installed  ### the real 
 
 #@ Fine-tune
 
-recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (under 5 minutes): RECIPE=--force
+recipe: $(INSTALLED)  ## the recipe from corpus to proven artifact, small and offline (under 10 minutes): RECIPE=--force
 	@$(BIN)/rerank run -c small --to export $(RECIPE)
 
 check-pubmedqa: $(INSTALLED)  ### fine-tune on PubMedQA's questions and measure: make check-pubmedqa PAIRS=FILE

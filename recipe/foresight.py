@@ -81,6 +81,14 @@ def contradictions(recipe: Recipe, names: Sequence[str]) -> Iterator[str]:
     if len(set(prompts.values())) > 1:
         said = ", ".join(f"{name}.prompt_template = {text!r}" for name, text in prompts.items())
         yield f"found {said}; wanted the same in finetune, eval and export"
+    trained, asked = finetune.rerank_max_length, recipe.eval.max_length
+    exported = Path(recipe.export.model_path).resolve()
+    ours = exported.is_relative_to(Path(finetune.checkpoint_dir).resolve())
+    if {"finetune", "eval", "export"} <= {*names} and ours and asked > trained:
+        yield (
+            f"found eval.max_length = {asked} and finetune.rerank_max_length = {trained}, wanted "
+            "at most the same in eval: the artifact takes no longer pairs than were trained"
+        )
 
 
 def _measured(recipe: Recipe) -> list[tuple[str, Path]]:

@@ -41,6 +41,7 @@ def test_defaults_are_a_plan_with_nothing_there(rerank: Rerank) -> None:
         ("sdg -d file_extensions=.jsonl", "whose files hold rows"),
         ("run -d --from prep prep.hard_negatives_to_mine=3", "wanted at least 4 negatives"),
         ("run -d --from finetune eval.prompt_template={query}{passage}", "wanted the same in"),
+        ("run -d --to export finetune.rerank_max_length=160", "wanted at most the same in eval"),
         ("run -d --from sdg prep.sdg_input_path=/nope", "found no generated questions"),
         ("run -d --from prep finetune.train_data_path=x.json", "found no training data at x.json"),
         ("run -d --from prep eval.eval_data_path=mine", "would not keep out of training; set prep"),
