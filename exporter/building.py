@@ -53,7 +53,8 @@ def build(
     version_compatible: bool = False,
 ) -> Manifest:
     """Build model.plan of the artifact `directory`, in the artifact `out`; of a model that takes
-    images vision.plan as well. `target_name` is None for the target that it was exported for.
+    images vision.plan as well. `target_name` is None for the target of the plan that is there,
+    or else of the export.
 
     `out` may be `directory`. `version_compatible` makes a plan that later versions of TensorRT's
     same major version run too, whatever the target says. Raises ExportError or ServingError; `out`
@@ -61,7 +62,9 @@ def build(
     """
     directory = find_directory(directory)
     manifest = read_manifest(directory)
-    target = load_target_profile(target_name or manifest.target)
+    # A plan that is there is renewed as it was: a shorter one would cut rows that it took.
+    known = manifest.target if manifest.plan is None else manifest.plan.target
+    target = load_target_profile(target_name or known)
     if version_compatible:
         target = msgspec.structs.replace(target, version_compatible=True)
     _refuse(manifest, target)

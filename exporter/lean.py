@@ -221,6 +221,8 @@ class _Joining:
         assert isinstance(heads, int)
         sizes = [one.size for one in parts]
         chunk = gcd(*sizes)
+        if query.angles and chunk % (query.size // heads):
+            return []  # no whole number of heads, which are rotated each for itself
         made = Making(f"{node.output[0]}.joined", self._graph.initializer)
         whole = made("MatMul", query.x, made("Concat", *(one.weight for one in parts), axis=1))
         if biases:
@@ -247,6 +249,8 @@ class _Joining:
         angles: tuple[str, ...] = ()
         maker = self._maker.get(name)
         if maker is not None and maker.op_type == "RotaryEmbedding":
+            if any(attribute(maker, name, 0) for name in ("interleaved", "rotary_embedding_dim")):
+                return None
             angles = tuple(maker.input[1:])
             maker = self._maker.get(maker.input[0])
         bias = None

@@ -3,8 +3,8 @@
 One more input, `token_places` int64 [tokens], names the tokens that are computed: their places in
 the flattened batch. Products, norms and activations then run on [1, tokens, size]; only attention,
 and whatever else looks across tokens, gets [batch, sequence, size] back. There the places of
-padding hold the states of other tokens: attention does not see them, and pooling gives them the
-weight 0.
+padding hold the states of their own row's first token: attention does not see them, and pooling
+gives them the weight 0. Of another row's they must not be: 0 × NaN would carry it over.
 
 Every real token must be named, and none twice. All places of the batch may be: a captured CUDA
 graph has one number of tokens.
@@ -40,7 +40,8 @@ _ELEMENTWISE = frozenset(
 )
 # `rows_first` and `rows_last` are of the rotation of rows in `onnxruntime_cuda`, so places are
 # turned as it turns them. pack_index int64 [1, tokens] are places in the turned batch; unpack_index
-# int64 [batch, sequence] says which of the computed tokens stands where, the first one in padding.
+# int64 [batch, sequence] says which of the computed tokens stands where. In padding it is
+# the first one of the same row: turned rows begin with a real token.
 _INDEX = f"""
 index (int64[tokens] {PLACES_INPUT}, int64[batch, sequence] attention_mask,
     int64[batch, 1] rows_first, int64[1] rows_last)
@@ -62,11 +63,15 @@ index (int64[tokens] {PLACES_INPUT}, int64[batch, sequence] attention_mask,
     pack_size = Shape ({PLACES_INPUT})
     pack_count = Squeeze (pack_size)
     pack_numbers = Range (pack_begin, pack_count, pack_step)
-    pack_nothing = Sub (attention_mask, attention_mask)
+    pack_zeros = Sub (attention_mask, attention_mask)
+    pack_nothing = Sub (pack_zeros, pack_one)
     pack_nowhere = Reshape (pack_nothing, pack_flat)
     pack_found = ScatterElements <axis = 0> (pack_nowhere, pack_places, pack_numbers)
     pack_shape = Shape (attention_mask)
-    unpack_index = Reshape (pack_found, pack_shape)
+    pack_rows = Reshape (pack_found, pack_shape)
+    pack_begins = Gather <axis = 1> (pack_rows, pack_axis)
+    pack_padding = Less (pack_rows, pack_begin)
+    unpack_index = Where (pack_padding, pack_begins, pack_rows)
 }}
 """
 

@@ -82,9 +82,15 @@ def refuse_machine(machine: Machine, target: TargetProfile) -> None:
     version = str(machine.trt.__version__)
     oldest = OLDEST_FOR_LENGTHS if target.attention == "lengths" else OLDEST
     if numbers(version)[:2] < numbers(oldest):
+        how = "install a newer one"
+        if oldest == OLDEST_FOR_LENGTHS:
+            how += (
+                " (the extra tensorrt and the GPU image have TensorRT 10: "
+                f"pip install 'tensorrt-cu13>={oldest},<12' replaces it, for building and serving)"
+            )
         raise EngineUnavailable(
-            f"found TensorRT {version}, wanted {oldest} or newer for target {target.name}; install "
-            "a newer one, or choose tensorrt-fp16"
+            f"found TensorRT {version}, wanted {oldest} or newer for target {target.name}; {how}, "
+            "or choose tensorrt-fp16"
         )
     capability = machine.gpu.compute_capability
     if target.precision == "fp8" and numbers(capability) < _FP8_CAPABILITY:
@@ -135,9 +141,9 @@ def compile_plan(
     in_parts = serialized is None and bool(found) and not monitor.interrupted
     if in_parts:
         log(
-            f"TensorRT cannot fuse the attention of all {len(found)} layers "
-            f"({logger.take_errors()}); it is compiled again in parts, which are slower and store "
-            "the scores of all pairs of tokens"
+            f"TensorRT could not build {plan.name} with fused attention only, in all {len(found)} "
+            f"layers ({logger.take_errors()}); attention is compiled again in parts, which are "
+            "slower and store the scores of all pairs of tokens"
         )
         for attention in found:
             attention.decomposable = True

@@ -41,6 +41,7 @@ from runtime.selection import (
     serving_target,
     usual_target,
 )
+from runtime.shapes import PLACES_INPUT
 from runtime.text import load_tokenizer
 
 _log = logging.getLogger(__name__)
@@ -190,7 +191,9 @@ def _open_described(directory: Path, manifest: Manifest, wanted: Wanted) -> Open
     requested = wanted.engine or default_engine(manifest, own_target, wanted.target)
     opened = open_best(directory, requested, manifest, own_target, wanted.options)
     found = [sorted(opened.input_names), sorted(opened.output_names)]
-    recorded = [sorted(manifest.inputs), sorted(manifest.outputs)]
+    # A Triton's Python model finds the places of packed graphs by itself.
+    spared = {PLACES_INPUT} if opened.device == "remote" else set()
+    recorded = [sorted({*manifest.inputs} - spared), sorted(manifest.outputs)]
     with closed_on_error(opened):
         if found != recorded:
             raise ManifestError(

@@ -134,5 +134,6 @@ def assemble(
         mask[index, span] = 1
         if row.type_ids is not None:
             type_ids[index, span] = row.type_ids
-    arrays = dict(zip(INPUT_NAMES, (token_ids, mask, type_ids, np.flatnonzero(mask)), strict=True))
+    places = np.flatnonzero(mask) if PLACES_INPUT in input_names else mask
+    arrays = dict(zip(INPUT_NAMES, (token_ids, mask, type_ids, places), strict=True))
     return {name: arrays[name] for name in input_names}

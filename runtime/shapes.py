@@ -82,7 +82,8 @@ def bucket(rows: int, tokens: int, max_rows: int) -> Shape:
     """The bucket of a call: the shape of the captured graph that computes it.
 
     Rows are rounded up to a power of two (at most `max_rows`); tokens to a multiple of 16, of 32
-    above 128, and of 64 above 256. At most a quarter of a row above 48 tokens is padding.
+    above 128, and of 64 above 256. At most a quarter of a row above 48 tokens is padding; of rows
+    up to a half, which the caller judges.
     """
     step = 16 if tokens <= 128 else 32 if tokens <= 256 else 64
     power = 1 << (rows - 1).bit_length()

@@ -210,7 +210,13 @@ def _run(part: str, venv: Path, **variables: str) -> subprocess.CompletedProcess
 
 @pytest.mark.parametrize(
     ("wanted", "kept"),
-    [("all", _CARDS), ("90", ("sm90",)), ("80 120", ("sm80", "sm120")), ("none", ())],
+    [
+        ("all", _CARDS),
+        ("90", ("sm90",)),
+        ("80 120", ("sm80", "sm120")),
+        ("90 ptx", ("sm90", "ptx")),
+        ("none", ()),
+    ],
 )
 def test_libraries_for_other_cards_are_left_out(
     venv: Path, wanted: str, kept: tuple[str, ...]
@@ -220,7 +226,21 @@ def test_libraries_for_other_cards_are_left_out(
     cards = {f"libnvinfer_builder_resource_{card}.so.10.16.1" for card in kept}
     assert found == {"libnvinfer.so.10.16.1", *cards}
     assert (venv / "share" / "plan-cards").read_text() == f"{wanted}\n"
-    assert "PLAN_CARDS=all" in _of("Dockerfile.gpu", "ARG")
+
+
+@pytest.mark.parametrize("wanted", ["8.9", "80,90", "121", "90 12"])
+def test_a_card_without_a_library_ends_the_build(venv: Path, wanted: str) -> None:
+    before = sorted(venv.rglob("*"))
+    done = _run("builder_resource", venv, PLAN_CARDS=wanted)
+    assert done.returncode == 1
+    assert f"found '{wanted.split()[-1]}' in PLAN_CARDS" in done.stderr
+    assert sorted(venv.rglob("*")) == before
+
+
+def test_libraries_for_all_cards_are_the_default_of_the_stage_that_removes_them() -> None:
+    text = (_ROOT / "Dockerfile.gpu").read_text("utf-8")
+    (stage,) = (part for part in text.split("\nFROM ") if "builder_resource" in part)
+    assert "\nARG PLAN_CARDS=all\n" in stage[: stage.index("RUN")]
 
 
 def test_libraries_that_were_not_fetched_are_told(venv: Path) -> None:

@@ -42,17 +42,16 @@ print(f"sm{gpu.compute_capability}-tensorrt{tensorrt_version()}" if gpu else "")
     fail "RERANK_BUILD_TARGET: found no TensorRT, see above"
 [ -n "$machine" ] || fail "RERANK_BUILD_TARGET: found no NVIDIA GPU, wanted docker run --gpus all"
 
-# The image may have the builder's libraries for some cards only (Dockerfile.gpu).
-cards=$(cat "$(dirname "$0")/../share/plan-cards" 2>/dev/null || echo all)
-card=$(echo "${machine#sm}" | cut -d- -f1 | tr -d .)
-case " $cards " in
-*" all "* | *" $card "*) ;;
-*) fail "RERANK_BUILD_TARGET: found an image that builds plans for the cards '$cards', wanted $card: \
-build the image with --build-arg PLAN_CARDS=$card, or mount an artifact that has its plan" ;;
-esac
-
 artifact="$cache/plans/$(sha256sum "$model/manifest.json" | cut -c1-12)-$RERANK_BUILD_TARGET-$machine"
 if [ ! -f "$artifact/manifest.json" ]; then
+    # The image may have the builder's libraries for some cards only (Dockerfile.gpu).
+    cards=$(cat "$(dirname "$0")/../share/plan-cards" 2>/dev/null || echo all)
+    card=$(echo "${machine#sm}" | cut -d- -f1 | tr -d .)
+    case " $cards " in
+    *" all "* | *" $card "*) ;;
+    *) fail "RERANK_BUILD_TARGET: found an image that builds plans for the cards '$cards', wanted $card: \
+build the image with --build-arg PLAN_CARDS=$card, or mount a NIM_CACHE_PATH or an artifact that has its plan" ;;
+    esac
     echo "start: building a plan for $RERANK_BUILD_TARGET, which takes minutes" >&2
     # In the background, because the shell handles signals only between foreground commands.
     # Containers that share the cache wait for the one that builds, and use its plan.

@@ -36,6 +36,7 @@ from checks.gpu.models import CONFIGS, adapted, export
 from checks.gpu.plans import build_plan
 from runtime.errors import EngineUnavailable
 from runtime.gpu import find_gpu
+from runtime.profile import load_target_profile
 
 _CEILING_ROWS = 64 * 512
 _WARM_RUNS = 3
@@ -115,6 +116,7 @@ def _candidates(model: str, device: str, sizes: Sizes, work: Path) -> list[Candi
     fast = adapted(plain)
     on_gpu = device == "cuda"
     ort, title = ("onnxruntime-cuda", "ORT-CUDA") if on_gpu else ("onnxruntime-cpu", "ORT-CPU")
+    shipped = load_target_profile("cuda-fp16-graphs")
     found = [
         pytorch(model, dtype, batch, device)
         for dtype in (torch.float16, torch.bfloat16)
@@ -122,10 +124,12 @@ def _candidates(model: str, device: str, sizes: Sizes, work: Path) -> list[Candi
     ]
     found += [
         # Nothing more; captured graphs, one for every bucket within the budget, so that large calls
-        # show cost and gain as small ones do; a call ahead.
+        # show cost and gain as small ones do; a call ahead; and both as cuda-fp16-graphs has them.
         ours(ort, f"{title} fp16", fast, budget, graph_tokens, ahead)
         for budget in sizes.budgets
-        for graph_tokens, ahead in ((0, 0), (budget, 0), (0, 1))
+        for graph_tokens, ahead in dict.fromkeys(
+            ((0, 0), (budget, 0), (0, 1), (shipped.graph_tokens, shipped.calls_ahead))
+        )
     ]
     # The targets that are off until they are 1.1 times as fast here: bytes and padding apart.
     found += [

@@ -86,6 +86,7 @@ def ours(
             precision=exported.precision,
             max_rows=MAX_ROWS,
             shapes=_PROFILES,
+            padding_waste=_WASTE,
             graph_tokens=graph_tokens,
             cache=exported.directory,
         )

@@ -37,6 +37,7 @@ from runtime.engines import Engine, EngineSetup, open_engine
 from runtime.engines.cudart import Cuda, CudaFailed, host_array, open_cuda
 from runtime.errors import EngineUnavailable, OutOfMemory
 from runtime.gpu import find_gpu
+from runtime.profile import load_target_profile
 from runtime.shapes import PLACES_INPUT, ShapeRange, shapes_with_graphs
 
 # Uneven lengths: some not multiples of 4 or 8, one at each end of a profile.
@@ -53,7 +54,7 @@ _HUGE_BYTES = 1 << 50
 _SERVED_AS = {"NIM_MODEL_PROFILE": "cuda-fp16"}
 _LONGEST_TOKENS, _HALF_BYTES = 8192, 2
 # As in the targets that ask for captured graphs.
-_GRAPH_TOKENS = 2048
+_WITH_GRAPHS = load_target_profile("cuda-fp16-graphs")
 
 
 class NotApplicable(Exception):
@@ -179,7 +180,8 @@ def cuda_graphs(machine: Machine) -> str:
     with closing(machine.opened(machine.engine, exported)) as engine:
         pairs = [_calls(engine, machine, shift) for shift in range(3)]
     far = 0.0
-    with closing(machine.opened(machine.engine, exported, graph_tokens=_GRAPH_TOKENS)) as engine:
+    small = {"graph_tokens": _WITH_GRAPHS.graph_tokens, "padding_waste": _WITH_GRAPHS.padding_waste}
+    with closing(machine.opened(machine.engine, exported, **small)) as engine:
         if machine.device == "cuda":
             assert engine.shape_for(3, 10) == (4, 16), "the engine opened without CUDA graphs"
         for shift, wanted in enumerate(pairs):
@@ -316,7 +318,7 @@ def tau(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def _memory_of_graphs(engine: Engine) -> str:
     """What graphs of all shapes take, once the arena has what the largest call needs."""
-    shapes = shapes_with_graphs(_GRAPH_TOKENS, EngineSetup().max_rows)
+    shapes = shapes_with_graphs(_WITH_GRAPHS.graph_tokens, _WITH_GRAPHS.max_rows)
     before = torch.cuda.mem_get_info()[0]
     for rows, tokens in shapes:
         engine.run(

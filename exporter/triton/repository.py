@@ -20,6 +20,7 @@ from runtime.engines.triton import MODEL_NAME
 from runtime.errors import ManifestError
 from runtime.manifest import Manifest, check_files, read_manifest
 from runtime.outputs import atomic_directory, file_place, foreign_file, refuse_inputs, write_atomic
+from runtime.shapes import PLACES_INPUT
 
 Platform = Literal["python", "onnxruntime", "tensorrt"]
 
@@ -122,7 +123,12 @@ def _begins(file: Path, head: bytes) -> bool:
 
 def _python_config(manifest: Manifest) -> str:
     texts = [_tensor(name, "TYPE_STRING", 1, optional=True) for name in ("query", "passage")]
-    ids = [_tensor(name, "TYPE_INT64", -1, optional=True) for name in manifest.inputs]
+    # The places of packed graphs follow from the rows of a call, which are not those of a request.
+    ids = [
+        _tensor(name, "TYPE_INT64", -1, optional=True)
+        for name in manifest.inputs
+        if name != PLACES_INPUT
+    ]
     outputs = [
         _tensor("index", "TYPE_INT32", 1),
         _tensor("logit", "TYPE_FP32", 1),
@@ -139,6 +145,12 @@ def _graph_config(artifact: Path, manifest: Manifest, platform: Platform) -> str
     name, file = _GRAPH_FILES[platform]
     if not (artifact / file).is_file():
         raise RepositoryRefused(f"platform {platform} needs {file}, which the artifact lacks")
+    if PLACES_INPUT in manifest.inputs:
+        raise RepositoryRefused(
+            f"found a packed graph (target {manifest.target}), whose {PLACES_INPUT} has no axis of "
+            "rows, wanted one that Triton can batch; choose --platform python, or export for "
+            "another target"
+        )
     if platform == "tensorrt":
         inputs = [_tensor(one, "TYPE_INT64", -1) for one in manifest.inputs]
         outputs = [_tensor(one, "TYPE_FP32", 1) for one in manifest.outputs]

@@ -12,12 +12,15 @@ from runtime.shapes import PLACES_INPUT, Shape, bucket
 
 # Run option: the id of the captured graph to replay; -1 means none.
 _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"
+# So many tokens take a card no longer than fewer do: up to here padding costs nothing.
+_FREE_TOKENS = 256
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
 class CapturedGraphs:
     """The graphs of small calls, which are padded to a few shapes: those of `runtime.shapes.bucket`
-    with at most `setup.graph_tokens` tokens, 106 of them for 2048 tokens and 64 rows.
+    with at most `setup.graph_tokens` tokens, 106 of them for 2048 tokens and 64 rows. A larger call
+    of which more than `setup.padding_waste` would be padding is not padded, and replays none.
 
     ONNX Runtime 1.31 gives none back before the session ends, so these few bound their memory. Each
     has its own inputs and outputs on the device; intermediate values share the session's arena.
@@ -31,13 +34,17 @@ class CapturedGraphs:
         self._memory = memory
         self._tokens = setup.graph_tokens if _can_capture(session) else 0
         self._of_thread = _OfThread()
+        self._failed: set[Shape] = set()
         # An id is never used twice: a failed capture may have left a graph behind under its id.
         self._numbers = itertools.count(1)
 
     def shape_for(self, rows: int, tokens: int) -> Shape | None:
         """The shape whose graph computes a call of this shape; None without one."""
         shape = bucket(rows, tokens, self._setup.max_rows)
-        return shape if self._fits(shape) else None
+        computed = shape[0] * shape[1]
+        wasted = computed - rows * tokens
+        is_cheap = computed <= _FREE_TOKENS or wasted <= self._setup.padding_waste * computed
+        return shape if is_cheap and self._fits(shape) else None
 
     def shape_of(self, inputs: Arrays) -> Shape | None:
         """The shape whose graph computes exactly these inputs; None without one."""
@@ -47,6 +54,10 @@ class CapturedGraphs:
     def has(self, shape: Shape) -> bool:
         """Whether this shape's graph is captured already."""
         return shape in self._of_thread.captured
+
+    def give_up(self, shape: Shape) -> None:
+        """This shape cannot be captured: its calls run without a graph from now on."""
+        self._failed.add(shape)
 
     def run(self, shape: Shape, inputs: Arrays) -> Outputs:
         """Replay the graph of `shape`; ONNX Runtime captures it in the first call."""
@@ -69,7 +80,11 @@ class CapturedGraphs:
 
     def _fits(self, shape: Shape) -> bool:
         rows, tokens = shape
-        return rows * tokens <= self._tokens and tokens <= self._setup.max_tokens
+        return (
+            rows * tokens <= self._tokens
+            and tokens <= self._setup.max_tokens
+            and shape not in self._failed
+        )
 
     def _buffers(self, shape: Shape, inputs: Arrays) -> "_Captured":
         value = self._ort.OrtValue
@@ -115,11 +130,13 @@ class _OfThread(threading.local):
 
 
 def _can_capture(session: Any) -> bool:
-    """Whether the outputs' sizes are known before a call: a CUDA graph has fixed addresses."""
+    """Whether the outputs' sizes are known before a call, because a CUDA graph has fixed addresses,
+    and calls have the shapes of captured ones: no input has one axis, but the places of packed
+    graphs. That of the dimensions of NVIDIA's embedders has."""
     return all(
         one.type in TYPES and all(isinstance(size, int) for size in one.shape[1:])
         for one in session.get_outputs()
-    )
+    ) and all(len(one.shape) > 1 or one.name == PLACES_INPUT for one in session.get_inputs())
 
 
 def _shape_of(inputs: Arrays) -> Shape | None:

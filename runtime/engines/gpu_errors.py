@@ -8,6 +8,7 @@ import logging
 import re
 
 from runtime.engines.cudart import CudaFailed, open_cuda
+from runtime.engines.gpu_use import GPU_USE
 from runtime.errors import (
     DeviceLost,
     EngineError,
@@ -64,7 +65,9 @@ def classify_gpu_error(engine: str, error: Exception | str, action: str = "faile
 def _is_lost() -> bool:
     """Whether the device of this process has failed for good: any call then returns the error."""
     try:
-        open_cuda().wait(_DEFAULT_STREAM)
+        cuda = open_cuda()
+        with GPU_USE.shared():  # waiting for the GPU would end another thread's capture
+            cuda.wait(_DEFAULT_STREAM)
     except CudaFailed as error:
         return error.code in _STICKY
     except EngineUnavailable:

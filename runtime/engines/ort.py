@@ -35,7 +35,7 @@ from runtime.engines.ort_options import (
     provider_options,
 )
 from runtime.engines.placement import place_here
-from runtime.errors import EngineError, EngineUnavailable
+from runtime.errors import DeviceLost, EngineError, EngineUnavailable
 from runtime.shapes import Shape
 from runtime.telemetry import import_without_telemetry
 
@@ -139,12 +139,17 @@ class OrtGpuEngine(OrtEngine):
             shape = self._graphs.shape_of(inputs)
             if shape is not None and not self._graphs.has(shape):
                 with GPU_USE.alone() as alone:
-                    if alone:
-                        return self._graphs.run(shape, inputs)
+                    captured = self._capture(shape, inputs) if alone else None
+                if isinstance(captured, dict):
+                    return captured
+                if captured is not None:
+                    self._without_graph(shape, captured)
             with GPU_USE.shared():
                 if shape is not None and self._graphs.has(shape):
                     return self._graphs.run(shape, inputs)
                 return self._run_with_binding(inputs)
+        except DeviceLost:
+            raise
         except Exception as error:  # ONNX Runtime raises its own unrelated classes
             raise classify_gpu_error(self.name, error) from error
 
@@ -171,6 +176,23 @@ class OrtGpuEngine(OrtEngine):
             self._graphs.close()
             self._session = None
             super().close()
+
+    def _capture(self, shape: Shape, inputs: Arrays) -> Outputs | Exception:
+        """The outputs of a call that captures a graph, or why it failed."""
+        try:
+            return self._graphs.run(shape, inputs)
+        except Exception as error:
+            return error
+
+    def _without_graph(self, shape: Shape, error: Exception) -> None:
+        """Capture this shape no more. Raises DeviceLost if that is what the `error` means. To find
+        out may take the GPU, so not before the capture has ended."""
+        if isinstance(found := classify_gpu_error(self.name, error), DeviceLost):
+            raise found from error
+        self._graphs.give_up(shape)
+        _log.warning(
+            "%s: calls of %d × %d tokens run without a CUDA graph: %s", self.name, *shape, error
+        )
 
     def _run_with_binding(self, inputs: Arrays) -> Outputs:
         binding = self._session.io_binding()

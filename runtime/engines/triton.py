@@ -19,6 +19,7 @@ import numpy as np
 from runtime.batch import INPUT_NAMES
 from runtime.engines import AnyShape, Arrays, EngineSetup, Outputs
 from runtime.errors import EngineError, EngineUnavailable, EngineUnreachable
+from runtime.shapes import PLACES_INPUT
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class TritonEngine(AnyShape):
         config = self._connection().config()
         self.max_rows = max(1, int(config.get("max_batch_size", 0)))
         names = [one["name"] for one in config["input"]]
-        self.input_names = [name for name in INPUT_NAMES if name in names]
+        # Not the places of packed graphs, which have no axis of rows: the model makes them itself.
+        self.input_names = [name for name in INPUT_NAMES if name in {*names} - {PLACES_INPUT}]
         outputs = [one["name"] for one in config["output"]]
         self.output_names = [name for name in outputs if name not in TEXT_OUTPUTS]
 

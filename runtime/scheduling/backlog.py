@@ -4,6 +4,7 @@ Event loops take its lock too, so it is held for short steps only. Requests are 
 because their callbacks run then. Many requests are ended one by one, a few rows at a time.
 """
 
+import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence, Sized
@@ -31,14 +32,15 @@ Outcome = Scored | ServingError
 
 @dataclass(eq=False)
 class Batch:
-    """The rows of one engine call, which `began` and `ended` at these times, and their tokens. One
-    that is `ahead` was taken while others run, and has not begun."""
+    """The rows of one engine call, which `began` and `ended` at these times, and their tokens.
+    Until the call begins, `began` is when they were taken. Batches are numbered in that order."""
 
     rows: list[Row]
     began: float
     ended: float
     tokens: int
-    ahead: bool = False
+    number: int
+    has_begun: bool = False
 
 
 @dataclass(eq=False)
@@ -104,6 +106,7 @@ class Backlog:
         self._admission = Admission(queue)
         self._queue = RequestQueue()
         self._running: list[Batch] = []
+        self._numbers = itertools.count()
         self._stats = SchedulerStats()
         # The error for every new and waiting request, once admission is closed.
         self._closed_by: Callable[[], ServingError] | None = None
@@ -184,11 +187,12 @@ class Backlog:
             self._end_each(lambda: self._queue.due(self._clock()), DeadlineExceeded)
 
     def begin(self, batch: Batch) -> None:
-        """A batch that was taken ahead begins now. Raises what `end` was called with."""
+        """The call of this batch begins now, its first one if it is halved. Raises what `end` was
+        called with."""
         with self._changed:
-            if batch.ahead:
+            if not batch.has_begun:
                 self._require_open()
-                batch.ahead, batch.began = False, self._clock()
+                batch.has_begun, batch.began = True, self._clock()
 
     def finish(self, batch: Batch, result: Result, call: EngineCall) -> list[Outcome]:
         """Record a batch that was computed, and answer the requests that are complete or failed.
@@ -260,9 +264,11 @@ class Backlog:
             return not (self._queue.rows or self._running or self._admission.rows)
 
     def running_s(self) -> float:
-        """Seconds that the oldest running engine call has taken so far; 0 without one."""
+        """Seconds that the oldest running engine call has taken so far; 0 without one. If none has
+        begun, the time since the first was taken."""
         with self._changed:
-            since = min((batch.began for batch in self._running), default=None)
+            begun = [batch for batch in self._running if batch.has_begun] or self._running
+            since = min((batch.began for batch in begun), default=None)
         return 0.0 if since is None else self._clock() - since
 
     def _require_open(self) -> None:
@@ -327,7 +333,8 @@ class Backlog:
         idle = self._idle_lanes()
         limits = self._limits.within(math.ceil(self._queue.rows / max(1, idle)))
         rows = self._queue.take(limits, now, in_order=self._is_late(now))
-        batch = Batch(rows, now, now, sum(row.length for row in rows), ahead=idle <= 0)
+        tokens = sum(row.length for row in rows)
+        batch = Batch(rows, now, now, tokens, next(self._numbers))
         self._running.append(batch)
         return batch
 

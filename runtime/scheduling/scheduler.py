@@ -150,6 +150,7 @@ class Scheduler(Backlog):
 
     def _execute(self, batch: Batch) -> None:
         result = run_call(partial(self._call, batch), batch.rows, self._shrink)
+        self._engine_threads.over(batch.number)
         call = engine_call(batch.rows, batch.began, batch.ended)
         if result.error is None:
             try:
@@ -162,6 +163,8 @@ class Scheduler(Backlog):
         outcomes = self.finish(batch, result, call)
         if self.device_lost:  # no later call can succeed
             self.end(DeviceLost)
+        if isinstance(result.error, EngineThreadEnded):
+            self.end(EngineThreadEnded)
         for error in {outcome for outcome in outcomes if isinstance(outcome, ServingError)}:
             # Logged loudly once: the watchdog polls an unreachable engine every second.
             level = logging.DEBUG if was_unreachable else logging.ERROR
@@ -170,7 +173,7 @@ class Scheduler(Backlog):
     def _call(self, batch: Batch, encodings: Sequence[Sized]) -> Floats:
         """Compute these rows of the batch, which are all of them or a half."""
         in_turn = partial(self._compute_in_turn, batch, self._prepare(encodings))
-        return self._engine_threads.run(in_turn) if self._ahead else in_turn()
+        return self._engine_threads.run(batch.number, in_turn) if self._ahead else in_turn()
 
     def _compute_in_turn(self, batch: Batch, prepared: Any) -> Floats:
         self.begin(batch)

@@ -41,8 +41,8 @@ def test_a_tiny_run_on_the_cpu(
     options = ["--device", "cpu", "--model", "tiny", "--quick", "--out", str(tmp_path)]
     assert main(options) == 0
     measured = json.loads((tmp_path / "results.json").read_bytes())["measured"]
-    # Two of PyTorch and seven of ours, on five loads.
-    assert len(measured) == 45
+    # Two of PyTorch and eight of ours, on five loads.
+    assert len(measured) == 50
     mine = [f"ORT-CPU fp16, 256 tokens{more}" for more in (", graphs to 256", ", a call ahead")]
     assert {one["candidate"] for one in measured} >= {*mine}
     assert [one["failure"] for one in measured if one["failure"]] == []
@@ -68,12 +68,17 @@ def test_graphs_are_measured_on_calls_as_large_as_the_budget(
     monkeypatch.setattr(bench, "adapted", lambda _, **_forms: graph)
     sizes = Sizes(batches=(4,), budgets=(256, 1024))
     names = [one.name for one in _candidates("tiny", "cpu", sizes, tmp_path) if one.ours]
-    assert names[:6] == [
+    assert names[:8] == [
         f"ORT-CPU fp16, {budget} tokens{more}"
         for budget in sizes.budgets
-        for more in ("", f", graphs to {budget}", ", a call ahead")
+        for more in (
+            "",
+            f", graphs to {budget}",
+            ", a call ahead",
+            ", graphs to 2048, a call ahead",  # as the target has it
+        )
     ]
-    assert names[6:-1:2] == [
+    assert names[8:-1:2] == [
         f"ORT-CPU fp16, {form}, 256 tokens" for form in ("packed", "lean", "lean and packed")
     ]
     # Calls with one or few passages of the smallest loads are buckets within any budget.

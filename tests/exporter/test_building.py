@@ -88,6 +88,8 @@ def test_it_can_go_elsewhere_and_be_built_again(
     assert manifest.plan is not None
     assert manifest.plan.version_compatible
     assert len(manifest.plan.shapes) == 2
+    assert main(["build", str(out)]) == 0  # as it was, not with the short rows of the export
+    assert read_manifest(out).plan.target == "tensorrt-fp16-4096"  # type: ignore[union-attr]
     assert main(["inspect", str(out)]) == 0
     assert "proven on        tensorrt" in capsys.readouterr().out
 

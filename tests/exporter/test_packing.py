@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 from exporter.errors import ExportError
 from exporter.lean import save_bytes
@@ -66,6 +66,41 @@ def test_a_packed_graph_gives_the_same_on_either_side_of_the_padding(
         order = (np.arange(length) + real) % length
         turned = [np.take_along_axis(one, order, 1) for one in (ids, right)]
         np.testing.assert_allclose(computed(packed, *turned), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_that_is_not_finite_changes_no_other(
+    family: str, checkpoints: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    """Nobody may see states of other rows in padding: 0 × NaN is NaN."""
+    source = onnx.load(exported(checkpoints[family]) / "model.onnx")
+    _spoil(source, 79)
+    onnx.save(source, tmp_path / "model.onnx")
+    adapt(tmp_path, packed=True)
+    packed = onnx.load(tmp_path / "model.onnx")
+    real = np.asarray([[6], [4], [9], [1]])
+    ids = np.random.default_rng(0).integers(5, 79, (4, 9))
+    ids[0] = 79
+    right = (np.arange(9) < real).astype(np.int64)
+    order = (np.arange(9) + real) % 9
+    turned = [np.take_along_axis(one, order, 1) for one in (ids, right)]
+    wanted = computed(opened(source), ids, right)
+    assert [bool(np.isfinite(one).all()) for one in wanted] == [False, True, True, True]
+    for given in ([ids, right], turned):
+        np.testing.assert_allclose(computed(opened(packed), *given)[1:], wanted[1:], atol=1e-5)
+
+
+def _spoil(model: ModelProto, token: int) -> None:
+    """Make the embedding of `token` NaN."""
+    (name,) = (
+        node.input[0]
+        for node in model.graph.node
+        if node.op_type == "Gather" and node.input[1] == "input_ids"
+    )
+    (table,) = (one for one in model.graph.initializer if one.name == name)
+    values = numpy_helper.to_array(table).copy()
+    values[token] = np.nan
+    table.CopyFrom(numpy_helper.from_array(values, name))
 
 
 def test_only_attention_computes_padding(half_artifact: Path) -> None:

@@ -99,7 +99,7 @@ def test_attention_that_cannot_be_fused_is_said_and_compiled_in_parts(
     output = compiled(tmp_path, trt)
     assert (tmp_path / "model.plan").read_bytes().endswith(TEXTS)
     assert all(one.attention.decomposable for one in trt.seen.layers[1:])
-    (said,) = (line for line in output if "cannot fuse" in line)
+    (said,) = (line for line in output if "with fused attention only" in line)
     assert "all 2 layers (no fused kernel for this attention)" in said
     assert re.search(told, output[-1])
     assert trt.seen.host_code is False

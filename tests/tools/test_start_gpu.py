@@ -173,6 +173,9 @@ def test_an_image_without_the_libraries_for_this_card_builds_no_plan(
     assert bool(container.called()) == builds
     wanted = f"builds plans for the cards '{cards}', wanted 90: build the image with --build-arg"
     assert (wanted in done.stderr) != builds
+    # A plan that is there needs no builder.
+    container.start()
+    assert container.start(script=Path(copy)).returncode == 0
 
 
 def test_a_signal_ends_the_build_and_nothing_is_served(container: Container) -> None:

@@ -21,6 +21,7 @@ from exporter.triton.repository import write_repository
 from runtime.engines import open_engine
 from runtime.errors import EngineUnavailable, FileChanged
 from runtime.manifest import read_manifest
+from runtime.shapes import PLACES_INPUT
 
 MODEL = "llama_3_2_nv_rerankqa_1b_v2"
 
@@ -100,6 +101,30 @@ def test_graph_and_plan_are_for_tritons_own_backends(
     assert ends(config.output) == {"logits": ("TYPE_FP32", [1], False)}
     assert (model / "1" / file).is_file()
     assert not (model / "1" / "model.py").exists()
+
+
+@pytest.fixture
+def packed(with_plan: Path) -> Path:
+    """The artifact as one of cuda-fp16-packed says it: with the places of its tokens."""
+    manifest = read_manifest(with_plan)
+    changed = msgspec.structs.replace(manifest, inputs=[*manifest.inputs, PLACES_INPUT])
+    (with_plan / "manifest.json").write_bytes(msgspec.json.encode(changed))
+    return with_plan
+
+
+def test_the_python_model_of_a_packed_graph_takes_no_places(packed: Path, tmp_path: Path) -> None:
+    config = config_of(write_repository(packed, tmp_path / "out"))
+    names = [one.name for one in config.input]
+    assert names == ["query", "passage", "input_ids", "attention_mask"]
+
+
+@pytest.mark.parametrize("platform", ["onnxruntime", "tensorrt"])
+def test_a_packed_graph_is_not_for_tritons_own_backends(
+    packed: Path, tmp_path: Path, platform: Any
+) -> None:
+    with pytest.raises(RepositoryRefused, match="found a packed graph"):
+        write_repository(packed, tmp_path / "out", platform)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_cannot_become_a_model_is_refused(

@@ -5,13 +5,14 @@ The buffers are real, in the memory of the CPU, where ONNX Runtime captures noth
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from onnx import parser
 
-from runtime.engines import EngineSetup
+from runtime.engines import EngineSetup, gpu_errors
 from runtime.engines import ort as engine_module
 from runtime.engines.gpu_use import GpuUse
 from runtime.profile import load_target_profile
@@ -101,17 +102,43 @@ def test_others_wait_while_a_graph_is_captured(engine: OnCpu, use: GpuUse) -> No
     assert order == ["captured", "another model"]
 
 
-def test_a_failed_capture_lets_others_go_on(engine: OnCpu, use: GpuUse) -> None:
+@pytest.mark.parametrize("text", ["CUDA failure 900", "CUBLAS failure 14: asks the device"])
+def test_a_failed_capture_lets_others_go_on(
+    engine: OnCpu, use: GpuUse, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("CUDA failure 900")
+        raise RuntimeError(text)
 
-    run, engine._session.run_with_iobinding = engine._session.run_with_iobinding, fail
-    with pytest.raises(Exception, match="CUDA failure 900"):
-        call(engine)
-    engine._session.run_with_iobinding = run
+    monkeypatch.setattr(gpu_errors, "GPU_USE", use)
+    monkeypatch.setattr(gpu_errors, "open_cuda", lambda: SimpleNamespace(wait=lambda _: None))
+    with monkeypatch.context() as broken:
+        broken.setattr(engine._session, "run_with_iobinding", fail)
+        with pytest.raises(Exception, match=text):  # without a graph, too
+            call(engine)
     assert call(engine) == [[16], [16]]
     with use.alone() as alone:
         assert alone
+
+
+def test_a_larger_call_is_not_padded_beyond_what_batches_waste(engine: OnCpu) -> None:
+    setup = EngineSetup(graph_tokens=2048, padding_waste=0.25)
+    asked = OnCpu("onnxruntime-cuda", engine._session, ort, setup)
+    # 256 tokens cost no more than fewer.
+    assert asked.shape_for(9, 5) == (16, 16)
+    assert asked.shape_for(33, 8) == (33, 8)
+    assert asked.shape_for(33, 32) == (33, 32)
+    assert asked.shape_for(48, 32) == (64, 32)
+    assert asked.shape_for(4, 97) == (4, 112)
+
+
+def test_a_graph_with_other_inputs_captures_nothing_and_pads_nothing() -> None:
+    """As NVIDIA's embedders, which take the dimensions of each row."""
+    text = GRAPH.replace("float[tiles, 2, 3] image_embeds", "int64[batch] dimensions")
+    text = text.replace("ReduceSum <keepdims = 0> (image_embeds)", "Cast <to = 1> (dimensions)")
+    graph = parser.parse_model(text).SerializeToString()
+    session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    asked = OnCpu("onnxruntime-cuda", session, ort, EngineSetup(graph_tokens=64))
+    assert asked.shape_for(2, 9) == (2, 12)
 
 
 def test_each_thread_captures_its_own(engine: OnCpu) -> None:
@@ -127,7 +154,11 @@ def test_each_thread_captures_its_own(engine: OnCpu) -> None:
 
 def test_the_graphs_that_there_can_be_are_few(engine: OnCpu) -> None:
     target = load_target_profile("cuda-fp16-graphs")
-    setup = EngineSetup(graph_tokens=target.graph_tokens, max_rows=target.max_rows)
+    setup = EngineSetup(
+        graph_tokens=target.graph_tokens,
+        max_rows=target.max_rows,
+        padding_waste=target.padding_waste,
+    )
     asked = OnCpu("onnxruntime-cuda", engine._session, ort, setup)._graphs
     sizes = range(1, target.graph_tokens + 1)
     found = {

@@ -172,24 +172,51 @@ def test_each_captured_graph_has_a_number_of_its_own(bare_directory: Path) -> No
     assert numbers == ["1", "2", "3"]
 
 
-def test_a_capture_that_failed_is_not_kept(
-    bare_directory: Path, monkeypatch: pytest.MonkeyPatch
+def ones(rows: int) -> dict[str, np.ndarray]:
+    return {name: np.ones((rows, 16), np.int64) for name in ("input_ids", "attention_mask")}
+
+
+def fail_captures(engine: OnCpu, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make captures fail with this text. Returns the graphs of the calls to come: "-1" for none."""
+    run, graphs = engine._session.run_with_iobinding, []
+
+    def fail(binding: object, options: Any) -> None:
+        graphs.append(options.get_run_config_entry("gpu_graph_id"))
+        if graphs[-1] != "-1":
+            raise RuntimeError(text)
+        run(binding, options)
+
+    monkeypatch.setattr(engine._session, "run_with_iobinding", fail)
+    return graphs
+
+
+def test_a_call_whose_capture_fails_is_computed_and_its_shape_captured_no_more(
+    bare_directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = on_cpu(bare_directory, EngineSetup(graph_tokens=64, max_rows=8))
-    given = {name: np.ones((1, 16), np.int64) for name in ("input_ids", "attention_mask")}
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("CUDA failure 2: out of memory")
-
     with monkeypatch.context() as broken:
-        broken.setattr(engine._session, "run_with_iobinding", fail)
-        with pytest.raises(OutOfMemory):
-            engine.run(given)
+        graphs = fail_captures(engine, "CUDA failure 901: capture invalidated", broken)
+        for _ in range(2):
+            assert engine.run(ones(1))["logits"] == pytest.approx(0.16)
+        assert graphs == ["1", "-1", "-1"]
     assert captured(engine) == {}
-    assert engine.run(given)["logits"].shape == (1, 1)
+    assert "calls of 1 × 16 tokens run without a CUDA graph" in caplog.text
+    assert engine.shape_for(1, 13) == (1, 16)  # of the kernels of masked attention
+    assert engine.shape_for(1, 9) == (1, 12)
+    engine.run(ones(2))
     (kept,) = captured(engine).values()
     # What ONNX Runtime remembers of the first one is never replayed.
     assert kept.options.get_run_config_entry("gpu_graph_id") == "2"
+
+
+def test_a_capture_in_which_the_device_is_lost_is_not_tried_without_a_graph(
+    bare_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = on_cpu(bare_directory, EngineSetup(graph_tokens=64, max_rows=8))
+    graphs = fail_captures(engine, "CUDA failure 700: an illegal memory access", monkeypatch)
+    with pytest.raises(DeviceLost):
+        engine.run(ones(1))
+    assert graphs == ["1"]
 
 
 class Session:

@@ -19,12 +19,20 @@ class Triton:
         return "2.0"
 
     def config(self) -> dict[str, Any]:
-        return {"input": [{"name": "input_ids"}], "output": [{"name": "logits"}]}
+        inputs = [{"name": name} for name in ("token_places", "input_ids", "attention_mask")]
+        return {"input": inputs, "output": [{"name": "logits"}]}
 
     def infer(self, inputs: object, outputs: object) -> dict[str, Any]:
         if self.unreachable:
             raise ConnectionRefusedError("connection refused")
         return {"logits": np.zeros(1)}
+
+
+def test_places_of_packed_graphs_are_not_sent() -> None:
+    """They have no axis of rows, over which Triton makes its batches."""
+    triton = Triton()
+    engine = TritonEngine(lambda: triton)  # type: ignore[arg-type, return-value]
+    assert engine.input_names == ["input_ids", "attention_mask"]
 
 
 def test_an_unreachable_engine_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pytest
 
-from runtime.errors import ModelClosed, OutOfMemory
+from runtime.errors import EngineThreadEnded, ModelClosed, OutOfMemory
 from runtime.postprocess import Floats
 from runtime.scheduling import scheduler as scheduler_module
+from runtime.scheduling.engine_threads import EngineThreads
 from runtime.scheduling.scheduler import Scheduler
 from runtime.text import Encoding
 from tests.runtime.clock import Clock
@@ -146,3 +148,105 @@ def test_what_cannot_be_prepared_fails_its_request_alone(
         with pytest.raises(Exception, match="MemoryError in the engine"):
             scheduler.submit(FULL, None).result(PATIENCE_S)
     assert np.array_equal(scheduler.submit(FULL, None).result(PATIENCE_S).outputs, FIRSTS)
+
+
+def test_a_call_that_is_prepared_sooner_does_not_overtake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call is still being laid out when the one behind it is ready."""
+    steps, prepared, begun = Steps(), threading.Event(), threading.Event()
+    steps.gate.open.set()
+
+    def prepare(rows: Sequence[Encoding]) -> Sequence[Encoding]:
+        if len(rows) == 1:
+            begun.set()
+            assert prepared.wait(PATIENCE_S)
+        return steps.prepare(rows)
+
+    scheduler = Scheduler(steps.gate, LIMITS, NO_BOUND, clock=steps.clock, prepare=prepare, ahead=1)
+    first = scheduler.submit([row(3)], None)
+    assert begun.wait(PATIENCE_S)
+    second = scheduler.submit(FULL, None)
+    wait_until(lambda: bool(scheduler._engine_threads._calls))
+    steps.clock.advance(4)
+    assert steps.done == [("prepare", 8)]
+    assert scheduler.running_s() == 4
+    prepared.set()
+    found = [future.result(PATIENCE_S) for future in (first, second)]
+    assert [rows for step, rows in steps.done if step == "compute"] == [1, 8]
+    # Four seconds pass before the first call, which takes one.
+    assert [(one.queue_ms, one.engine_ms) for one in found] == [(4000, 1000), (5000, 1000)]
+    scheduler.close()
+
+
+def test_a_call_ahead_does_not_count_as_a_running_one(scheduler: Scheduler, steps: Steps) -> None:
+    steps.clock.advance(2)
+    scheduler.submit(FULL, None)
+    wait_until(lambda: len(steps.done) == 2)
+    steps.clock.advance(3)
+    assert scheduler.running_s() == 5
+
+
+def test_an_engine_thread_that_ends_answers_everybody(
+    scheduler: Scheduler, steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = scheduler.submit(FULL, None)
+    wait_until(lambda: bool(scheduler._engine_threads._calls))
+
+    def end() -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(scheduler._engine_threads, "_take", end)
+    assert scheduler.alive()
+    steps.gate.open.set()
+    with pytest.raises(EngineThreadEnded):
+        waiting.result(PATIENCE_S)
+    wait_until(lambda: not scheduler.alive())
+    assert all(thread.is_alive() for thread in scheduler._threads)
+    with pytest.raises(EngineThreadEnded):
+        scheduler.submit([row(3)], None)
+
+
+def test_calls_of_threads_that_ended_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(EngineThreads, "_take", end)
+    threads = EngineThreads(1)
+    wait_until(lambda: not threads.alive())
+    with pytest.raises(EngineThreadEnded):
+        threads.run(0, list)
+
+
+def test_what_no_handler_catches_is_raised_where_the_call_is_asked_for() -> None:
+    class Panic(BaseException):
+        """As Rust's are in Python."""
+
+    def panic() -> None:
+        raise Panic
+
+    threads = EngineThreads(1)
+    with pytest.raises(Panic):
+        threads.run(0, panic)
+    assert threads.run(1, lambda: 7) == 7
+    assert threads.alive()
+    threads.close()
+
+
+def test_calls_keep_their_order_around_batches_without_one() -> None:
+    threads, order = EngineThreads(1), []
+    waiting = [
+        threading.Thread(target=threads.run, args=(number, partial(order.append, number)))
+        for number in (4, 2)
+    ]
+    for number, thread in enumerate(waiting, 1):
+        thread.start()
+        wait_until(lambda number=number: len(threads._calls) == number)  # type: ignore[misc]
+    threads.over(3)
+    threads.over(1)
+    threads.over(0)
+    for thread in waiting:
+        thread.join(PATIENCE_S)
+    assert order == [2, 4]
+    threads.run(2, lambda: order.append(2))  # a half of it
+    assert order == [2, 4, 2]
+    threads.close()
+    wait_until(lambda: not threads.alive())
