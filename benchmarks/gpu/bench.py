@@ -67,7 +67,7 @@ class Sizes:
     """How much to measure: passages of a request, seconds for each candidate and load, turns,
     PyTorch's batches, our budgets of tokens, and whether TensorRT is measured, too.
 
-    By default what takes some four minutes with the 1B shape.
+    By default what takes some five minutes with the 1B shape.
     """
 
     passages: int = 100

@@ -211,6 +211,16 @@ def test_inputs_that_contradict_the_graph_are_refused(bare_directory: Path) -> N
         open_ranker(bare_directory)
 
 
+def test_a_triton_finds_the_places_of_a_packed_graph_by_itself(
+    bare_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(bare_directory, inputs=["input_ids", "attention_mask", "token_places"])
+    with pytest.raises(ManifestError, match="token_places"):
+        open_ranker(bare_directory)
+    monkeypatch.setattr(OrtEngine, "device", "remote")
+    open_ranker(bare_directory).close()
+
+
 def test_an_embedder_is_not_a_reranker(bare_directory: Path) -> None:
     finish(bare_directory, kind="embed")
     with pytest.raises(ArtifactError, match="embed"):
