@@ -119,9 +119,7 @@ def test_rows_are_turned_with_whatever_stands_in_them() -> None:
 def test_an_older_tensorrt_is_refused(version: str) -> None:
     """It would take what the operator means, and read a mask."""
     machine = Machine(TensorRt(version), Gpu("NVIDIA H100", "9.0", "x86_64", "580"))
-    told = (
-        rf"found TensorRT {version}, wanted 11\.1 .*tensorrt-cu13>=11\.1,<12.*, or choose "
-    )
+    told = rf"found TensorRT {version}, wanted 11\.1 .*tensorrt-cu13>=11\.1,<12.*, or choose "
     with pytest.raises(EngineUnavailable, match=told):
         refuse_machine(machine, TARGET)
     refuse_machine(Machine(TensorRt("11.4.0.106"), machine.gpu), TARGET)
