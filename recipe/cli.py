@@ -27,7 +27,7 @@ from runtime.telemetry import disable_telemetry
 from runtime.version import version
 
 _LAST = "eval"
-_WRONG_USAGE, _WORSE = 2, 3
+_WRONG_USAGE, WORSE = 2, 3
 _SETTINGS_HELP = (
     "Settings may be anywhere on the line, as KEY=VALUE or STAGE.KEY=VALUE; `rerank STAGE -d` "
     "shows every key with its value."
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(args.handler(args) or 0)
     except FAILURES as error:
         print_line(str(error))
-        return _WORSE if isinstance(error, Worsened) else 1
+        return WORSE if isinstance(error, Worsened) else 1
     except ModuleNotFoundError as error:
         extra = "ray" if error.name == "ray" else "recipe"
         print_line(f"the package {error.name} is not installed; install the extra `{extra}`")
