@@ -53,12 +53,13 @@ if [ ! -f "$artifact/manifest.json" ]; then
 build the image with --build-arg PLAN_CARDS=$card, or mount a NIM_CACHE_PATH or an artifact that has its plan" ;;
     esac
     echo "start: building a plan for $RERANK_BUILD_TARGET, which takes minutes" >&2
-    # In the background, because the shell handles signals only between foreground commands.
+    # In the background, because the shell handles signals only between foreground commands; trapped
+    # before it starts, as a signal may come at once.
+    trap 'kill "${!:-}" 2>/dev/null || :; wait; exit 0' TERM INT
     # Containers that share the cache wait for the one that builds, and use its plan.
     flock --no-fork "$cache/plans/.lock" sh -c '[ -f "$0/manifest.json" ] || exec "$@"' "$artifact" \
         rerank-export build "$model" --target "$RERANK_BUILD_TARGET" --out "$artifact" \
         --timing-cache "$cache/plans/$machine.timing" &
-    trap 'kill "$!" || :; wait "$!" || :; exit 0' TERM INT
     wait "$!"
 fi
 export "$source=$artifact"
