@@ -93,6 +93,20 @@ def test_without_rounding_it_is_the_same(half_artifact: Path) -> None:
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+def test_rotations_of_another_kind_are_not_joined(half_artifact: Path) -> None:
+    """One rotation of the joined product would be the usual one."""
+    joined = {}
+    for interleaved in (0, 1):
+        model = onnx.load(half_artifact / "model.onnx")
+        for node in model.graph.node:
+            if node.op_type == "RotaryEmbedding" and interleaved:
+                node.attribute.append(helper.make_attribute("interleaved", interleaved))
+        save_bytes(model.graph)
+        names = [name for node in model.graph.node for name in node.output]
+        joined[interleaved] = any(name.endswith(".part") for name in names)
+    assert joined == {0: True, 1: False}
+
+
 @pytest.mark.parametrize(("precision", "place"), [("fp16", 2**-11), ("bf16", 2**-8)])
 def test_what_half_precision_between_the_products_costs(
     half_artifact: Path, precision: str, place: float
