@@ -54,12 +54,13 @@ esac
 artifact="$cache/plans/$(sha256sum "$model/manifest.json" | cut -c1-12)-$RERANK_BUILD_TARGET-$machine"
 if [ ! -f "$artifact/manifest.json" ]; then
     echo "start: building a plan for $RERANK_BUILD_TARGET, which takes minutes" >&2
-    # In the background, because the shell handles signals only between foreground commands.
+    # In the background, because the shell handles signals only between foreground commands; trapped
+    # before it starts, as a signal may come at once.
+    trap 'kill "${!:-}" 2>/dev/null || :; wait; exit 0' TERM INT
     # Containers that share the cache wait for the one that builds, and use its plan.
     flock --no-fork "$cache/plans/.lock" sh -c '[ -f "$0/manifest.json" ] || exec "$@"' "$artifact" \
         rerank-export build "$model" --target "$RERANK_BUILD_TARGET" --out "$artifact" \
         --timing-cache "$cache/plans/$machine.timing" &
-    trap 'kill "$!" || :; wait "$!" || :; exit 0' TERM INT
     wait "$!"
 fi
 export "$source=$artifact"
