@@ -12,7 +12,8 @@ import torch
 
 from recipe import distillation
 from recipe.cli import main
-from recipe.errors import BadInput, StageFailed
+from recipe.config_files import load
+from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.training.groups import read_groups
 from recipe.training.losses import margin_mse
 from recipe.training.teacher_scores import read_scores, scored
@@ -54,7 +55,6 @@ Ask = Callable[..., list[str]]
 @pytest.fixture
 def ask(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Asks a teacher for all scores, and returns what it was asked."""
-    from recipe.config_files import load
 
     def asked(teacher: Teacher, *overrides: str, log: Any = lambda _: None) -> list[str]:
         monkeypatch.setattr(distillation, "_opened", lambda _: teacher)
@@ -176,6 +176,12 @@ def test_scores_of_another_teacher_are_not_used(ask: Ask, fresh: Path) -> None:
     assert len(ask(Teacher(shift=0.5))) == 18
 
 
+def test_a_missing_key_is_said_with_the_teachers_own_setting(fresh: Path) -> None:
+    given = ["teacher=http://teacher:8000", "teacher_api_key_env=NOBODYS_KEY"]
+    with pytest.raises(BadConfig, match="NOBODYS_KEY, which teacher_api_key_env names"):
+        distillation.check_teacher(load("c.toml", ["finetune"], given).finetune)
+
+
 def test_groups_without_scores_are_refused(fresh: Path) -> None:
     groups = read_groups(fresh / "prep/train_mined.json", 3)
     with pytest.raises(BadInput, match=r"of 14 question\(s\)"):
@@ -201,8 +207,6 @@ def test_a_student_has_nothing_to_learn_from_itself(
     line = ["finetune", "-c", "c.toml", "num_epochs=1"]
     assert main([*line, "teacher_api_key_env=KEY"]) == 1
     assert "and no teacher" in capsys.readouterr().err
-    assert main([*line, "teacher=http://teacher:8000", "teacher_api_key_env=NOBODYS_KEY"]) == 1
-    assert "NOBODYS_KEY, which teacher_api_key_env names" in capsys.readouterr().err
     assert main([*line, f"teacher={fresh / 'nobody'}"]) == 1
     assert not (fresh / "output/rerank/stage2_finetune/started.json").exists()
     assert main([*line, f"teacher={tiny_llama_checkpoint}"]) == 0

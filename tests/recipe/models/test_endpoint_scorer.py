@@ -117,7 +117,7 @@ def test_eval_looks_for_the_key_before_it_measures(
 
 
 def test_a_password_in_the_url_is_no_part_of_the_report() -> None:
-    scorer = EndpointScorer("http://me:secret@localhost:1", None, 8, 1.0)
+    scorer = EndpointScorer("http://me:secret@localhost:1", None, 8, 0.1)
     assert scorer.source == "http://localhost:1"
     with pytest.raises(BadInput, match="returned no ranking") as caught:
         scorer.score("q", ["a"])
