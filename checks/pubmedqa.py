@@ -4,15 +4,18 @@
 
 PAIRS.jsonl has a line {"id", "question", "passage"} for each question and the one abstract that
 answers it. A fifth is held out, and the stages prep, finetune and eval run on the configuration
-beside this file. Raises when the fine-tuned
-model's nDCG@10 is not above the base's. LOG.md has one result.
+beside this file. Prints the difference of the fine-tuned model from the base with its 95 % interval
+and p, and fails where a measure is worse by more than chance. LOG.md has one result.
 """
 
 import sys
 from pathlib import Path
 
+from recipe.cli import WORSE
 from recipe.cli import main as rerank
+from recipe.evaluation.pairs import known_pairs, sentences, worsening
 from recipe.evaluation.results import read_results
+from recipe.evaluation.session import open_session
 from runtime.outputs import exit_on_refusal, refuse_inputs
 
 CONFIG = Path(__file__).with_suffix(".toml")
@@ -39,12 +42,13 @@ def main() -> None:
         f"eval.output_dir={folder}/eval",
     ]
     code = rerank(["run", "-c", str(CONFIG), "--from", "prep", "--to", "eval", *settings])
-    if code:
+    if code not in (0, WORSE):
         sys.exit(code)
-    found = {name: one.NDCG["NDCG@10"] for name, one in read_results(folder / "eval").items()}
-    print(", ".join(f"{name} {figure:.4f}" for name, figure in found.items()))
-    if found["finetuned"] <= found["base"]:
-        sys.exit("fine-tuning did not help")
+    found = read_results(folder / "eval")
+    print(", ".join(f"{name} {one.NDCG['NDCG@10']:.4f}" for name, one in found.items()))
+    pair = known_pairs(open_session(folder / "eval").measured(found))[0]
+    print(" ".join(sentences(pair)))
+    sys.exit(worsening(pair))
 
 
 if __name__ == "__main__":

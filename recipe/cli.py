@@ -14,22 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import ExportError
 from recipe.cluster import launch, launch_command, load_profile, refuse_local_only, task_file
 from recipe.config import STAGE_NAMES, Recipe
 from recipe.config_files import DEFAULT, as_yaml, config_names, load
-from recipe.errors import RecipeError, Worsened
+from recipe.errors import Worsened
 from recipe.foresight import check_run
 from recipe.progress import print_line, stage_log
-from recipe.report import ends_with_report
+from recipe.report import FAILURES, ends_with_report
 from recipe.stage import Stage, perform, refuse_read, state
 from recipe.table import COMMANDS, STAGES
-from runtime.errors import ServingError
 from runtime.telemetry import disable_telemetry
 from runtime.version import version
 
 _LAST = "eval"
-_WRONG_USAGE, _WORSE = 2, 3
+_WRONG_USAGE, WORSE = 2, 3
 _SETTINGS_HELP = (
     "Settings may be anywhere on the line, as KEY=VALUE or STAGE.KEY=VALUE; `rerank STAGE -d` "
     "shows every key with its value."
@@ -52,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args.overrides = overrides
     try:
         return int(args.handler(args) or 0)
-    except (RecipeError, ExportError, ServingError, OSError) as error:
+    except FAILURES as error:
         print_line(str(error))
-        return _WORSE if isinstance(error, Worsened) else 1
+        return WORSE if isinstance(error, Worsened) else 1
     except ModuleNotFoundError as error:
         extra = "ray" if error.name == "ray" else "recipe"
         print_line(f"the package {error.name} is not installed; install the extra `{extra}`")
@@ -173,8 +171,9 @@ def _run_stages(
         refuse_read(stage, getattr(recipe, stage.name), config)
     # Before the first stage, which may take hours.
     check_run(stages, recipe, dry=False)
-    with ends_with_report(recipe) if whole else nullcontext():
+    with ends_with_report(recipe) if whole else nullcontext(lambda _: None) as begins:
         for stage in stages:
+            begins(stage.name)
             log = stage_log(stage.name)
             if perform(stage, getattr(recipe, stage.name), force=args.force, log=log):
                 log(f"done: {getattr(recipe, stage.name).home}")

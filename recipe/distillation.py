@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from recipe.addresses import public_address
 from recipe.config import EvalConfig, FinetuneConfig
 from recipe.data.rows import passage_id, question_id
 from recipe.durable import Journal
 from recipe.errors import BadConfig, BadInput, RecipeError, StageFailed
-from recipe.evaluation.scorers import Scorer, fingerprint, is_url, open_scorer, public_url
+from recipe.evaluation.scorers import Scorer, fingerprint, is_url, open_scorer
 from recipe.progress import Log, Progress
 from recipe.training.examples import read_examples
 from recipe.training.groups import Group
@@ -200,7 +201,7 @@ def _head(settings: FinetuneConfig) -> Head:
     """Who the teacher is, and how it reads a pair: in its own prompt, within our token limit."""
     source, limit = str(settings.teacher), settings.rerank_max_length
     if is_url(source):
-        return Head(public_url(source), "", None, None)
+        return Head(public_address(source), "", None, None)
     directory = Path(source)
     if (directory / MANIFEST_FILE).is_file():
         manifest = read_manifest(directory)

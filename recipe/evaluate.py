@@ -77,11 +77,14 @@ def _inputs(settings: EvalConfig) -> list[Input]:
 
 
 def _other_seeds(settings: EvalConfig) -> list[Path]:
-    """The checkpoints of the seeds after the first, in folders that finetune gave them."""
-    if settings.seeds == 1:
-        return []
-    checkpoints = Path(settings.finetuned_model_path).parents[len(LATEST.parts) - 1]
-    return [of_seed(checkpoints, number) / LATEST for number in range(1, settings.seeds)]
+    """The checkpoints of the seeds after the first."""
+    first = Path(settings.finetuned_model_path)
+    return [seed_checkpoint(first, number) for number in range(1, settings.seeds)]
+
+
+def seed_checkpoint(first: Path, number: int) -> Path:
+    """The checkpoint of the seed `number` after the `first`, where finetune wrote it."""
+    return of_seed(first.parents[len(LATEST.parts) - 1], number) / LATEST
 
 
 def _sources(settings: EvalConfig) -> dict[str, str]:

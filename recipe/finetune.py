@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from recipe.addresses import public_address
 from recipe.config import FinetuneConfig
 from recipe.data.reading import parts
 from recipe.distillation import ask_teacher, check_teacher
@@ -30,6 +31,7 @@ from recipe.training.job import (
     validation_file,
 )
 from recipe.training.parent_death import kill_with_parent
+from recipe.training.teacher_scores import keep_to_scores
 
 _JOB_FILE = "job.json"
 
@@ -140,7 +142,7 @@ def _check_base(settings: FinetuneConfig) -> None:
 def _plan(settings: FinetuneConfig) -> list[str]:
     lines = [f"train {settings.base_model} for {settings.num_epochs} epochs"]
     if settings.teacher is not None:
-        lines.insert(0, f"ask {settings.teacher} for its scores, once")
+        lines.insert(0, f"ask {public_address(settings.teacher)} for its scores, once")
     if settings.processes > 1:
         lines.append("run " + " ".join(_torchrun(settings)))
     lines.append(f"write {Path(settings.checkpoint_dir) / LATEST}")
@@ -158,6 +160,8 @@ def _run(settings: FinetuneConfig, log: Log) -> None:
         if (folder / LATEST).exists():  # of an interrupted stage: it is published last
             log(f"already trained: {folder / LATEST}")
         else:
+            if settings.teacher is not None:
+                keep_to_scores(settings)
             _train(msgspec.structs.replace(settings, seed=seed, checkpoint_dir=str(folder)), log)
         # What a stopped run goes on from: three times the weights, more than once.
         shutil.rmtree(folder / TRAINER_FOLDER, ignore_errors=True)

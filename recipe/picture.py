@@ -11,12 +11,18 @@ from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-# What a page's style decides instead of matplotlib: its own first colours, and black.
+# What a page's style decides instead of matplotlib: its ten colours, and black.
 _THEMED = {
     "#1f77b4": "var(--series-1)",
     "#ff7f0e": "var(--series-2)",
     "#2ca02c": "var(--series-3)",
     "#d62728": "var(--series-4)",
+    "#9467bd": "var(--series-5)",
+    "#8c564b": "var(--series-6)",
+    "#e377c2": "var(--series-7)",
+    "#7f7f7f": "var(--series-8)",
+    "#bcbd22": "var(--series-9)",
+    "#17becf": "var(--series-10)",
     "#000000": "currentColor",
 }
 _DROPPED = {"metadata", "style", "title"}

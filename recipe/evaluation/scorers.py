@@ -9,8 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import httpx
-
+from recipe.addresses import public_address
 from recipe.config import EvalConfig
 from recipe.errors import BadConfig, BadInput
 from recipe.evaluation.vision import VisionCheckpointScorer
@@ -44,11 +43,6 @@ class Scorer(Protocol):
 def is_url(source: str) -> bool:
     """Whether `source` is an endpoint's URL."""
     return source.startswith(("http://", "https://"))
-
-
-def public_url(url: str) -> str:
-    """The URL as reports may name it, without a password. Raises httpx.InvalidURL."""
-    return str(httpx.URL(url).copy_with(userinfo=b""))
 
 
 def open_scorer(
@@ -209,7 +203,7 @@ class EndpointScorer:
             self._client = RerankClient(url, api_key=api_key, timeout_s=timeout_s, surface=surface)
         except RerankError as error:
             raise BadConfig(f"the endpoint cannot be called: {error}") from error
-        self.source = public_url(url)
+        self.source = public_address(url)
 
     def score(self, query: str, passages: Sequence[str | Passage]) -> list[float]:
         """See Scorer. Raises BadInput when the endpoint returns no ranking."""

@@ -35,6 +35,7 @@ from recipe.evaluation.results import (
     Results,
     add_column,
     read_results,
+    refuse_other_basis,
     write_results,
 )
 from recipe.evaluation.scorers import Scorer
@@ -105,7 +106,9 @@ class Session:
 
     def add_retrieval(self, source: str, identity: str) -> list[str]:
         """Add the column of the first stage; returns sentences about its Recall."""
-        metrics = measure(self.collection.grades, self._ranked(RETRIEVAL), self.setting.k_values)
+        metrics = measure(
+            self.collection.grades, self._ranked(RETRIEVAL, identity), self.setting.k_values
+        )
         column = self._column(metrics, source, identity)
         results = add_column(self.directory, RETRIEVAL, column)
         return recall_sentences(results, self.setting.k_values)
@@ -143,18 +146,30 @@ class Session:
                 progress.step()
         return self.column(name, scorer.source, scorer.identity)
 
-    def column(self, name: str, source: str, identity: str) -> Column:
-        """The figures of the scores that were measured for the column `name`."""
-        metrics = measure(self.collection.grades, self.scores(name), self.setting.k_values)
-        return self._column(metrics, source, identity)
+    def column(self, name: str, source: str, identity: str | None) -> Column:
+        """The figures of the scores that were measured for the column `name`.
 
-    def scores(self, name: str) -> dict[str, dict[str, float]]:
+        Raises as `scores`.
+        """
+        scores = self.scores(name, identity)
+        metrics = measure(self.collection.grades, scores, self.setting.k_values)
+        return self._column(metrics, source, identity or "")
+
+    def scores(self, name: str, identity: str | None = None) -> dict[str, dict[str, float]]:
         """For each query, the logit of each candidate by id, as measured for the column `name`.
 
-        Raises BadInput when the scores of a query are missing, OutputRefused for a damaged file.
+        Raises BadInput when the scores of a query are missing, or are of another basis or of
+        another model than `identity` (None: any), OutputRefused for a damaged file.
         """
-        found = self.candidates.found
-        rows = [row for row in self._journal(name).read() if isinstance(row, _Row)]
+        found, entries = self.candidates.found, self._journal(name).read()
+        for head in (one for one in entries if isinstance(one, _Head)):
+            refuse_other_basis(f"the column {name}", head.basis, self.basis)
+            if identity not in (None, head.identity):
+                raise BadInput(
+                    f"{self._file(name)} holds the scores of the model {head.identity}, wanted "
+                    f"those of {identity}; run the stage that measures the column {name} again"
+                )
+        rows = [row for row in entries if isinstance(row, _Row)]
         if {row.query: len(row.logits) for row in rows} != {
             q: len(row) for q, row in found.items()
         }:
@@ -230,13 +245,13 @@ class Session:
 
     def measured(self, results: Results) -> Measured:
         """The columns with their scores. Raises BadInput where those are not on disk."""
-        scores = {name: self._ranked(name) for name in results}
+        scores = {name: self._ranked(name, column.identity) for name, column in results.items()}
         return Measured(results, scores, self.collection, self.setting.k_values)
 
-    def _ranked(self, name: str) -> dict[str, dict[str, float]]:
+    def _ranked(self, name: str, identity: str) -> dict[str, dict[str, float]]:
         """What the column ranks by: logits, or the cosines of the first stage."""
         if name != RETRIEVAL:
-            return self.scores(name)
+            return self.scores(name, identity)
         return {query: dict(found) for query, found in self.candidates.found.items()}
 
     def _column(self, metrics: Metrics, source: str, identity: str) -> Column:

@@ -1,6 +1,5 @@
 """The parts of the page about data and origin: counts, stages, settings, hashes, versions."""
 
-import re
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -9,6 +8,7 @@ from xml.etree.ElementTree import Element
 
 import msgspec
 
+from recipe.addresses import public_address
 from recipe.config import STAGE_NAMES, Recipe
 from recipe.data.files import text_lines
 from recipe.durable import read_json
@@ -18,8 +18,6 @@ from recipe.reporting.markup import folded, foreign, listed, table
 from recipe.reporting.runs import Run, StageRun
 
 _HASH_SHOWN = 12
-# A name and a password in an address.
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
 
 
 class _Counted(msgspec.Struct):
@@ -117,4 +115,4 @@ def origin_part(run: Run) -> list[Element]:
 
 def _public(value: object) -> str:
     """A setting as it may be written, without what signs in."""
-    return _USER.sub("", value if isinstance(value, str) else msgspec.json.encode(value).decode())
+    return public_address(value if isinstance(value, str) else msgspec.json.encode(value).decode())

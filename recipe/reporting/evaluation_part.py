@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from recipe.errors import BadInput
-from recipe.evaluate import GUARD, seed_column
+from recipe.evaluate import seed_checkpoint, seed_column
 from recipe.evaluation import drift
 from recipe.evaluation.measured import Measured
 from recipe.evaluation.pairs import (
@@ -21,9 +21,11 @@ from recipe.evaluation.pairs import (
     known_pairs,
     method,
     sentences,
+    worsening,
 )
 from recipe.evaluation.pictures import draw_gains, draw_moves, draw_order, gains_height
 from recipe.evaluation.results import CHAIN, RETRIEVAL, read_results
+from recipe.evaluation.scorers import fingerprint
 from recipe.evaluation.session import Session, open_session
 from recipe.evaluation.spread import spread_head, spread_rows
 from recipe.reporting import charts
@@ -58,14 +60,39 @@ def read_evaluated(folder: Path) -> Evaluated:
     return Evaluated(session, measured, known_pairs(measured) or find_pairs(measured))
 
 
-def verdict(found: Evaluated) -> Element:
-    """Whether the fine-tuned model ranks better than the base, in words."""
+def verdict(found: Evaluated, of: str = "") -> Element:
+    """Whether the fine-tuned model ranks better than the base, in words; `of` names the data.
+
+    It is worse where any measure is, as for the stage eval.
+    """
     pair = found.pair(*TUNING)
     if pair is None:
-        return element("p", "Base and fine-tuned model were not both measured.", class_="absent")
-    word = pair.said(pair.key)
+        text = f"{of}Base and fine-tuned model were not both measured."
+        return element("p", text, class_="absent")
+    said = sentences(pair)
+    if pair.worse not in ([], [pair.key]):
+        said.append(f"{worsening(pair)}.")
+    word = "worse" if pair.worse else pair.said(pair.key)
     kind = word if word in ("better", "worse") else "same"
-    return element("p", " ".join(sentences(pair)), class_=f"verdict {kind}")
+    return element("p", of + " ".join(said), class_=f"verdict {kind}")
+
+
+def left_behind(found: Evaluated) -> list[Element]:
+    """That the fine-tuned checkpoint is not, or no longer, the one that was measured."""
+    column = found.measured.results.get("finetuned")
+    if column is None:
+        return []
+    path = Path(column.source)
+    if not path.is_dir():
+        text = f"The checkpoint that was measured, {path}, is no longer there."
+    elif fingerprint(path) != column.identity:
+        text = (
+            f"The checkpoint in {path} is not the one that was measured ({column.identity}): what "
+            "is said of training is not about these figures. Run the stage eval again."
+        )
+    else:
+        return []
+    return [element("p", text, class_="absent")]
 
 
 def columns_part(found: Evaluated) -> list[Element]:
@@ -85,7 +112,7 @@ def columns_part(found: Evaluated) -> list[Element]:
     if steps:
         gains = {drift.step_name(p.before, p.after): p.gains[p.key] for p in steps}
         said = "; ".join(f"{name} {gain.difference:+.4f}" for name, gain in gains.items())
-        title = f"Difference of {steps[0].key}, column by column"
+        title = f"Difference of {steps[0].key} at each step, training first"
         parts += [
             charts.chart(
                 title, said, lambda axes: draw_gains(axes, gains), gains_height(len(steps))
@@ -204,19 +231,20 @@ def seeds_part(stage: StageRun, found: Evaluated) -> list[Element]:
     if count == 1 or "finetuned" not in results:
         return [element("p", "One seed was measured: seeds=3 gives a spread.", class_="absent")]
     columns = [results["finetuned"]]
-    columns += [found.session.column(seed_column(n), "", "") for n in range(1, count)]
+    for number in range(1, count):
+        path = seed_checkpoint(Path(stage.settings["finetuned_model_path"]), number)
+        name = seed_column(number)
+        # Of a checkpoint that was removed, the scores are those that were measured last.
+        identity = fingerprint(path) if path.is_dir() else None
+        columns.append(found.session.column(name, str(path), identity))
     rows = spread_rows(results.get("base"), columns)
     return [table(f"Fine-tuned with {count} seeds", spread_head(count), rows)]
 
 
-def guard_part(stage: StageRun) -> list[Element]:
+def guard_part(found: Evaluated) -> list[Element]:
     """What the model must not forget: the same comparison on the second set."""
-    given = stage.settings.get("guard_data_path")
-    if given is None:
-        text = "No second set was given: guard_data_path=PATH looks for what was forgotten."
-        return [element("p", text, class_="absent")]
-    found = read_evaluated(stage.home / GUARD)
-    return [element("p", "Data: ", foreign(str(given))), verdict(found), *tuning_part(found)]
+    data = foreign(found.session.setting.eval_data_path)
+    return [element("p", "Data: ", data), verdict(found), *tuning_part(found)]
 
 
 def _steps(found: Evaluated) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from recipe.addresses import public_address
 from recipe.durable import Journal
 from recipe.reporting import charts
 from recipe.reporting.markup import element, listed
@@ -43,18 +44,21 @@ def _facts(stage: StageRun, checkpoints: Path) -> Element:
     if plan is not None:
         found += [
             ("examples", str(plan.examples)),
-            ("steps", f"{plan.steps} of {plan.batch} examples, {plan.warmup} of them warm-up"),
+            (
+                "steps",
+                f"{plan.steps} of {plan.batch} examples each, the first {plan.warmup} for warm-up",
+            ),
         ]
-    peft = settings.get("peft")
+    peft, teacher = settings.get("peft"), public_address(settings.get("teacher") or "")
     found += [
-        ("learning rate", f"{settings['learning_rate']:g}"),
+        ("learning rate", str(settings["learning_rate"])),
         ("trained", f"adapters of rank {settings['lora_rank']} (LoRA)" if peft else "all weights"),
         (
             "negatives",
             f"{settings['train_n_passages'] - 1} an example, "
             + ("drawn anew each epoch" if settings.get("sample_negatives") else "always the same"),
         ),
-        ("learned from", f"the margins of {t}" if (t := settings.get("teacher")) else "the labels"),
+        ("learned from", f"the margins of {teacher}" if teacher else "the labels"),
     ]
     return listed("How it was trained", found)
 

@@ -240,7 +240,6 @@ def _arguments(
         seed=settings.seed,
         data_seed=settings.seed,
         save_steps=saves,
-        save_total_limit=2,
         eval_strategy="steps" if validates else "no",
         eval_steps=evaluates if validates else None,
         load_best_model_at_end=keeps_best,

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import msgspec
 
+from recipe.addresses import public_address
 from recipe.config import FinetuneConfig
 from recipe.data.rows import passage_id, question_id
-from recipe.durable import Journal
-from recipe.errors import BadInput
+from recipe.durable import Journal, read_json, write_json
+from recipe.errors import BadInput, StageFailed
+from recipe.training.examples import read_examples
 from recipe.training.groups import Group
+from recipe.training.job import LATEST, TRAINER_FOLDER
 
 _HASH_DIGITS = 12
+_LEARNED_FILE = "teacher.json"
 # The logit of each passage, by ids that are hashes of the texts: question → passage → logit.
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -41,10 +45,17 @@ class Row(msgspec.Struct, frozen=True):
     scores: dict[str, float]
 
 
+class _Learned(msgspec.Struct, frozen=True):
+    """teacher.json, in the folder of the checkpoints: a hash of the scores that are learned."""
+
+    scores: str
+
+
 def scores_file(settings: FinetuneConfig) -> Path:
     """Where the scores of the settings' teacher are."""
     data = Path(settings.train_data_path)
-    name = hashlib.sha256(str(settings.teacher).encode()).hexdigest()[:_HASH_DIGITS]
+    teacher = public_address(str(settings.teacher))
+    name = hashlib.sha256(teacher.encode()).hexdigest()[:_HASH_DIGITS]
     return data.with_name(f"{data.name}.teacher-{name}.jsonl")
 
 
@@ -87,3 +98,25 @@ def scored(groups: Sequence[Group], scores: Scores) -> list[Group]:
         )
         for group in groups
     ]
+
+
+def keep_to_scores(settings: FinetuneConfig) -> None:
+    """Record the scores that the settings' run learns, for all of its seeds.
+
+    Raises StageFailed where it has learned others, BadInput where some are missing.
+    """
+    train, held_out = read_examples(settings, lambda _: None)
+    groups = scored([*train, *(held_out or [])], read_scores(scores_file(settings)))
+    scores = msgspec.json.encode([group.scores for group in groups])
+    now = _Learned(hashlib.sha256(scores).hexdigest())
+    folder = Path(settings.checkpoint_dir)
+    before = read_json(folder / _LEARNED_FILE, _Learned)
+    has_learned = (folder / LATEST).exists() or any((folder / TRAINER_FOLDER).glob("checkpoint-*"))
+    if before not in (None, now) and has_learned:
+        raise StageFailed(
+            f"found other scores in {scores_file(settings)} than those that the run in {folder} "
+            f"began with: {public_address(str(settings.teacher))} was another model then; a run "
+            "has one teacher: --force starts over with this one"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / _LEARNED_FILE, now)

@@ -100,7 +100,11 @@ class FullBatches(Sampler[Place]):
 
 
 class Reporter(TrainerCallback):
-    """Writes curves at every log, and marks complete checkpoints."""
+    """Writes curves at every log, marks complete checkpoints, and removes those that they replace.
+
+    The Trainer's own removal comes before the mark of the new one, and may begin with the newest
+    that is marked: a kill there would leave half of it, marked as complete.
+    """
 
     def __init__(self, directory: Path, log: Log) -> None:
         self._directory, self._log = directory, log
@@ -129,16 +133,29 @@ class Reporter(TrainerCallback):
         return f", about {seconds:.0f} s left"
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Mark a checkpoint of the Trainer as complete, after everything else."""
+        """Mark a checkpoint of the Trainer as complete, after everything else, then remove all
+        others but the best."""
         args.distributed_state.wait_for_everyone()  # each process writes its own files
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE_MARK).touch()
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        (folder / _named(state.global_step) / _COMPLETE_MARK).touch()
+        kept = {_named(state.global_step), _named(state.best_global_step)}
+        for path in folder.glob(_named("*")):
+            if path.name not in kept:
+                (path / _COMPLETE_MARK).unlink(missing_ok=True)
+                shutil.rmtree(path)
 
 
 def last_complete(directory: Path) -> str | None:
     """The newest complete checkpoint of the Trainer; incomplete ones are removed."""
-    for path in directory.glob("checkpoint-*"):
+    for path in directory.glob(_named("*")):
         if not (path / _COMPLETE_MARK).exists():
             shutil.rmtree(path)
-    found = sorted(directory.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    found = sorted(directory.glob(_named("*")), key=lambda path: int(path.name.split("-")[1]))
     return str(found[-1]) if found else None
+
+
+def _named(step: int | str | None) -> str:
+    """The folder in which the Trainer saves this step."""
+    return f"checkpoint-{step}"

@@ -16,7 +16,9 @@ from recipe.config_files import load
 from recipe.errors import BadConfig, BadInput, StageFailed
 from recipe.training.groups import read_groups
 from recipe.training.losses import margin_mse
-from recipe.training.teacher_scores import read_scores, scored
+from recipe.training.teacher_scores import keep_to_scores, read_scores, scored
+from recipe.training.trainer import Reporter
+from tests.recipe.killing import interrupt_after
 from tests.recipe.models.test_finetune import (
     CONSOLIDATED,
     losses,
@@ -180,6 +182,37 @@ def test_a_missing_key_is_said_with_the_teachers_own_setting(fresh: Path) -> Non
     given = ["teacher=http://teacher:8000", "teacher_api_key_env=NOBODYS_KEY"]
     with pytest.raises(BadConfig, match="NOBODYS_KEY, which teacher_api_key_env names"):
         distillation.check_teacher(load("c.toml", ["finetune"], given).finetune)
+
+
+def test_a_run_keeps_to_one_teacher(
+    ask: Ask, fresh: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where it has a name and a password, which nothing tells."""
+    teacher = "http://me:se@cret@teacher:8000"
+    line = ["finetune", "-c", "c.toml", "num_epochs=1", f"teacher={teacher}"]
+    ask(Teacher(), f"teacher={teacher}")
+    named = scores_file(fresh)
+    assert len(ask(Teacher())) == PROBES  # the same file without them
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_after(patch, Reporter, "on_save")
+        assert main(line) == 130
+    # Scores of other passages, which another run asks for, change nothing.
+    ask(Teacher(), "sample_negatives=true")
+    keep_to_scores(load("c.toml", ["finetune"], line[3:]).finetune)
+    capsys.readouterr()
+    ask(Teacher(shift=0.5))
+    assert scores_file(fresh) == named
+    assert main(line) == 1
+    output = capsys.readouterr().err
+    assert "http://teacher:8000 was another model then" in output
+    assert "--force starts over" in output
+    assert "cret" not in output
+    assert main([*line, "-d"]) == 0
+    assert "would ask http://teacher:8000 for its" in capsys.readouterr().out
+    assert main(["report", "output/rerank"]) == 0
+    page = Path("output/rerank/report.html").read_text("utf-8")
+    assert "the margins of http://teacher:8000" in page
+    assert "cret" not in page
 
 
 def test_groups_without_scores_are_refused(fresh: Path) -> None:
