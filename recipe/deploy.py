@@ -245,7 +245,14 @@ def _smoke_test(settings: DeployConfig, endpoint: Launcher) -> str:
 def _scorer(settings: DeployConfig, url: str) -> EndpointScorer:
     """Raises BadConfig for an address or key that cannot be sent in a request."""
     key = _bearer(settings)
-    return EndpointScorer(url, settings.served_model, _BATCH, _SMOKE_TIMEOUT_S, api_key=key)
+    return EndpointScorer(
+        url,
+        settings.served_model,
+        _BATCH,
+        _SMOKE_TIMEOUT_S,
+        api_key=key,
+        key_setting="ngc_api_key_env",
+    )
 
 
 def _smoke_command(settings: DeployConfig) -> str:

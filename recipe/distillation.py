@@ -2,12 +2,12 @@
 
 Scores are kept as they come (`training/teacher_scores.py`), so that a stopped run goes on after the
 last question. They are used again while the teacher is the same: a checkpoint or an artifact by the
-hash of its files, an endpoint by its answer to a question that is stored.
+hash of its files, an endpoint by its answers to some questions that are stored.
 """
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -34,8 +34,11 @@ from runtime.errors import ServingError
 from runtime.manifest import MANIFEST_FILE, MODEL_FILE, read_manifest
 from runtime.outputs import locked_work_folder
 
-# Logits that differ by less come from the same model: the batch of a half-precision one moves them.
-_SAME = 0.05
+# Questions by which an endpoint is compared with what is stored.
+_PROBES = 4
+# Scores of one model differ by no more of their spread, or of their size: a half-precision model's
+# depend on the rest of the batch, and have 11 binary digits.
+_SAME_SPREAD, _SAME_SIZE = 0.01, 2.0**-10
 
 
 def check_teacher(settings: FinetuneConfig) -> None:
@@ -60,14 +63,17 @@ def ask_teacher(settings: FinetuneConfig, log: Log) -> None:
             log(f"{head.teacher} is not the model that gave the scores in {file}: asked anew")
             file.unlink()
         scores = read_scores(file)
-        if (
-            is_url(head.teacher)
-            and scores
-            and not _answers_as_before(settings, groups, scores, log)
-        ):
-            log(f"{head.teacher} serves another model than the one that gave {file}: asked anew")
-            file.unlink()
-            scores = {}
+        if is_url(head.teacher) and scores:
+            probes = _probes(groups, scores)
+            needed = bool(missing(groups, scores))
+            if not probes:
+                log(f"{file} has no score of these passages: {head.teacher} is asked anew")
+            elif not _answers_as_before(settings, probes, needed, log):
+                log(f"{head.teacher} serves another model than gave {file}: asked anew")
+                probes = {}
+            if not probes:
+                file.unlink()
+                scores = {}
         if lacking := missing(groups, scores):
             _ask(settings, head, lacking, written, log)
     log(f"learns the margins of {head.teacher}, in {file}")
@@ -80,7 +86,7 @@ def _ask(
     written: Journal[Head | Row],
     log: Log,
 ) -> None:
-    new = not written.path.exists()
+    new = next(written.entries(), None) is None  # a killed run may leave an empty file
     progress = Progress("teacher, questions", len(lacking), log)
     with _teacher(settings) as scorer, written.open() as output:
         if new:
@@ -101,28 +107,50 @@ def _ask(
             progress.step()
 
 
-def _answers_as_before(
-    settings: FinetuneConfig, groups: Sequence[Group], scores: Scores, log: Log
-) -> bool:
-    """Whether the endpoint gives a stored question its stored scores, if it answers at all.
+def _probes(groups: Sequence[Group], scores: Scores) -> dict[str, dict[str, float]]:
+    """Some questions, and the stored scores of their passages by text.
 
-    Raises StageFailed when it does not and scores are missing.
+    Those whose scores are furthest apart: of passages that are all irrelevant, many models say the
+    same. None when no passage of the groups has a score.
     """
-    known = next((group for group in groups if not missing([group], scores)), None)
-    if known is None:
-        return False
-    wanted = scores[question_id(known.query)]
+    stored: dict[str, dict[str, float]] = {}
+    for group in groups:
+        known = scores.get(question_id(group.query), {})
+        for text in group.passages:
+            if (name := passage_id(text)) in known:
+                stored.setdefault(group.query, {})[text] = known[name]
+    widest = sorted(stored, key=lambda question: -_spread(stored[question].values()))
+    return {question: stored[question] for question in widest[:_PROBES]}
+
+
+def _spread(scores: Collection[float]) -> float:
+    return max(scores) - min(scores)
+
+
+def _answers_as_before(
+    settings: FinetuneConfig, probes: Mapping[str, Mapping[str, float]], needed: bool, log: Log
+) -> bool:
+    """Whether the endpoint gives the probes their stored scores, if it answers at all.
+
+    Raises StageFailed when it does not and is `needed` for others.
+    """
+    wanted = [score for known in probes.values() for score in known.values()]
     try:
         with _teacher(settings) as scorer:
-            found = _scores(scorer, known.query, known.passages)
+            found = [
+                score
+                for question, known in probes.items()
+                for score in _scores(scorer, question, list(known))
+            ]
     except StageFailed as error:
-        if missing(groups, scores):
+        if needed:
             raise
         log(f"the scores of the teacher are used as they are stored: {error}")
         return True
+    same = _SAME_SPREAD * _spread(wanted)
     return all(
-        math.isclose(score, wanted[passage_id(text)], abs_tol=_SAME)
-        for text, score in zip(known.passages, found, strict=True)
+        math.isclose(one, other, abs_tol=same, rel_tol=_SAME_SIZE)
+        for one, other in zip(wanted, found, strict=True)
     )
 
 
@@ -165,6 +193,7 @@ def _opened(settings: FinetuneConfig) -> Scorer:
         head.prompt_template,
         head.max_tokens or settings.rerank_max_length,
         EvalConfig(nim_api_key_env=settings.teacher_api_key_env),
+        key_setting="teacher_api_key_env",
     )
 
 

@@ -174,7 +174,15 @@ class Embedding:
         return Vectors(files, size, len(texts))
 
     def _file(self, texts: Sequence[Document], input_type: InputType) -> Path:
-        facts = [self.version, input_type, *map(str, _prefix_and_length(self._wanted, input_type))]
+        """Where their vectors are kept.
+
+        The artifact's version stands for its target. What AUTO then takes is known when a model is
+        open, so that machines with GPUs share their vectors, and those without do.
+        """
+        facts = [
+            *(self.version, str(_engine(self._wanted)), input_type),
+            *map(str, _prefix_and_length(self._wanted, input_type)),
+        ]
         shown = [one if isinstance(one, str) else [one.text, one.image.digest] for one in texts]
         name = hashlib.sha256(msgspec.json.encode([_KIND, facts, shown])).hexdigest()
         return self._cache / f"{name[:32]}.npy"
@@ -185,8 +193,7 @@ class BlockEmbedder:
 
     def __init__(self, wanted: FirstStage, directory: Path) -> None:
         self._wanted, self._directory = wanted, directory
-        # The best one for an artifact, unless a target was named: then its own.
-        self._engine = AUTO if wanted.target is None and find_device() == "cuda" else None
+        self._engine = _engine(wanted)
         self._models: dict[int, Embedder] = {}
 
     def __call__(self, block: Block) -> Floats:
@@ -210,6 +217,11 @@ class BlockEmbedder:
         """Stop the engine."""
         for model in self._models.values():
             model.close()
+
+
+def _engine(wanted: FirstStage) -> str | None:
+    """The best one for an artifact on a GPU, unless a target was named: then its own (None)."""
+    return AUTO if wanted.target is None and find_device() == "cuda" else None
 
 
 def _prefix_and_length(wanted: FirstStage, input_type: InputType) -> tuple[str, int]:

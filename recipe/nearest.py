@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from recipe.device import Device
+from recipe.errors import StageFailed
 from recipe.vectors import Vectors
 from runtime.postprocess import Floats, Ints
 
@@ -22,14 +23,15 @@ def nearest(
     table: Vectors,
     count: int,
     device: Device,
-    bar: Bar = lambda _, __: None,
+    bar: Bar | None = None,
     rows: int = BLOCK_ROWS,
 ) -> tuple[Floats, Ints]:
     """The `count` vectors of `table` with the greatest inner product with each of `asked`.
 
     `asked` is float32 [n, d]. Returns scores, float32 [n, count], and places in `table`, int64
     [n, count], best first; equal scores in the order of the places. Products are computed in
-    float32, `rows` vectors at a time. Where `bar` left fewer, scores are -inf and places NOWHERE.
+    float32, `rows` vectors at a time. Where `bar` left fewer, scores are -inf and places NOWHERE;
+    without it, fewer than `count` raise StageFailed: `table` has fewer, or there is a NaN.
     """
     import torch  # late: takes seconds
 
@@ -39,7 +41,8 @@ def nearest(
     for start, stop in _blocks(len(table) if count else 0, rows):
         block = torch.from_numpy(table.read(start, stop)).to(device)
         scores = questions @ block.T
-        bar(scores, start)
+        if bar is not None:
+            bar(scores, start)
         # An equal score at a later place does not enter.
         enters = scores > best[:, -1:]
         each = enters.sum(1)
@@ -56,6 +59,13 @@ def nearest(
         both, order = torch.cat([best, new], 1).sort(dim=1, descending=True, stable=True)
         best = both[:, :count].contiguous()
         places = torch.cat([places, new_places], 1).gather(1, order[:, :count])
+    lacking = int((places == NOWHERE).any(1).sum())
+    if bar is None and lacking:
+        raise StageFailed(
+            f"found fewer than {count} of {len(table)} vectors for {lacking} of {len(asked)} "
+            "questions, wanted that many: NaN in a vector is near to none; remove the folder of "
+            "vectors, so that they are computed again"
+        )
     return best.cpu().numpy(), places.cpu().numpy().astype(np.int64, copy=False)
 
 

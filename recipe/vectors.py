@@ -8,13 +8,24 @@ from pathlib import Path
 import numpy as np
 
 from recipe.durable import write_atomic
+from recipe.errors import StageFailed
 from runtime.postprocess import Floats, unit
 
 
 def write_vectors(file: Path, vectors: Floats) -> None:
-    """Write `vectors` [n, d], divided by their lengths, atomically."""
+    """Write `vectors` [n, d], divided by their lengths, atomically.
+
+    Raises StageFailed when some hold NaN or infinity.
+    """
+    made = unit(vectors)
+    if broken := np.flatnonzero(~np.isfinite(made).all(axis=1)).tolist():
+        raise StageFailed(
+            f"found NaN or infinity in {len(broken)} of {len(made)} vectors of the embedder (the "
+            f"first: number {broken[0]}), wanted finite numbers; use another precision of it "
+            "(mining_target or retrieval_target: cpu-fp32), or another embedder"
+        )
     held = io.BytesIO()
-    np.save(held, unit(vectors), allow_pickle=False)
+    np.save(held, made, allow_pickle=False)
     write_atomic(file, held.getvalue())
 
 

@@ -4,6 +4,7 @@ activations or scalings stays hidden: biases are large, norms are not one, a til
 Names and shapes are written out, as the real files have them; none of our modules is asked.
 """
 
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from io import BytesIO
@@ -268,4 +269,4 @@ def _scaled(name: str, noise: torch.Tensor) -> torch.Tensor:
         return 0.5 * noise
     if name == "score.weight":
         return noise
-    return noise / noise[0].numel() ** 0.5
+    return noise / math.sqrt(noise[0].numel())

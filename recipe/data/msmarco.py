@@ -15,6 +15,8 @@ from recipe.errors import BadInput
 
 _COLLECTION, _QUERIES = ("collection.tsv", "collection.tsv.gz"), ("queries*.tsv", "queries*.tsv.gz")
 _IDS = ("qid", "pid", "nid")
+# In a folder: other files of ids lie there too, such as runs (qid, pid, rank).
+_NAMED = "triples"
 
 
 def text_files(folder: Path) -> list[Path]:
@@ -34,10 +36,27 @@ def is_id_triples(file: Path, encoding: str | None = None) -> bool:
     return len(cells) == len(_IDS) and not any(" " in one or one in SPELLINGS for one in cells)
 
 
-def id_triples(folder: Path, encoding: str | None = None) -> list[Path]:
-    """The files of triples of ids in the folder."""
+def read_id_folder(folder: Path, encoding: str | None, broken: Broken) -> Source | None:
+    """The triples of ids in the folder, from the files whose names say so; None without ids.
+
+    Raises BadInput for three ids in a line of other files alone.
+    """
     files = sorted([*folder.glob("*.tsv"), *folder.glob("*.tsv.gz")])
-    return [file for file in files if is_id_triples(file, encoding)]
+    ids = [file for file in files if is_id_triples(file, encoding)]
+    named = [file for file in ids if _NAMED in file.name.lower()]
+    others = ", ".join(file.name for file in ids if file not in named)
+    if not ids:
+        return None
+    if not named:
+        raise BadInput(
+            f"found three ids in a line of {others}, and no file in {folder} whose name says "
+            f"{_NAMED}, wanted one such as qidpidtriples.train.full.2.tsv: what a search found "
+            "(qid, pid, rank) answers nothing; name the file itself if it does hold triples"
+        )
+    source = read_id_triples(named, encoding, broken)
+    if others:
+        source.notes.append(f"not read, as their names do not say {_NAMED}: {others}")
+    return source
 
 
 def read_id_triples(files: Sequence[Path], encoding: str | None, broken: Broken) -> Source:

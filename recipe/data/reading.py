@@ -15,7 +15,7 @@ from recipe.data.beir import is_beir, read_beir
 from recipe.data.columns import Chosen, choose, headless, known_names, split_of
 from recipe.data.files import SUFFIXES, Text, first_records, records, suffix
 from recipe.data.hub import CARD, HubFiles, hub_files
-from recipe.data.msmarco import id_triples, is_id_triples, read_id_triples, text_files
+from recipe.data.msmarco import is_id_triples, read_id_folder, read_id_triples, text_files
 from recipe.data.rows import BadRow, Broken, Source
 from recipe.data.sdg import PAIRS, generated_files, manifest_in, manifest_target, read_generated
 from recipe.errors import BadConfig, BadInput
@@ -94,8 +94,8 @@ def parts(given: str) -> list[Path]:
 def _read_folder(folder: Path, how: Reading, broken: Broken) -> Source:
     if is_beir(folder):
         return read_beir(folder, broken)
-    if triples := id_triples(folder, how.encoding):
-        return read_id_triples(triples, how.encoding, broken)
+    if (triples := read_id_folder(folder, how.encoding, broken)) is not None:
+        return triples
     files = _files_of(folder)
     trained = [file for file in files if is_automodel(file)]
     if len(trained) == 1:

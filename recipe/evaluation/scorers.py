@@ -19,6 +19,8 @@ from runtime.manifest import MANIFEST_FILE, MODEL_FILE
 from runtime.opening import open_ranker
 from runtime.requests import Passage, RankRequest
 
+# The setting of eval and compare that names the variable of an endpoint's key.
+KEY_SETTING = "nim_api_key_env"
 _HASH_DIGITS = 16
 _UNAUTHORIZED = (401, 403)
 _Item = TypeVar("_Item")
@@ -43,24 +45,31 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def open_scorer(source: str, template: str | None, max_tokens: int, settings: EvalConfig) -> Scorer:
+def open_scorer(
+    source: str,
+    template: str | None,
+    max_tokens: int,
+    settings: EvalConfig,
+    *,
+    key_setting: str = KEY_SETTING,
+) -> Scorer:
     """The scorer for a URL, an artifact's directory, or a checkpoint (directory or hub id).
 
-    `settings` hold the batch size, the timeout and the name of the key's variable. Raises
-    BadConfig, BadInput, ExportError or ServingError.
+    `settings` hold the batch size, the timeout and the name of the key's variable, which the user
+    gave as `key_setting`. Raises BadConfig, BadInput, ExportError or ServingError.
     """
     if is_url(source):
-        key = key_of(settings.nim_api_key_env)
+        key = key_of(settings.nim_api_key_env, key_setting)
         batch, timeout_s = settings.nim_batch_size, settings.nim_timeout
-        return EndpointScorer(source, None, batch, timeout_s, api_key=key)
+        return EndpointScorer(source, None, batch, timeout_s, api_key=key, key_setting=key_setting)
     directory = Path(source)
     if (directory / MANIFEST_FILE).is_file() or (directory / MODEL_FILE).is_file():
         return ArtifactScorer(directory, template, max_tokens)
     return CheckpointScorer(source, template, max_tokens, settings.batch_size)
 
 
-def key_of(variable: str | None) -> str | None:
-    """The key in the environment variable `variable`; None for None.
+def key_of(variable: str | None, setting: str = KEY_SETTING) -> str | None:
+    """The key in the environment variable `variable`, which `setting` names; None for None.
 
     Raises BadConfig when the variable is not set. The key itself is in no message and no file.
     """
@@ -69,8 +78,8 @@ def key_of(variable: str | None) -> str | None:
     key = os.environ.get(variable)
     if not key:
         raise BadConfig(
-            f"found no key in the environment variable {variable}, which nim_api_key_env names; "
-            "set it, or nim_api_key_env=null for an endpoint without authentication"
+            f"found no key in the environment variable {variable}, which {setting} names; set it, "
+            f"or {setting}=null for an endpoint without authentication"
         )
     return key
 
@@ -172,7 +181,8 @@ class ArtifactScorer:
 
 class EndpointScorer:
     """Scores with any endpoint that answers POST /v1/ranking. Its model may change at any time, so
-    `identity` is empty. `api_key` is sent as the bearer token, to this URL only."""
+    `identity` is empty. `api_key` is sent as the bearer token, to this URL only; the user names its
+    variable in `key_setting`."""
 
     identity = ""
 
@@ -184,9 +194,10 @@ class EndpointScorer:
         timeout_s: float,
         *,
         api_key: str | None = None,
+        key_setting: str = KEY_SETTING,
     ) -> None:
         """Raises BadConfig for an address or key that cannot be sent in a request."""
-        self._batch_size = batch_size
+        self._batch_size, self._key_setting = batch_size, key_setting
         surface = nim(model, truncate="END")
         try:
             self._client = RerankClient(url, api_key=api_key, timeout_s=timeout_s, surface=surface)
@@ -203,8 +214,8 @@ class EndpointScorer:
             except RerankError as error:
                 if error.status in _UNAUTHORIZED:
                     raise BadInput(
-                        f"the endpoint returned no ranking ({error}); set nim_api_key_env to the "
-                        "name of the environment variable that holds its key"
+                        f"the endpoint returned no ranking ({error}); set {self._key_setting} to "
+                        "the name of the environment variable that holds its key"
                     ) from error
                 raise BadInput(
                     f"the endpoint returned no ranking ({error}); wanted a ranking NIM or "

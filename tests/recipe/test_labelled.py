@@ -286,6 +286,19 @@ def test_triples_of_ids_are_checked_line_by_line(tmp_path: Path) -> None:
     ]
 
 
+def test_a_run_beside_triples_of_ids_is_not_read_as_such(tmp_path: Path) -> None:
+    forms.id_triples(tmp_path)
+    alone = read_all(str(tmp_path))
+    (tmp_path / "run.bm25.tsv").write_text("".join(f"0\t{n}\t{n}\n" for n in N))
+    source = read_all(str(tmp_path))
+    assert source.rows == alone.rows
+    assert source.notes == ["not read, as their names do not say triples: run.bm25.tsv"]
+    (tmp_path / "qidpidtriples.train.full.2.tsv").rename(tmp_path / "x.tsv")
+    with pytest.raises(BadInput, match=r"line of run.bm25.tsv, x.tsv, and no file in .* says trip"):
+        read_all(str(tmp_path))
+    assert len(read_all(str(tmp_path / "x.tsv")).rows) == len(N)
+
+
 def test_texts_and_tables_beside_a_collection_are_no_ids(tmp_path: Path) -> None:
     forms.id_triples(tmp_path)
     for name, head in (("a.tsv", "query\tpositive\tnegative\n"), ("b.tsv", "")):

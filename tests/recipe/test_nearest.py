@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
 from recipe import device
-from recipe.first_stage import BlockEmbedder, FirstStage, artifact_directory
+from recipe.errors import StageFailed
+from recipe.first_stage import BlockEmbedder, Embedding, FirstStage, artifact_directory
 from recipe.nearest import NOWHERE, nearest
 from recipe.ray_workers import gpu_share
 from recipe.vectors import Vectors
@@ -52,6 +54,15 @@ def test_what_is_barred_is_not_found(table: Vectors) -> None:
         assert np.isneginf(scores[:, 30:]).all()
         assert places[1, 0] == 1
     assert nearest(asked, table, 0, "cpu")[1].shape == (2, 0)
+
+
+def test_vectors_that_are_not_numbers_are_an_error(table: Vectors, tmp_path: Path) -> None:
+    broken = table.read(0, 4)
+    broken[2, 3] = np.nan
+    with pytest.raises(StageFailed, match=r"in 1 of 4 vectors .*the first: number 2"):
+        stored(tmp_path, broken, size=4)
+    with pytest.raises(StageFailed, match="fewer than 3 of 60 vectors for 1 of 4 questions"):
+        nearest(broken, table, 3, "cpu")
 
 
 def test_vectors_are_read_by_place(table: Vectors) -> None:
@@ -118,6 +129,22 @@ def test_a_gpu_is_used_where_there_is_one(
     assert artifact_directory(named) == Path("kept", "org-embedder-cpu-bf16")
     assert BlockEmbedder(chosen, Path())._engine == (AUTO if wanted == "cuda" else None)
     assert BlockEmbedder(named, Path())._engine is None
+
+
+def test_a_cpu_and_a_gpu_keep_vectors_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of one artifact, which each opens with its best engine; a named target has one engine."""
+    (tmp_path / "model.onnx").touch()
+    kept = {}
+    for target in (None, "cpu-fp32"):
+        wanted = msgspec.structs.replace(first_stage(target), model=str(tmp_path))
+        for name in ("cpu", "cuda"):
+            monkeypatch.setattr("recipe.first_stage.find_device", lambda name=name: name)
+            embedding = Embedding(wanted, lambda _: None)
+            kept[target, name] = embedding._file(["a"], "query")
+    assert kept[None, "cpu"] != kept[None, "cuda"]
+    assert kept["cpu-fp32", "cpu"] == kept["cpu-fp32", "cuda"] == kept[None, "cpu"]
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 alone, as peft, NeMo and sentence-transformers save it."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -28,13 +29,24 @@ from tests.zoo.llama_witness import LlamaEmbedder, LlamaRanker
 from tests.zoo.weights import Step, cast, drawn, renamed
 from tests.zoo.witness import BareEmbedder, Embedder, Making, Ranker, Witness, adapted
 
+
+class _Saved(TypedDict):
+    """A head that is saved whole beside the adapter, and the modules that peft looks for it in."""
+
+    whole: Mapping[str, torch.Tensor]
+    modules_to_save: list[str]
+
+
 _NAMED: dict[str, Any] = {"source": BASE, "args": ExportArgs(adapter=ADAPTER)}
 _ALONE: dict[str, Any] = {"source": ADAPTER, "args": ExportArgs()}
 _VALUE = "base_model.model.bert.encoder.layer.1.attention.self.value"
 _HEAD = {"classifier.weight": drawn(1, 32, seed=90), "classifier.bias": drawn(1, seed=91)}
-_SAVED = {"whole": _HEAD, "modules_to_save": ["classifier", "score"]}
-_SCORE = {"whole": {"score.weight": drawn(1, 32, seed=90)}, "modules_to_save": ["score"]}
-_FEATURES = {"task": "FEATURE_EXTRACTION"}
+_SAVED: _Saved = {"whole": _HEAD, "modules_to_save": ["classifier", "score"]}
+_SCORE: _Saved = {
+    "whole": {"score.weight": drawn(1, 32, seed=90)},
+    "modules_to_save": ["score"],
+}
+_FEATURES = "FEATURE_EXTRACTION"
 _CAMEL = ("query", "value")
 
 
@@ -99,7 +111,10 @@ _RANKERS = (
         "--adapter, older keys",
         lora_apart(
             *_CAMEL,
-            **dict.fromkeys(("alpha_pattern", "rank_pattern", "use_dora", "lora_bias"), ABSENT),
+            alpha_pattern=ABSENT,
+            rank_pattern=ABSENT,
+            use_dora=ABSENT,
+            lora_bias=ABSENT,
             use_rslora=None,
             init_lora_weights=None,
             layers_to_transform=None,
@@ -228,16 +243,16 @@ _RANKERS = (
     ),
 )
 _EMBEDDERS = (
-    _embedder("--adapter", sentence_files.embedder(), lora_apart(*_CAMEL, **_FEATURES)),
+    _embedder("--adapter", sentence_files.embedder(), lora_apart(*_CAMEL, task=_FEATURES)),
     _embedder(
         "--adapter of every linear layer, the pooler too",
         sentence_files.embedder(),
-        lora_apart("query", "key", "value", "dense", **_FEATURES),
+        lora_apart("query", "key", "value", "dense", task=_FEATURES),
     ),
     _embedder(
         "adapter alone, sentence-transformers 6",
         sentence_files.embedder(6, pooling="cls", prompts={"query": "query: ", "document": ""}),
-        lora_apart(*_CAMEL, **_FEATURES, takes_all=True),
+        lora_apart(*_CAMEL, task=_FEATURES, takes_all=True),
         absolute_base,
         witness=_by_itself(Embedder),
         **_ALONE,
@@ -246,7 +261,7 @@ _EMBEDDERS = (
         "adapter alone, the base a BertForMaskedLM",
         bert.folder("BertForMaskedLM"),
         sentence_files.embedder(6),
-        lora_apart(*_CAMEL, **_FEATURES, takes_all=True),
+        lora_apart(*_CAMEL, task=_FEATURES, takes_all=True),
         absolute_base,
         witness=_by_itself(Embedder),
         **_ALONE,
@@ -254,7 +269,7 @@ _EMBEDDERS = (
     _embedder(
         "adapter alone, the base a BertForMaskedLM, --pooling cls",
         bert.folder("BertForMaskedLM"),
-        lora_apart(*_CAMEL, **_FEATURES),
+        lora_apart(*_CAMEL, task=_FEATURES),
         witness=_apart(lambda directory: BareEmbedder(directory, "cls")),
         source=ADAPTER,
         args=ExportArgs(pooling="cls"),
@@ -262,13 +277,13 @@ _EMBEDDERS = (
     _embedder(
         "adapter alone, the base a BertForMaskedLM and no modules.json",
         bert.folder("BertForMaskedLM"),
-        lora_apart(*_CAMEL, **_FEATURES),
+        lora_apart(*_CAMEL, task=_FEATURES),
         refused="modules.json",
         **_ALONE,
     ),
     _embedder(
         "adapter alone, nothing beside it and no modules.json",
-        lora_apart(*_CAMEL, **_FEATURES),
+        lora_apart(*_CAMEL, task=_FEATURES),
         refused="modules.json",
         **_ALONE,
     ),
@@ -283,7 +298,7 @@ _OUT = {
 
 def _family(family: Family, whole: dict[str, torch.Tensor], masked: str) -> tuple[Case, ...]:
     """What users of other encoders have."""
-    saved: dict[str, Any] = {"whole": whole, "modules_to_save": ["classifier", "score"]}
+    saved: _Saved = {"whole": whole, "modules_to_save": ["classifier", "score"]}
     targets = family.projections
     named: dict[str, Any] = {"witness": _apart(Ranker), **_NAMED}
     alone = named | _ALONE
@@ -337,7 +352,7 @@ _LLAMA = (
     ),
     llama.embedder(
         "adapter alone, as NeMo saves it",
-        lora_apart("q_proj", "up_proj", **_FEATURES),
+        lora_apart("q_proj", "up_proj", task=_FEATURES),
         witness=_apart(LlamaEmbedder),
         **_ALONE,
     ),

@@ -13,7 +13,8 @@ import torch
 from recipe import distillation
 from recipe.cli import main
 from recipe.config_files import load
-from recipe.errors import BadInput, StageFailed
+from recipe.errors import BadConfig, BadInput, StageFailed
+from recipe.training.groups import read_groups
 from recipe.training.losses import margin_mse
 from recipe.training.teacher_scores import keep_to_scores, read_scores, scored
 from recipe.training.trainer import Reporter
@@ -26,6 +27,9 @@ from tests.recipe.models.test_finetune import (
 )
 
 pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+PROBES = 4  # questions of an endpoint's that are asked again
 
 
 class Teacher:
@@ -89,28 +93,80 @@ def test_a_teacher_that_fails_goes_on_where_it_stopped(
         ask(Teacher(broken, 5))
     lines: list[str] = []
     asked = ask(Teacher(), log=lines.append)
-    assert len(asked) == 14 + 4 - 5 + 1  # one that is stored is asked again
+    assert len(asked) == 14 + 4 - 5 + PROBES  # those are stored, and asked again
     assert len(read_scores(scores_file(fresh))) == 18
     assert "teacher, questions: 13 of 13" in lines
 
 
 def test_scores_of_the_same_teacher_are_used_again(ask: Ask, fresh: Path) -> None:
     assert len(ask(Teacher())) == 18
-    assert len(ask(Teacher(shift=0.01))) == 1
+    assert len(ask(Teacher(shift=0.01))) == PROBES
     lines: list[str] = []
     # Down: nothing is missing.
     assert len(ask(Teacher(failing, 0), log=lines.append)) == 1
     assert any("used as they are stored" in line for line in lines)
     # More of each training question's passages: the others alone.
     before = scores_file(fresh).read_bytes()
-    assert len(ask(Teacher(), "sample_negatives=true")) == 1 + 14
+    assert len(ask(Teacher(), "sample_negatives=true")) == PROBES + 14
     assert scores_file(fresh).read_bytes().startswith(before)
+
+
+def test_more_passages_of_every_question_ask_for_those_alone(ask: Ask, fresh: Path) -> None:
+    ask(Teacher(), "train_n_passages=2")
+    before = scores_file(fresh).read_bytes()
+    lines: list[str] = []
+    assert len(ask(Teacher(), log=lines.append)) == PROBES + 18
+    assert scores_file(fresh).read_bytes().startswith(before)
+    assert not any("asked anew" in line for line in lines)
+
+
+def test_a_file_without_a_line_gets_its_head(ask: Ask, fresh: Path) -> None:
+    ask(Teacher())
+    head = scores_file(fresh).read_text().splitlines()[0]
+    for left in ("", head[:9]):  # as killed runs leave it
+        scores_file(fresh).write_text(left)
+        assert len(ask(Teacher())) == 18
+        assert scores_file(fresh).read_text().startswith(head + "\n")
+
+
+def test_scores_of_other_passages_are_not_said_to_be_of_another_model(
+    ask: Ask, fresh: Path
+) -> None:
+    ask(Teacher())
+    head, *_ = scores_file(fresh).read_text().splitlines()
+    scores_file(fresh).write_text(f'{head}\n{{"question":"q_1","scores":{{"d_1":1.0}}}}\n')
+    lines: list[str] = []
+    assert len(ask(Teacher(), log=lines.append)) == 18
+    assert any("has no score of these passages" in line for line in lines)
+
+
+def test_probabilities_are_told_from_logits_and_one_model_from_another(
+    ask: Ask, fresh: Path
+) -> None:
+    """Most passages are irrelevant to all of them: the probability of each is 0."""
+
+    class Judge(Teacher):
+        def __init__(self, right: float, wrong: float = 0.0) -> None:
+            super().__init__()
+            self._right, self._wrong = right, wrong
+
+        def score(self, query: str, passages: list[str]) -> list[float]:
+            self.asked.append(query)
+            return [self._right if (query, p) == relevant else self._wrong for p in passages]
+
+    ask(Teacher())
+    group = read_groups(fresh / "prep/train_mined.json", 3)[7]
+    relevant = group.query, group.passages[0]
+    assert len(ask(Judge(0.9))) == PROBES + 18
+    assert len(ask(Judge(0.905, 0.001))) == PROBES
+    assert len(ask(Judge(0.8))) == PROBES + 18
+    assert len(ask(Judge(5.0, -9.0))) == PROBES + 18
 
 
 def test_scores_of_another_teacher_are_not_used(ask: Ask, fresh: Path) -> None:
     ask(Teacher())
     before = read_scores(scores_file(fresh))
-    assert len(ask(Teacher(shift=0.5))) == 1 + 18
+    assert len(ask(Teacher(shift=0.5))) == PROBES + 18
     after = read_scores(scores_file(fresh))
     assert after.keys() == before.keys()
     for question, known in before.items():
@@ -122,6 +178,12 @@ def test_scores_of_another_teacher_are_not_used(ask: Ask, fresh: Path) -> None:
     assert len(ask(Teacher(shift=0.5))) == 18
 
 
+def test_a_missing_key_is_said_with_the_teachers_own_setting(fresh: Path) -> None:
+    given = ["teacher=http://teacher:8000", "teacher_api_key_env=NOBODYS_KEY"]
+    with pytest.raises(BadConfig, match="NOBODYS_KEY, which teacher_api_key_env names"):
+        distillation.check_teacher(load("c.toml", ["finetune"], given).finetune)
+
+
 def test_a_run_keeps_to_one_teacher(
     ask: Ask, fresh: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,7 +192,7 @@ def test_a_run_keeps_to_one_teacher(
     line = ["finetune", "-c", "c.toml", "num_epochs=1", f"teacher={teacher}"]
     ask(Teacher(), f"teacher={teacher}")
     named = scores_file(fresh)
-    assert len(ask(Teacher())) == 1  # the same file without them
+    assert len(ask(Teacher())) == PROBES  # the same file without them
     with pytest.MonkeyPatch.context() as patch:
         interrupt_after(patch, Reporter, "on_save")
         assert main(line) == 130
@@ -154,8 +216,6 @@ def test_a_run_keeps_to_one_teacher(
 
 
 def test_groups_without_scores_are_refused(fresh: Path) -> None:
-    from recipe.training.groups import read_groups
-
     groups = read_groups(fresh / "prep/train_mined.json", 3)
     with pytest.raises(BadInput, match=r"of 14 question\(s\)"):
         scored(groups, {})

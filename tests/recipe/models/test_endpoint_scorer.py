@@ -3,14 +3,16 @@
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from recipe.cli import main
+from recipe.config import EvalConfig
 from recipe.errors import BadConfig, BadInput
-from recipe.evaluation.scorers import EndpointScorer
+from recipe.evaluation.scorers import EndpointScorer, open_scorer
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -78,6 +80,16 @@ def test_the_key_is_sent_when_its_variable_is_named_and_stands_nowhere(
         assert path.is_dir() or KEY.encode() not in path.read_bytes(), path
 
 
+def test_a_refusal_names_the_setting_of_the_key(guarded: HTTPServer) -> None:
+    url = f"http://127.0.0.1:{guarded.server_port}"
+    key = "teacher_api_key_env"
+    with (
+        closing(open_scorer(url, None, 8, EvalConfig(), key_setting=key)) as scorer,
+        pytest.raises(BadInput, match="set teacher_api_key_env to the name"),
+    ):
+        scorer.score("q", ["a"])
+
+
 def test_the_key_goes_to_one_server_only(
     copied: Path,
     guarded: HTTPServer,
@@ -105,7 +117,7 @@ def test_eval_looks_for_the_key_before_it_measures(
 
 
 def test_a_password_in_the_url_is_no_part_of_the_report() -> None:
-    scorer = EndpointScorer("http://me:secret@localhost:1", None, 8, 1.0)
+    scorer = EndpointScorer("http://me:secret@localhost:1", None, 8, 0.1)
     assert scorer.source == "http://localhost:1"
     with pytest.raises(BadInput, match="returned no ranking") as caught:
         scorer.score("q", ["a"])
