@@ -55,8 +55,8 @@ _KNOWN_FILES = (
     TOKENIZER_CONFIG,
     *"""
     config.json model.safetensors model.safetensors.index.json model-*-of-*.safetensors
-    training.json tokenizer.json special_tokens_map.json added_tokens.json vocab.txt vocab.json
-    merges.txt tokenizer.model sentencepiece.bpe.model spm.model unigram.json
+    training.json trained_on.json tokenizer.json special_tokens_map.json added_tokens.json
+    vocab.txt vocab.json merges.txt tokenizer.model sentencepiece.bpe.model spm.model unigram.json
     chat_template.jinja chat_template.json generation_config.json automodel_peft_config.json
     trainer_state.json *_results.json data_config.json *.py *.md *.bin *.pt *.pth *.h5 *.ot
     *.onnx *.onnx_data *.msgpack *.gguf *.csv *.tsv *.txt *.html *.pdf *.png *.jpg *.jpeg *.svg

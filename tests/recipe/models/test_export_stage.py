@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from exporter import building, pipeline, target_graph, tensorrt_plan
+from exporter.checkpoint import read_checkpoint
 from recipe.cli import main
 from recipe.evaluation.results import read_results
 from runtime.manifest import Manifest, read_manifest
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 EXPORT = Path("output/rerank/stage4_export")
 EVAL = Path("output/rerank/stage3_eval")
+CONSOLIDATED = Path("output/rerank/stage2_finetune/checkpoints/LATEST/model/consolidated")
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,10 @@ def test_a_checkpoint_that_eval_did_not_measure_is_refused(
 ) -> None:
     assert main(["export", "-c", "c.toml", f"model_path={tiny_llama_checkpoint}"]) == 1
     assert "run the stage eval on this checkpoint first" in capsys.readouterr().err
+
+
+def test_every_file_of_the_checkpoint_is_known_to_the_exporter(copied: Path) -> None:
+    read_checkpoint(str(copied / CONSOLIDATED), strict=True)
 
 
 def test_another_artifact_is_not_replaced_without_force(
