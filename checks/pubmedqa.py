@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recipe.cli import WORSE
 from recipe.cli import main as rerank
-from recipe.evaluation.pairs import known_pairs, sentences, worsening
+from recipe.evaluation.pairs import known_pairs, sentences
 from recipe.evaluation.results import read_results
 from recipe.evaluation.session import open_session
 from runtime.outputs import exit_on_refusal, refuse_inputs
@@ -48,7 +48,7 @@ def main() -> None:
     print(", ".join(f"{name} {one.NDCG['NDCG@10']:.4f}" for name, one in found.items()))
     pair = known_pairs(open_session(folder / "eval").measured(found))[0]
     print(" ".join(sentences(pair)))
-    sys.exit(worsening(pair))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -145,11 +145,20 @@ def draft(
         origins["template"] = prompt.origin
         if prompt.instruction is not None:
             origins["instruction"] = prompt.origin if prompt.written else chosen.origin
+        if prompt.instruction_format is not None:
+            origins["instruction_format"] = chosen.origin
+        if prompt.tokenize_apart:
+            origins["tokenize_apart"] = chosen.origin
     elif profile.kind == "embed":
         origins["prefixes"] = prefixed_by
     read_as = None if prompt is None else prompt.filled
     tokenizer = CheckpointTokenizer(
-        loaded, checkpoint.directory, read_as, max_tokens or limit, dropped
+        loaded,
+        checkpoint.directory,
+        read_as,
+        max_tokens or limit,
+        dropped,
+        apart=prompt is not None and prompt.tokenize_apart,
     )
     manifest = Manifest(
         schema=SCHEMA,
@@ -160,6 +169,8 @@ def draft(
         version="draft",
         template=None if prompt is None else prompt.template,
         instruction=None if prompt is None else prompt.instruction,
+        instruction_format=None if prompt is None else prompt.instruction_format,
+        tokenize_apart=prompt is not None and prompt.tokenize_apart,
         special_tokens=_special_tokens(profile, tokenizer, vocabulary),
         padding_side=profile.padding_side,
         max_tokens=max_tokens or limit,
@@ -262,6 +273,8 @@ def _prompt(
         profile.origin,
         written=False,
         instruction=profile.facts.instruction,
+        instruction_format=profile.facts.instruction_format,
+        tokenize_apart=profile.facts.tokenize_apart,
     )
     prompt = find_prompt(checkpoint.root, tokenizer, published, requested)
     known = checkpoint.config.get("model_type") in CONFIG_MAPPING

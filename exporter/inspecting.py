@@ -25,6 +25,8 @@ _OF_ALL = (
     *("causal", "max_tokens", "special_tokens", "padding_side", "lower_case", "token_types"),
     "profile",
 )
+# Facts that few models have.
+_SOMETIMES = ("instruction", "instruction_format", "tokenize_apart", "merged")
 _UNRECORDED = "not recorded"
 # Longer values do not widen the column.
 _WIDEST = 36
@@ -56,12 +58,13 @@ def _table(directory: Path, manifest: Manifest) -> Iterator[str]:
     )
     facts["prefixes"] = manifest.prefixes or "none"
     facts["merged"] = ", ".join(f"{name} {digest}" for name, digest in manifest.merged.items())
+    if manifest.instruction_format is not None:
+        facts["instruction_format"] = repr(manifest.instruction_format)
     if manifest.template is not None:
         facts["template"] = repr(manifest.template)
     else:
         facts["template"] = "none: the tokenizer joins the pair"
-    sometimes = {"instruction": manifest.instruction, "merged": manifest.merged}
-    present = [name for name, value in sometimes.items() if value]
+    present = [name for name in _SOMETIMES if facts[name]]
     names = (*_DECISIVE[manifest.kind], *_OF_ALL, *present)
     rows = [(name, str(facts[name])) for name in names]
     width = max((len(value) for _, value in rows if len(value) <= _WIDEST), default=0)
@@ -72,7 +75,7 @@ def _table(directory: Path, manifest: Manifest) -> Iterator[str]:
             origin = manifest.origins.get(name, "the architecture")
         yield f"{name:<16} {value:<{width}}  {origin}"
     # Facts without a field in the manifest.
-    listed = {*_OF_ALL, *sometimes, *itertools.chain(*_DECISIVE.values())}
+    listed = {*_OF_ALL, *_SOMETIMES, *itertools.chain(*_DECISIVE.values())}
     for name in sorted(manifest.origins.keys() - listed):
         yield f"{name:<16} {'':<{width}}  {manifest.origins[name]}"
 
@@ -108,7 +111,7 @@ def _rest(manifest: Manifest) -> Iterator[tuple[str, object]]:
     facts["goldens"] = f"{len(manifest.goldens)} pairs"
     facts["vector_goldens"] = f"{len(manifest.vector_goldens)} texts"
     facts["image_goldens"] = f"{len(manifest.image_goldens)} images"
-    shown_fields = {*_DECISIVE[manifest.kind], *_OF_ALL, "instruction", "merged", "origins"}
+    shown_fields = {*_DECISIVE[manifest.kind], *_OF_ALL, *_SOMETIMES, "origins"}
     return ((name, value) for name, value in facts.items() if name not in shown_fields)
 
 

@@ -19,7 +19,7 @@ from exporter.options import TEMPLATE_OPTION
 from exporter.progress import print_line
 from exporter.sentence_files import MODEL_FILE, TOKENIZER_CONFIG, default_prompt, read_json
 from runtime.profile import FIELDS, check_instruction
-from runtime.template import INSTRUCTION
+from runtime.template import INSTRUCTION, filled
 
 TRAINING_FILE = "training.json"
 TRAINED_LIMIT = "rerank_max_length"
@@ -37,18 +37,21 @@ _QUERY, _DOCUMENT, _INSTRUCTION = " \ue000 ", " \ue001 ", " \ue002 "
 @dataclass(frozen=True)
 class Prompt:
     """`template` has {query} and {passage}, and {instruction} before them if it has an
-    `instruction`, its default; `origin` says where it was read; `written` is true for a prompt from
-    the checkpoint's folder."""
+    `instruction`, its default; these, `instruction_format` and `tokenize_apart` are as in a
+    ModelProfile. `origin` says where it was read; `written` is true for a prompt from the
+    checkpoint's folder."""
 
     template: str
     origin: str
     written: bool = True
     instruction: str | None = None
+    instruction_format: str | None = None
+    tokenize_apart: bool = False
 
     @property
     def filled(self) -> str:
         """The template with its default instruction."""
-        return self.template.replace(INSTRUCTION, self.instruction or "")
+        return filled(self.template, self.instruction, self.instruction_format)
 
 
 def training_limit(root: Path) -> int | None:
@@ -82,8 +85,13 @@ def _chosen(
     root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, requested: Prompt | None
 ) -> Prompt:
     if requested is not None:
-        default = published.instruction if INSTRUCTION in requested.template else None
-        return _checked(replace(requested, instruction=default))
+        if INSTRUCTION in requested.template:
+            requested = replace(
+                requested,
+                instruction=published.instruction,
+                instruction_format=published.instruction_format,
+            )
+        return _checked(requested)
     found = [prompt for prompt in (_trained(root), _chat(root, tokenizer)) if prompt is not None]
     if len({prompt.filled for prompt in found}) > 1:
         listed = " and ".join(f"{prompt.template!r} ({prompt.origin})" for prompt in found)

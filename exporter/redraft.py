@@ -18,6 +18,8 @@ _FACTS = (
     "model_id",
     "template",
     "instruction",
+    "instruction_format",
+    "tokenize_apart",
     "prefixes",
     "special_tokens",
     "padding_side",

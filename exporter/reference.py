@@ -79,7 +79,14 @@ def ask_artifact(source: Path, manifest: Manifest, engine: str, quantized: Manif
     place = source / "tokenizer"
     loaded = load_checkpoint_tokenizer(place, None)
     dropped = drop_pad(loaded, vocabulary)  # the pad token, if transformers' class adds it again
-    tokenizer = CheckpointTokenizer(loaded, place, manifest.prompt, manifest.max_tokens, dropped)
+    tokenizer = CheckpointTokenizer(
+        loaded,
+        place,
+        manifest.prompt,
+        manifest.max_tokens,
+        dropped,
+        apart=manifest.tokenize_apart,
+    )
     with (
         stage("ask the artifact about the parity texts"),
         artifact_reading(source, engine, manifest, tokenizer) as artifact,
@@ -93,7 +100,8 @@ def _witness(found: Draft, checkpoint: Checkpoint) -> Witness:
     own = checkpoint.adapter
     adapted = None if own is None else Adapted(checkpoint.base, own.directory)
     if checkpoint.vectors is None:
-        return rank_witness(*where, found.template, found.words, adapted)
+        apart = found.manifest.tokenize_apart
+        return rank_witness(*where, found.template, found.words, adapted, apart)
     requested = found.prefixes, checkpoint.vectors.requested_pooling
     return vector_witness(*where, found.published, *requested, adapted)
 

@@ -47,6 +47,10 @@ def version_of(manifest: Manifest) -> str:
         facts.append(manifest.activation)
     if manifest.instruction is not None:
         facts.append(manifest.instruction)
+    if manifest.instruction_format is not None:
+        facts.append({"instruction_format": manifest.instruction_format})
+    if manifest.tokenize_apart:
+        facts.append("tokenize_apart")
     if manifest.merged:
         facts.append(manifest.merged)
     if manifest.vision is not None:

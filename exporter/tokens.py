@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import tokenizers
@@ -37,12 +37,22 @@ SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 TOKENIZER_FILES = ("tokenizer.json", *SETTINGS_FILES)
 
 
+class _Token(NamedTuple):
+    """A token's id, the characters that it covers, and whether the tokenizer added it."""
+
+    id: int
+    first: int
+    last: int
+    added: bool
+
+
 @dataclass(frozen=True)
 class CheckpointTokenizer:
     """Encodes pairs and texts as transformers' users do, sharing no code with the runtime.
 
     `loaded` is what `load_tokenizer` made of `directory`, without the pad token `dropped`; rows
-    have at most `max_tokens`.
+    have at most `max_tokens`. With `apart` query and passage each end a part of the template that
+    is tokenised by itself.
     """
 
     loaded: PreTrainedTokenizerBase
@@ -50,6 +60,7 @@ class CheckpointTokenizer:
     template: str | None
     max_tokens: int
     dropped: str | None = None
+    apart: bool = False
 
     def reads_alone(self, *texts: str) -> bool:
         """Whether loaders fail on `texts`, because one contains the dropped pad token."""
@@ -63,40 +74,63 @@ class CheckpointTokenizer:
                 return self._encode(query, passage, truncation="only_second")
             # The query is filled in last: it must not be searched for inside the passage.
             head, tail = self.template.split("{passage}")
-            ahead = head.replace("{query}", query)
-            text = ahead + passage + tail
-            full = self.loaded(text)
-            if len(full["input_ids"]) <= self.max_tokens:
-                return Tokens(full["input_ids"], None), False
-            return self._cut(text, len(ahead), len(text) - len(tail)), True
+            before, between = head.split("{query}")
+            parts = [before + query, between + passage, tail]
+            row = self._row(parts if self.apart else ["".join(parts)])
+            if not (cut := len(row) > self.max_tokens):
+                return Tokens([token.id for token in row], None), cut
+            start = len(before + query + between)
+            blank = len("".join(parts)[:start].rstrip())
+            return self._cut(row, blank, start, start + len(passage)), cut
 
-    def _cut(self, text: str, start: int, stop: int) -> Tokens:
-        """The tokens of `text` cut to the limit; the passage is its characters `start` to `stop`.
+    def _row(self, parts: Sequence[str]) -> list[_Token]:
+        """The tokens of one text, or of parts that are tokenised by themselves."""
+        whole, row, start = len(parts) == 1, [], 0
+        for part in parts:
+            found = self.loaded(part, add_special_tokens=whole, return_offsets_mapping=True)
+            facts = zip(
+                found["input_ids"], found["offset_mapping"], found.sequence_ids(), strict=True
+            )
+            row += [
+                _Token(one, first + start, last + start, added=owner is None)
+                for one, (first, last), owner in facts
+            ]
+            start += len(part)
+        if whole:
+            return row
+        before, after = ([_Token(one, 0, 0, added=True) for one in ids] for ids in self._added())
+        return [*before, *row, *after]
+
+    def _added(self) -> tuple[Sequence[int], Sequence[int]]:
+        """The ids that the tokenizer adds before and after a text."""
+        bare = self.loaded("a", add_special_tokens=False)["input_ids"]
+        return _around(self.loaded("a")["input_ids"], bare)
+
+    def _cut(self, row: Sequence[_Token], blank: int, start: int, stop: int) -> Tokens:
+        """The tokens of `row` cut to the limit; the passage is the characters `start` to `stop`, of
+        the blanks before it the first is `blank`.
 
         Tokens are dropped from the end of the passage, then from the end of the text before it.
         Those behind it and those that the tokenizer adds are kept; CheckpointRefused if they alone
-        are too many. A token with a character
-        of the template is not the passage's, except for the blank before a first word.
+        are too many. A token with a character of the template is not the passage's, except for the
+        blank before a first word.
         """
-        found = self.loaded(text, return_offsets_mapping=True)
-        ids, spans, owners = found["input_ids"], found["offset_mapping"], found.sequence_ids()
-        blank = len(text[:start].rstrip())
 
         def later(place: int) -> tuple[int, int]:
-            first, last = spans[place]
-            inside = first >= blank and start < last <= stop
-            turn = 3 if owners[place] is None else 0 if inside else 2 if last > stop else 1
+            token = row[place]
+            inside = token.first >= blank and start < token.last <= stop
+            turn = 3 if token.added else 0 if inside else 2 if token.last > stop else 1
             return turn, -place
 
-        order = sorted(range(len(ids)), key=later)
-        dropped = set(order[: len(ids) - self.max_tokens])
+        order = sorted(range(len(row)), key=later)
+        dropped = set(order[: len(row) - self.max_tokens])
         if any(later(place)[0] == 2 for place in dropped):
             raise CheckpointRefused(
                 f"found a limit of {self.max_tokens} tokens, fewer than the prompt has behind the "
                 "passage, which must not be cut: they ask the model; raise --max-tokens, or the "
                 "model_max_length of the folder"
             )
-        return Tokens([one for place, one in enumerate(ids) if place not in dropped], None)
+        return Tokens([one.id for place, one in enumerate(row) if place not in dropped], None)
 
     def encode_text(self, text: str) -> tuple[Tokens, bool]:
         """The tokens of one text, its prefix included, unpadded, and whether it was cut, at its
@@ -135,9 +169,7 @@ class CheckpointTokenizer:
         A pad token past the `vocabulary` of the embeddings, added without resizing them, would
         fail in the engine; EOS or 0 pad as well, as padding is masked.
         """
-        bare = self.loaded("a", add_special_tokens=False)["input_ids"]
-        full = self.loaded("a")["input_ids"]
-        before, after = _around(full, bare)
+        before, after = self._added()
         pads = (self.loaded.pad_token_id, self.loaded.eos_token_id, 0)
         return SpecialTokens(
             bos=before[0] if before else None,

@@ -39,7 +39,7 @@ from runtime.profile import (
     Sizes,
     load_model_profile,
 )
-from runtime.template import INSTRUCTION
+from runtime.template import filled
 from runtime.vision.rule import Vision
 
 T = TypeVar("T")
@@ -139,13 +139,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The contents of manifest.json.
 
-    `version` is a short hash of graph, weights, tokenizer, template, limit, activation and
-    `merged`: two artifacts with one version give the same scores. `template` is None where the
-    tokenizer joins the pair; `instruction` is the default of its field of that name, None where it
-    has none. Embedders have `prefixes` (by input type, none for symmetric models),
-    `dimensions` and `vector_goldens` instead of a template and `goldens`; `activation` maps a
-    reranker's logit to a relevance, and embedders have none. `golden_tolerance` is the largest
-    |Δ logit|, or |Δ| of a vector's component, that a golden may show when the artifact is opened.
+    `version` is a short hash of graph, weights, tokenizer, prompt, limit, activation and `merged`:
+    two artifacts with one version give the same scores. `template` is None where the tokenizer
+    joins the pair; what goes with it, `instruction` to `tokenize_apart`, is as in a ModelProfile.
+    Embedders have `prefixes` (by input type, none for symmetric models), `dimensions` and
+    `vector_goldens` instead of a template and `goldens`; `activation` maps a reranker's logit to a
+    relevance, and embedders have none. `golden_tolerance` is the largest |Δ logit|, or |Δ| of a
+    vector's component, that a golden may show when the artifact is opened.
     `files` maps paths relative to the directory to "sha256:<hex>"; manifest.json is not in it.
     `witness` is the loader whose answers prove the scores, or says that there was none; `origins`
     are the places where facts were read. `merged` are the hashes, as in `files`, of what the
@@ -191,13 +191,15 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     vision: Vision | None = None
     image_goldens: list[ImageGolden] = []
     instruction: str | None = None
+    instruction_format: str | None = None
+    tokenize_apart: bool = False
 
     @property
     def prompt(self) -> str | None:
         """The template with its default instruction."""
         if self.template is None or self.instruction is None:
             return self.template
-        return self.template.replace(INSTRUCTION, self.instruction)
+        return filled(self.template, self.instruction, self.instruction_format)
 
 
 def is_witnessed(manifest: Manifest) -> bool:
@@ -231,6 +233,8 @@ def unproven_manifest(
         version=version,
         template=facts.template,
         instruction=facts.instruction,
+        instruction_format=facts.instruction_format,
+        tokenize_apart=facts.tokenize_apart,
         special_tokens=SpecialTokens(bos=None, eos=None, pad=pad_id),
         padding_side=facts.padding_side,
         max_tokens=facts.max_tokens,

@@ -12,47 +12,14 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
-import numpy.typing as npt
 import tokenizers
 
 from runtime.errors import ArtifactError
-from runtime.postprocess import Ints
+from runtime.reading import Reading, read_fast, read_parts
 from runtime.template import Template
 from runtime.tokens import encoded, translate_panics
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A tokenised pair: `token_ids`, `type_ids` and `offsets` int64 [n], [n] and [n, 2]; the
-    `added` ones, bool [n], are the tokenizer's own. `owners` int64 [n] are the numbers of the
-    texts, 0 or 1, that tokens belong to, and -1 for added ones."""
-
-    token_ids: Ints
-    type_ids: Ints
-    offsets: Ints
-    special: npt.NDArray[np.bool_]
-    owners: Ints
-
-    @classmethod
-    def of(cls, encoding: tokenizers.Encoding, offsets: Ints | None = None) -> "Reading":
-        """That of the library's `encoding`; `offsets` [m, 2] are those of its tokens that are not
-        added."""
-        owners = [-1 if owner is None else owner for owner in encoding.sequence_ids]
-        found = cls(
-            np.asarray(encoding.ids, np.int64),
-            np.asarray(encoding.type_ids, np.int64),
-            np.asarray(encoding.offsets, np.int64).reshape(-1, 2),
-            np.asarray(encoding.special_tokens_mask, bool),
-            np.asarray(owners, np.int64),
-        )
-        if offsets is not None:
-            found.offsets[found.owners >= 0] = offsets
-        return found
-
 
 # Ordinary texts whose ends could meet the prompt's tokens in another way when they are read apart.
 _QUERIES = ("why?", " Why not \n")
@@ -91,9 +58,11 @@ class PlainTexts:
         """Raise ArtifactError if an ordinary text is not read as it is without the setting."""
         pairs = list(itertools.product(_QUERIES, _PASSAGES))
         template = self._template
-        joined = pairs if template is None else [template.join(*pair) for pair in pairs]
-        with translate_panics():
-            usual = self._tokenizer.encode_batch(joined)
+        if template is None:
+            with translate_panics():
+                usual = self._tokenizer.encode_batch(pairs)
+        else:
+            usual = read_fast(self._tokenizer, [template.parts(*pair) for pair in pairs])
         for pair, found, wanted in zip(pairs, self.read(pairs), usual, strict=True):
             if found.token_ids.tolist() != wanted.ids:
                 raise _refused(
@@ -106,7 +75,7 @@ class PlainTexts:
         template = self._template
         if template is None:
             return [self._read_pair(query, passage) for query, passage in pairs]
-        return [self._read_parts([*self._parts(template, *pair)]) for pair in pairs]
+        return [read_parts(self._tokenizer, [*self._parts(template, *pair)]) for pair in pairs]
 
     def telling(self, template: Template | None) -> Self:
         """The same for a template with another instruction."""
@@ -121,43 +90,26 @@ class PlainTexts:
         with translate_panics():
             return Reading.of(self._tokenizer.post_process(first, second))
 
-    def _read_parts(self, parts: Sequence[tuple[str, bool]]) -> Reading:
-        """The text of the `parts`, of which some are special tokens."""
-        found, spans, start = [], [], 0
-        for text, special in parts:
-            reader = self._tokenizer if special else self.bare
-            encoding = encoded(reader, text, add_special_tokens=False)
-            found.append(encoding)
-            spans.append(np.asarray(encoding.offsets, np.int64).reshape(-1, 2) + start)
-            start += len(text)
-        with translate_panics():
-            whole = self._tokenizer.post_process(tokenizers.Encoding.merge(found))
-        return Reading.of(whole, np.concatenate(spans))
-
-    def _parts(self, template: Template, query: str, passage: str) -> Iterator[tuple[str, bool]]:
-        """Texts between the template's special tokens, and these, in order."""
-        text = ""
-        for piece, ours in (
-            (template.before, True),
-            (template.told, False),
-            (template.lead, True),
-            (query, False),
-            (template.between, True),
-            (passage, False),
-            (template.after, True),
-        ):
-            # Every other one is a special token.
-            split = self._special.split(piece) if ours and self._named else [piece]
-            for number, one in enumerate(split):
-                if number % 2:
-                    if text:
-                        yield text, False
-                    yield one, True
-                    text = ""
-                else:
-                    text += one
-        if text:
-            yield text, False
+    def _parts(
+        self, template: Template, query: str, passage: str
+    ) -> Iterator[tuple[str, tokenizers.Tokenizer]]:
+        """Texts between the template's special tokens, and these, in order, each with its
+        reader."""
+        for pieces in template.pieces(query, passage):
+            text = ""
+            for piece, ours in pieces:
+                # Every other one is a special token.
+                split = self._special.split(piece) if ours and self._named else [piece]
+                for number, one in enumerate(split):
+                    if number % 2:
+                        if text:
+                            yield text, self.bare
+                        yield one, self._tokenizer
+                        text = ""
+                    else:
+                        text += one
+            if text:
+                yield text, self.bare
 
 
 def _bare(settings: dict[str, Any]) -> dict[str, Any]:

@@ -32,10 +32,12 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `template` holds `{query}` and `{passage}` for families that read one sequence; None means
     that the tokenizer joins the pair itself (BERT). Before them it may hold `{instruction}`, whose
-    default is `instruction`. `words` are the words by whose next token a language model answers:
-    the relevant one, and the other one if its logit is subtracted. `architectures` are the names in
-    config.json that select this profile when none is named. `max_tokens` limits one encoded pair or
-    text.
+    default is `instruction`, empty for none. What stands there is `instruction_format`, with
+    `{instruction}` in it; without an instruction nothing does. With `tokenize_apart` the query and
+    the passage each end a part that is tokenised by itself. `words` are the words by whose next
+    token a language model answers: the relevant one, and the other one if its logit is subtracted.
+    `architectures` are the names in config.json that select this profile when none is named.
+    `max_tokens` limits one encoded pair or text.
     `adds_bos` and `adds_eos` say whether the family's tokenizer puts special tokens around it; None
     leaves that to the checkpoint's own.
 
@@ -48,6 +50,8 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     architectures: tuple[str, ...] = ()
     template: str | None = None
     instruction: str | None = None
+    instruction_format: str | None = None
+    tokenize_apart: bool = False
     words: tuple[str, ...] = ()
     adds_bos: bool | None = None
     adds_eos: bool | None = None
@@ -61,8 +65,11 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise ValueError(f"id = {self.id!r}, wanted a name without blanks, such as org/name")
         if self.template is not None:
             self._check_template(self.template)
-        elif self.instruction is not None:
-            raise ValueError("found an instruction without a template, wanted both or neither")
+        elif self.instruction is not None or self.tokenize_apart or self.instruction_format:
+            raise ValueError(
+                "found instruction, instruction_format or tokenize_apart without a template, "
+                "wanted one with them"
+            )
         if self.words and (self.kind != "rank" or len(self.words) > 2 or not all(self.words)):
             raise ValueError(f"words = {list(self.words)}, wanted one or two, of a reranker")
         if self.prefixes and self.kind != "embed":
@@ -82,6 +89,12 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"template = {template!r}, wanted {' followed by '.join(FIELDS)} in it, once each"
             )
         check_instruction(template, self.instruction)
+        form = self.instruction_format
+        if form is not None and (self.instruction is None or form.count(INSTRUCTION) != 1):
+            raise ValueError(
+                f"instruction_format = {form!r}, wanted {INSTRUCTION} in it, once, and in the "
+                "template"
+            )
 
 
 def check_instruction(template: str, instruction: str | None) -> None:

@@ -9,21 +9,44 @@ from runtime.errors import ProfileError
 INSTRUCTION = "{instruction}"
 
 
+def filled(template: str, instruction: str | None, instruction_format: str | None = None) -> str:
+    """The template with an `instruction` in its field; an empty one leaves nothing there.
+    `instruction_format` is the text that stands for the field, with {instruction} in it; None is
+    the instruction alone."""
+    told = (
+        (instruction_format or INSTRUCTION).replace(INSTRUCTION, instruction) if instruction else ""
+    )
+    return template.replace(INSTRUCTION, told)
+
+
 @dataclass(frozen=True)
 class Template:
-    """What stands before the query, between the two texts, and behind the passage. `before` has the
-    field for an instruction if there is a default `instruction`; once it is `told`, it ends before
-    that, and `lead` stands between it and the query."""
+    """What stands before the query, between the two texts, and behind the passage.
+
+    `before` has the field for an instruction if there is a default `instruction`, which may be
+    empty; once it is `told`, `before` ends before that, and `lead` stands between it and the query.
+    `instruction_format` is as in `filled`. With `tokenize_apart` the query and the passage each end
+    a part that is tokenised by itself.
+    """
 
     before: str
     between: str
     after: str
     instruction: str | None = None
+    instruction_format: str | None = None
+    tokenize_apart: bool = False
     told: str = ""
     lead: str = ""
 
     @classmethod
-    def parse(cls, template: str, instruction: str | None = None) -> Self:
+    def parse(
+        cls,
+        template: str,
+        instruction: str | None = None,
+        instruction_format: str | None = None,
+        *,
+        tokenize_apart: bool = False,
+    ) -> Self:
         """From a text with {query} and {passage}. Raises ProfileError."""
         before, query, rest = template.partition("{query}")
         between, passage, after = rest.partition("{passage}")
@@ -31,7 +54,7 @@ class Template:
             raise ProfileError(
                 f"found the template {template!r}, wanted {{query}} followed by {{passage}} in it"
             )
-        return cls(before, between, after, instruction)
+        return cls(before, between, after, instruction, instruction_format, tokenize_apart)
 
     def telling(self, instruction: str | None) -> Self:
         """The template with an `instruction`, or the default one, in its place."""
@@ -39,6 +62,9 @@ class Template:
             return self
         before, _, lead = self.before.partition(INSTRUCTION)
         told = instruction or self.instruction
+        if told:
+            ahead, _, behind = (self.instruction_format or INSTRUCTION).partition(INSTRUCTION)
+            before, lead = before + ahead, behind + lead
         return replace(self, before=before, told=told, lead=lead, instruction=None)
 
     @property
@@ -48,4 +74,15 @@ class Template:
 
     def join(self, query: str, passage: str) -> str:
         """The whole text."""
-        return f"{self.opening}{query}{self.between}{passage}{self.after}"
+        return "".join(self.parts(query, passage))
+
+    def parts(self, query: str, passage: str) -> tuple[str, ...]:
+        """The whole text in the parts that are tokenised by themselves."""
+        parts = f"{self.opening}{query}", f"{self.between}{passage}", self.after
+        return parts if self.tokenize_apart else ("".join(parts),)
+
+    def pieces(self, query: str, passage: str) -> list[list[tuple[str, bool]]]:
+        """The same parts, each in pieces; whether a piece is the template's own."""
+        ahead = [(self.before, True), (self.told, False), (self.lead, True), (query, False)]
+        parts = [ahead, [(self.between, True), (passage, False)], [(self.after, True)]]
+        return parts if self.tokenize_apart else [[piece for part in parts for piece in part]]

@@ -4,7 +4,7 @@ The tokenizer is the artifact's own tokenizer.json; nothing here adds a token th
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,8 +26,9 @@ from runtime.errors import (
 )
 from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.parts import CHUNK_CHARS, chunks, part
-from runtime.plain_texts import PlainTexts, Reading
+from runtime.plain_texts import PlainTexts
 from runtime.postprocess import Ints
+from runtime.reading import Reading, read_fast, read_parts
 from runtime.requests import EmbedRequest, Pairs, RankRequest, Request, Truncate
 from runtime.template import Template
 from runtime.tokens import encoded, pieces, translate_panics
@@ -97,13 +98,22 @@ class PairEncoder:
         template: str | None,
         max_tokens: int,
         instruction: str | None = None,
+        instruction_format: str | None = None,
+        *,
+        tokenize_apart: bool = False,
     ) -> None:
-        """`instruction` is the default of the template's field of that name, if it has one."""
+        """`instruction`, `instruction_format` and `tokenize_apart` are those of a Manifest."""
         # tokenizer.json may have truncation and padding from training.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self._tokenizer = tokenizer
-        self._template = None if template is None else Template.parse(template, instruction)
+        self._template = (
+            None
+            if template is None
+            else Template.parse(
+                template, instruction, instruction_format, tokenize_apart=tokenize_apart
+            )
+        )
         self._plain: PlainTexts | None = None
         self.max_tokens = max_tokens
 
@@ -248,9 +258,12 @@ class PairEncoder:
     def _encode_chunk(self, pairs: Pairs) -> list[Encoding]:
         if self._plain is not None:
             return [self._row(found) for found in self._plain.read(pairs)]
-        joined = [self._pair(query, passage) for query, passage in pairs]
-        with translate_panics():
-            encodings = self._tokenizer.encode_batch_fast(joined)
+        if self._template is not None and self._template.tokenize_apart:
+            encodings = read_fast(self._tokenizer, [self._template.parts(*pair) for pair in pairs])
+        else:
+            joined = [self._pair(query, passage) for query, passage in pairs]
+            with translate_panics():
+                encodings = self._tokenizer.encode_batch_fast(joined)
         # Not a Reading each: lists of offsets take long.
         typed = self._template is None
         return [
@@ -270,6 +283,8 @@ class PairEncoder:
             return []
         if self._plain is not None:
             readings = self._plain.read(pairs)
+        elif self._template is not None and self._template.tokenize_apart:
+            readings = [self._read_apart(self._template.parts(*pair)) for pair in pairs]
         else:
             joined = [self._pair(query, passage) for query, passage in pairs]
             with translate_panics():
@@ -279,6 +294,9 @@ class PairEncoder:
             self._cut_one(reading, query, passage, most, from_end=truncate == "END")
             for reading, (query, passage) in zip(readings, pairs, strict=True)
         ]
+
+    def _read_apart(self, parts: Sequence[str]) -> Reading:
+        return read_parts(self._tokenizer, [(part, self._tokenizer) for part in parts])
 
     def _cut_one(
         self, reading: Reading, query: str, passage: str, most: int, *, from_end: bool

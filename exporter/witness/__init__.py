@@ -24,16 +24,18 @@ def rank_witness(
     template: str | None,
     words: tuple[str, ...] = (),
     adapted: Adapted | None = None,
+    apart: bool = False,
 ) -> RankWitness:
     """The witness of the reranker in `root`, with its weights in `directory` and the content
     `config` of config.json; if it is `adapted`, `directory` has the tokenizer.
 
     `template` is the prompt of a family that reads one text, if the folder names none or another
-    one was requested; `words` are those by which a language model answers. Raises NoWitness.
+    one was requested; `words` are those by which a language model answers. With `apart` a decoder's
+    query and passage each end a part that is tokenised by itself. Raises NoWitness.
     """
     if adapted is not None:
         with together(root, directory, adapted) as places:
-            witness = rank_witness(*places, config, template, words)
+            witness = rank_witness(*places, config, template, words, apart=apart)
         witness.name = with_adapter(witness.name)
         return witness
     if config.get("model_type") in VISION_TYPES:
@@ -42,11 +44,11 @@ def rank_witness(
         return LlamaReranker(root, directory, config, template)
     if judges(config) and (template is not None or not modules_of(root)):
         prompt = trained_template(root) if template is None else template
-        return JudgeWitness(root, directory, prompt, words)
+        return JudgeWitness(root, directory, prompt, words, apart=apart)
     if config.get("model_type") in DECODERS and not judges(config):
         prompt = trained_template(root) if template is None else template
         if prompt is not None:
-            return ClassifierWitness(directory, prompt)
+            return ClassifierWitness(directory, prompt, apart=apart)
     return CrossEncoderWitness(root)
 
 

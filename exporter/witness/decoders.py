@@ -34,14 +34,18 @@ class _LogitScore(msgspec.Struct, frozen=True):
 
 
 class _Prompted(RankWitness):
-    """transformers' model of a class on the prompt, one row a call."""
+    """transformers' model of a class on the prompt, one row a call. With `apart` query and passage
+    each end a part that is tokenised by itself, and nothing is added to them, as in mxbai_rerank
+    (MxbaiRerankV2.prepare_inputs)."""
 
-    def __init__(self, kind: Any, directory: Path, template: str | None) -> None:
+    def __init__(
+        self, kind: Any, directory: Path, template: str | None, *, apart: bool = False
+    ) -> None:
         with trying(f"transformers cannot load {directory}"), complete_weights():
             self._tokenizer = AutoTokenizer.from_pretrained(directory, **_LOCAL)
             self._model = kind.from_pretrained(directory, dtype=torch.float32, **_LOCAL).eval()
         self.name = f"transformers {transformers.__version__}, {type(self._model).__name__}"
-        self._template = template
+        self._template, self._apart = template, apart
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""
@@ -52,20 +56,26 @@ class _Prompted(RankWitness):
             ]
             with trying("its chat template renders no pair"):
                 text = self._tokenizer.apply_chat_template(messages, tokenize=False)
+            parts = [str(text)]
         else:
             # The passage last: nothing is searched for inside a text.
             head, tail = self._template.split("{passage}")
-            text = head.replace("{query}", query) + passage + tail
-        tokens = Tokens(self._tokenizer(text)["input_ids"], None)
+            before, between = head.split("{query}")
+            parts = [before + query, between + passage, tail]
+        if self._apart:
+            read = [self._tokenizer(part, add_special_tokens=False) for part in parts]
+            tokens = Tokens([one for found in read for one in found["input_ids"]], None)
+        else:
+            tokens = Tokens(self._tokenizer("".join(parts))["input_ids"], None)
         return tokens, self.values(tokens)
 
 
 class ClassifierWitness(_Prompted):
     """The logits of its head: no file says how these models are fed."""
 
-    def __init__(self, directory: Path, template: str) -> None:
+    def __init__(self, directory: Path, template: str, *, apart: bool = False) -> None:
         """Load `directory`; `template` has {query} and {passage}. Raises NoWitness."""
-        super().__init__(AutoModelForSequenceClassification, directory, template)
+        super().__init__(AutoModelForSequenceClassification, directory, template, apart=apart)
 
     @torch.inference_mode()
     def values(self, tokens: Tokens) -> Values:
@@ -78,11 +88,17 @@ class JudgeWitness(_Prompted):
     """The next token's logit of the word for relevant, minus that of the other."""
 
     def __init__(
-        self, root: Path, directory: Path, template: str | None, words: tuple[str, ...]
+        self,
+        root: Path,
+        directory: Path,
+        template: str | None,
+        words: tuple[str, ...],
+        *,
+        apart: bool = False,
     ) -> None:
         """Load `directory`; `template` None is the chat template. The LogitScore module of `root`
         says the tokens, else they are `words`. Raises NoWitness."""
-        super().__init__(AutoModelForCausalLM, directory, template)
+        super().__init__(AutoModelForCausalLM, directory, template, apart=apart)
         scorers = [module for module in modules_of(root) if module.type.endswith(".LogitScore")]
         if scorers:
             found = read(root / scorers[0].path / "config.json", _LogitScore, None)

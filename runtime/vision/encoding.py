@@ -43,8 +43,14 @@ def pair_encoder(
 ) -> PairEncoder:
     """The encoder of a reranker, of images too if it takes them."""
     if manifest.vision is None:
-        template, instruction = manifest.template, manifest.instruction
-        return PairEncoder(tokenizer, template, max_tokens, instruction)
+        return PairEncoder(
+            tokenizer,
+            manifest.template,
+            max_tokens,
+            manifest.instruction,
+            manifest.instruction_format,
+            tokenize_apart=manifest.tokenize_apart,
+        )
     assert manifest.template is not None
     return VisionPairEncoder(tokenizer, manifest.template, max_tokens, manifest.vision)
 

@@ -17,6 +17,7 @@ from runtime.ranker import Ranker
 from runtime.requests import RankRequest
 from tests.conftest import Exported
 from tests.zoo.cases import CASES
+from tests.zoo.qwen import Mixedbread
 from tests.zoo.witness import Ranker as Witness
 
 pytestmark = pytest.mark.heavy
@@ -60,6 +61,19 @@ def test_an_instruction_is_sentence_transformers_prompt(
     found, wanted = ours(ranker, PASSAGE, instruction), theirs(witness, PASSAGE, instruction)
     assert found == pytest.approx(wanted, abs=1e-4)
     assert instruction is None or abs(found - ours(ranker, PASSAGE)) > 1e-3
+
+
+@pytest.mark.parametrize("told", ["", "Find the definition."])
+def test_of_mxbai_rerank_the_parts_and_the_instruction_are_its_packages(
+    told: str, tmp_path: Path, exported: Exported
+) -> None:
+    (case,) = (case for case in CASES if case.name == "qwen2-judge-fp32")
+    checkpoint = case.build(tmp_path / "judge")
+    theirs = Mixedbread(checkpoint)
+    with closing(open_ranker(exported(checkpoint))) as ranker:
+        found = ours(ranker, PASSAGE, told)
+        assert found == pytest.approx(theirs.told(QUERY, PASSAGE, told), abs=1e-4)
+        assert not told or abs(found - ours(ranker, PASSAGE)) > 1e-3
 
 
 def test_special_tokens_of_a_passage_are_read_as_the_witness_does_unless_they_stay_text(

@@ -1,12 +1,14 @@
 """The instruction in a prompt: its default, a request's own, and its share of the limits."""
 
+from typing import Any
+
 import pytest
 
 from runtime.engines.mock import byte_tokenizer
 from runtime.errors import ForbiddenText, InputTooLong, InstructionNotTaken, ProfileError
 from runtime.profile import ModelProfile, check_instruction
 from runtime.requests import RankRequest, TokenLimits
-from runtime.template import Template
+from runtime.template import Template, filled
 from runtime.text import PairEncoder
 from tests.runtime.encoders import encoder, text_of
 
@@ -104,9 +106,41 @@ def test_words_are_one_or_two(words: tuple[str, ...]) -> None:
         ModelProfile(id="a/b", kind="rank", words=words, max_tokens=9, padding_side="left")
 
 
-def test_an_instruction_needs_a_template() -> None:
+@pytest.mark.parametrize("more", [{"instruction": "x"}, {"tokenize_apart": True}])
+def test_an_instruction_needs_a_template(more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="without a template"):
-        ModelProfile(id="a/b", kind="rank", instruction="x", max_tokens=9, padding_side="left")
+        ModelProfile(id="a/b", kind="rank", max_tokens=9, padding_side="left", **more)
+
+
+@pytest.mark.parametrize(
+    ("template", "instruction", "form"),
+    [
+        (TOLD, "", "no field"),
+        (TOLD, "", "{instruction}{instruction}"),
+        ("{query}{passage}", None, "{instruction}"),
+        (None, None, "{instruction}"),
+    ],
+)
+def test_the_words_around_an_instruction_have_a_place_for_it(
+    template: str | None, instruction: str | None, form: str
+) -> None:
+    with pytest.raises(ValueError, match="instruction_format"):
+        ModelProfile(
+            id="a/b",
+            kind="rank",
+            template=template,
+            instruction=instruction,
+            instruction_format=form,
+            max_tokens=9,
+            padding_side="left",
+        )
+
+
+def test_a_template_is_filled_with_what_there_is() -> None:
+    assert filled("a{instruction}b", None) == filled("a{instruction}b", "") == "ab"
+    assert filled("a{instruction}b", "x") == "axb"
+    assert filled("a{instruction}b", "x", "<{instruction}>") == "a<x>b"
+    assert filled("a{instruction}b", "", "<{instruction}>") == "ab"
 
 
 def test_a_template_needs_both_texts() -> None:

@@ -37,13 +37,19 @@ _TOLD = (
     "| map(attribute='content') | list %}"
     f"{_HEAD}{{{{ told[0] if told else '{_INSTRUCTION}' }}}}{chat(_REST)}\n"
 )
-_MXBAI_PROMPT = (
+_HELPFUL = (
     "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-    "<|im_end|>\n<|im_start|>user\nquery: {query}\ndocument: {passage}\n"
+)
+_TASK = (
     "You are a search relevance expert who evaluates how well documents match search queries. "
     "For each query-document pair, carefully analyze the semantic relationship between them, then "
-    "provide your binary relevance judgment (0 for not relevant, 1 for relevant).\n"
-    "Relevance:<|im_end|>\n<|im_start|>assistant\n"
+    "provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:"
+)
+_ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
+# A conversion's model card has other blanks, and a token before the prompt.
+_CONVERTED = (
+    f"<|endoftext|>{_HELPFUL}\n<|im_end|>\n<|im_start|>user\n"
+    f"query: {{query}} \ndocument: {{passage}} \n{_TASK}{_ANSWER}"
 )
 _YES, _NO = (vocabularies.qwen().token_to_id(word) for word in ("yes", "no"))
 
@@ -52,8 +58,29 @@ def _qwen3(directory: Path) -> Judge:
     return Judge(directory, _QWEN3_PROMPT, "yes", "no")
 
 
-def _mxbai(directory: Path) -> Judge:
-    return Judge(directory, _MXBAI_PROMPT, "1", "0")
+class Mixedbread(Judge):
+    """Reads each part of the prompt by itself, as the package mxbai_rerank does; of a text that is
+    too long the passage's end is cut."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, "", "1", "0")
+
+    def _logit(self, query: str, passage: str) -> float:
+        return self.told(query, passage, "")
+
+    @torch.inference_mode()
+    def told(self, query: str, passage: str, instruction: str) -> float:
+        """The logit of a pair with an instruction, or an empty one for none."""
+        asked = f"instruction: {instruction}\nquery: {query}" if instruction else f"query: {query}"
+        ahead = self._ids(f"{_HELPFUL}<|im_end|>\n<|im_start|>user\n", asked, "\n")
+        behind = self._ids("\n", _TASK, _ANSWER)
+        kept = self._ids(f"document: {passage}")[: self._limit - len(ahead) - len(behind)]
+        row = torch.tensor([[*ahead, *kept, *behind]])
+        return self._score(self.model(input_ids=row).logits[0])
+
+    def _ids(self, *parts: str) -> list[int]:
+        read = [self._tokenizer(part, add_special_tokens=False)["input_ids"] for part in parts]
+        return [one for ids in read for one in ids]
 
 
 def _ending() -> Tokenizer:
@@ -162,8 +189,10 @@ CASES = (
     QWEN3.embedder(
         "no EOS", sentence_files.embedder(6, pooling="lasttoken"), refused="adds no token"
     ),
-    QWEN2.judge("fp32", witness=_mxbai),
-    QWEN2.judge("head tied to the words", changes={"tie_word_embeddings": True}, witness=_mxbai),
-    QWEN2.classifier("fp32", witness=prompted(_MXBAI_PROMPT)),
+    QWEN2.judge("fp32", witness=Mixedbread),
+    QWEN2.judge(
+        "head tied to the words", changes={"tie_word_embeddings": True}, witness=Mixedbread
+    ),
+    QWEN2.classifier("fp32", witness=prompted(_CONVERTED)),
     QWEN2.embedder("causal, mean", sentence_files.embedder(6)),
 )

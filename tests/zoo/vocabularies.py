@@ -36,6 +36,9 @@ ANGLES = {
 }
 BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# Words, digits, blanks, and signs with the newlines behind them: what the families of Qwen's kind
+# have in common.
+_SENTENCES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
 LLAMA = {"bos_token": BOS, "eos_token": EOS, "pad_token": EOS}
 
@@ -69,8 +72,10 @@ def byte_level(
     pair: str,
     normalizer: normalizers.Normalizer | None,
     spelled: Sequence[str] = (),
+    splitter: pre_tokenizers.PreTokenizer | None = None,
 ) -> Tokenizer:
-    """Byte-level BPE whose merges spell some words from their beginnings, those `spelled` too."""
+    """Byte-level BPE whose merges spell some words from their beginnings, those `spelled` too. The
+    `splitter` is GPT-2's if none is named."""
     words = ("Ġlearning", "Ġthe", "Ġnetworks", "assage", "query", "ing", *spelled)
     merges = list(dict.fromkeys(_merges(words)))
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -79,7 +84,10 @@ def byte_level(
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     if normalizer is not None:
         tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=splitter is None)
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Sequence([splitter, bytes_of]) if splitter else bytes_of
+    )
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(special))
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -98,14 +106,15 @@ def llama(*, adds_eos: bool = False) -> Tokenizer:
 
 def qwen(*, adds_eos: bool = False) -> Tokenizer:
     """Adds nothing to a text, or what embeddings are taken from; its thoughts are added tokens that
-    are not special."""
+    are not special. The end of a sentence and the newline behind it are one token, as in Qwen's."""
     single, pair = ("$A <|endoftext|>", "$A $B <|endoftext|>") if adds_eos else ("$A", "$A $B")
     tokenizer = byte_level(
         QWEN_SPECIAL,
         single=single,
         pair=pair,
         normalizer=normalizers.NFC(),
-        spelled=("yes", "no", "Judge", "Ċ<"),
+        spelled=("yes", "no", "Judge", ".Ċ", "?Ċ"),
+        splitter=pre_tokenizers.Split(Regex(_SENTENCES), "isolated"),
     )
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in ("<think>", "</think>")])
     return tokenizer

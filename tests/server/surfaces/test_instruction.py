@@ -17,10 +17,10 @@ from tests.server.in_process import InProcess, in_process
 from tests.small_graphs import write_graph
 from tests.zoo import vocabularies
 
-BODY = {"query": "why?", "documents": ["because", "a passage"]}
-PAIR = {"text_1": "why?", "text_2": ["because", "a passage"]}
+BODY = {"query": "why", "documents": ["because", "a passage"]}
+PAIR = {"text_1": "why", "text_2": ["because", "a passage"]}
 SENT = [("/rerank", BODY), ("/v1/rerank", BODY), ("/score", PAIR), ("/v1/score", PAIR)]
-OWN = {"instruction": "Find the passage that explains it."}
+OWN = {"instruction": "Find the passage that explains it"}
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +87,22 @@ def test_it_takes_a_share_of_the_querys_limit(server: InProcess) -> None:
     room = tokens(OWN["instruction"])
     most = {"max_tokens_per_query": room + 2, **OWN}
     whole = outcome(ask(server, "/v1/rerank", BODY, **OWN))[1]
-    assert whole - outcome(ask(server, "/v1/rerank", BODY, **most))[1] == 2 * tokens("y?")
+    assert whole - outcome(ask(server, "/v1/rerank", BODY, **most))[1] == 2 * tokens("y")
     none_left = {**most, "max_tokens_per_query": room}
     response = server.http.post("/v1/rerank", json={**BODY, **none_left})
     assert response.status_code == 422
+
+
+def test_one_that_is_left_out_leaves_no_words_around_it(settings: dict[str, str]) -> None:
+    """mxbai-rerank-v2: `instruction: ` stands before one, and nothing where there is none."""
+    with in_process({**settings, "RERANK_MODEL_PROFILE": "mxbai-rerank-v2"}) as server:
+        none, empty, own = (
+            outcome(ask(server, "/v1/rerank", BODY, **more))[1]
+            for more in ({}, {"instruction": ""}, OWN)
+        )
+    assert none == empty
+    line = vocabularies.qwen().encode(f"instruction: {OWN['instruction']}\n")
+    assert own - none == 2 * len(line)
 
 
 def test_the_nims_routes_ignore_it(server: InProcess) -> None:
