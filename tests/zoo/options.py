@@ -19,6 +19,11 @@ _TAILED = "<|end_of_text|>Query: {query}\nDocument: {passage}<|end_of_text|>\nRe
 # The tail's first letters may be one token with the passage's last.
 _GLUED = "{query} is answered by {passage}ing of passages"
 _PREFIXES = {"query": "question: ", "passage": "answer: "}
+_E5 = {"query": "query: ", "passage": "passage: "}
+_NEMOTRON_8B = {
+    "query": "Instruct: Given a question, retrieve passages that answer the question\nQuery: ",
+    "passage": "",
+}
 _QUERIES = {"query": "Find: ", "passage": ""}
 
 
@@ -105,6 +110,23 @@ _POOLINGS = (
         refused="--pooling last, but config.json (pooling) says avg",
     ),
 )
+_PUBLISHED = (
+    *(
+        family.embedder(
+            "--profile e5",
+            sentence_files.embedder(),
+            without("config_sentence_transformers.json"),
+            witness=partial(Embedder, prompts=_E5),
+            args=ExportArgs(profile="e5"),
+        )
+        for family in (bert, XLM_ROBERTA)
+    ),
+    llama.embedder(
+        "--profile llama-embed-nemotron-8b",
+        witness=partial(LlamaEmbedder, prefixes=_NEMOTRON_8B),
+        args=ExportArgs(profile="llama-embed-nemotron-8b"),
+    ),
+)
 _PREFIXED = (
     bert.embedder(
         "--prefix, no prompts",
@@ -182,4 +204,4 @@ _OWN_PROFILES = (
         args=ExportArgs(profile=_EMBEDS),
     ),
 )
-CASES: tuple[Case, ...] = (*_TEMPLATES, *_POOLINGS, *_PREFIXED, *_OWN_PROFILES)
+CASES: tuple[Case, ...] = (*_TEMPLATES, *_POOLINGS, *_PREFIXED, *_PUBLISHED, *_OWN_PROFILES)

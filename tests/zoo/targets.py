@@ -43,6 +43,8 @@ ROWS = (
     Row("nemotron-3-embed-embedder-fp32", _SENTENCES),
     Row("qwen3-embedder-sentence-transformers-6-last-token", _SENTENCES),
     Row("embeddinggemma-embedder-fp32", _SENTENCES),
+    Row("bert-embedder-profile-e5", _SENTENCES),
+    Row("llama-bidirec-embedder-profile-llama-embed-nemotron-8b", _TRANSFORMERS),
     Row("bert-embedder-dense-with-tanh-layernorm-normalize", _SENTENCES),
 )
 

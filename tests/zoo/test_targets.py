@@ -2,11 +2,12 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from exporter.pipeline import ExportArgs, export
+from exporter.pipeline import export
 from runtime.opening import open_model
 from tests.zoo.cases import CASES
 from tests.zoo.folders import config
@@ -24,7 +25,7 @@ def test_a_family_is_proven_for_a_target(row: Row, target: str, tmp_path: Path) 
     checkpoint = case.build(tmp_path / "checkpoint")
     config(random_weights=True)(checkpoint)
     engine = _ENGINES.get(target)
-    args = ExportArgs(target=target, engine=engine)
+    args = replace(case.args, target=target, engine=engine)
     manifest = export(str(checkpoint), tmp_path / "out", args)
     assert manifest.witness is not None
     assert manifest.witness.startswith(row.witness)
