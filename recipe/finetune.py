@@ -181,7 +181,9 @@ def _train(settings: FinetuneConfig, log: Log) -> None:
     if importlib.util.find_spec("torch") is None:
         raise ModuleNotFoundError(name="torch")
     settings.home.mkdir(parents=True, exist_ok=True)
-    write_json(settings.home / _JOB_FILE, settings)
+    # The processes read the teacher's stored scores, and sign in nowhere.
+    teacher = None if settings.teacher is None else public_address(settings.teacher)
+    write_json(settings.home / _JOB_FILE, msgspec.structs.replace(settings, teacher=teacher))
     parent = os.getpid()
     running = subprocess.Popen(_torchrun(settings), preexec_fn=lambda: kill_with_parent(parent))
     try:

@@ -34,6 +34,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
+from recipe.addresses import public_address
 from recipe.clearing import clear
 from recipe.durable import read_json, write_json
 from recipe.errors import BadInput, OutputRefused
@@ -203,7 +204,7 @@ def state(stage: Stage[Any], settings: Any) -> str:
     before = read_mark(home / (STARTED_FILE if begun else DONE_FILE))
     if before is None or before.stage != stage.name:
         return word
-    now = msgspec.structs.replace(before, settings=msgspec.to_builtins(settings))
+    now = msgspec.structs.replace(before, settings=_recorded_settings(settings))
     changed = _difference(stage, before, now)
     if changed:
         refused = "; a run is refused without --force" if stage.again == "never" else ""
@@ -307,7 +308,7 @@ def _provenance(stage: Stage[Any], settings: Any, sources: Mapping[str, str]) ->
     return Provenance(
         schema=_SCHEMA,
         stage=stage.name,
-        settings=msgspec.to_builtins(settings),
+        settings=_recorded_settings(settings),
         seed=settings.seed,
         inputs={
             **{str(one.path): hash_of(one.path) for one in stage.inputs(settings)},
@@ -316,6 +317,15 @@ def _provenance(stage: Stage[Any], settings: Any, sources: Mapping[str, str]) ->
         versions=versions,
         started_at=_now(),
     )
+
+
+def _recorded_settings(settings: Any) -> dict[str, Any]:
+    """The settings as JSON has them. What signs in at an address decides no result and is nobody's
+    to read."""
+    found: dict[str, Any] = msgspec.json.decode(
+        public_address(msgspec.json.encode(settings).decode())
+    )
+    return found
 
 
 def hash_of(path: Path) -> str:

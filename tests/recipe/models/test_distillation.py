@@ -14,6 +14,7 @@ from recipe import distillation
 from recipe.cli import main
 from recipe.config_files import load
 from recipe.errors import BadConfig, BadInput, StageFailed
+from recipe.stage import DONE_FILE, STARTED_FILE
 from recipe.training.groups import read_groups
 from recipe.training.losses import margin_mse
 from recipe.training.teacher_scores import keep_to_scores, read_scores, scored
@@ -213,6 +214,11 @@ def test_a_run_keeps_to_one_teacher(
     page = Path("output/rerank/report.html").read_text("utf-8")
     assert "the margins of http://teacher:8000" in page
     assert "cret" not in page
+    marks = [
+        path for path in Path("output").rglob("*.json") if path.name in (STARTED_FILE, DONE_FILE)
+    ]
+    assert marks
+    assert not [path for path in marks if "cret" in path.read_text("utf-8")]
 
 
 def test_groups_without_scores_are_refused(fresh: Path) -> None:
