@@ -77,6 +77,9 @@ def ends_with_report(recipe: Recipe) -> Iterator[Callable[[str], None]]:
     except FAILURES as error:
         _write_of_failure(file, stages_of(homes), log, f"The stage {begun[-1]} ended: {error}")
         raise
+    except KeyboardInterrupt:
+        _write_of_failure(file, stages_of(homes), log, f"The stage {begun[-1]} was interrupted.")
+        raise
     write_report(file, stages_of(homes), log)
 
 

@@ -299,12 +299,19 @@ def test_a_failed_run_has_its_page_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> bool:
         raise StageFailed("no answer from http://me:secret@host")
 
+    def interrupted(*_: object, **__: object) -> bool:
+        raise KeyboardInterrupt
+
     assert "did not end well" not in (RUN / "report.html").read_text("utf-8")
     monkeypatch.setattr(cli, "perform", fails)
     line = ["run", "-c", "c.toml", "--from", "finetune", "--to", "eval"]
     assert main(line) == 1
     failed = read().part("The run did not end well")
     assert "The stage finetune ended: no answer from http://host" in failed
+    monkeypatch.setattr(cli, "perform", interrupted)
+    assert main(line) == 130
+    assert "The stage finetune was interrupted." in read().part("The run did not end well")
+    monkeypatch.setattr(cli, "perform", fails)
     # Another command works there: the error of the run is the one that is told.
     with locked_directory(RUN / "stage3_eval"):
         assert main(line) == 1
