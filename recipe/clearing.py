@@ -16,10 +16,14 @@ def clear(outputs: Mapping[Path, str], made: Collection[str], log: Log) -> None:
         if name in made:
             _remove(path)
         elif path.exists():
-            names = (path.with_name(f"{path.name}.before-{number}") for number in count(1))
-            free = next(one for one in names if not os.path.lexists(one))
-            path.rename(free)
-            log(f"{path} was not made by this stage; renamed it to {free.name}")
+            log(f"{path} was not made by this stage; renamed it to {set_aside(path).name}")
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to the first free name of path.before-1 and so on; returns that."""
+    names = (path.with_name(f"{path.name}.before-{number}") for number in count(1))
+    free = next(one for one in names if not os.path.lexists(one))
+    return path.rename(free)
 
 
 def _remove(path: Path) -> None:

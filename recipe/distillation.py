@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from recipe.addresses import public_address
+from recipe.clearing import set_aside
 from recipe.config import EvalConfig, FinetuneConfig
 from recipe.data.rows import passage_id, question_id
 from recipe.durable import Journal
@@ -61,7 +62,7 @@ def ask_teacher(settings: FinetuneConfig, log: Log) -> None:
         head, written = _head(settings), journal(file)
         if next(written.entries(), head) != head:
             log(f"{head.teacher} is not the model that gave the scores in {file}: asked anew")
-            file.unlink()
+            _keep(file, log)
         scores = read_scores(file)
         if is_url(head.teacher) and scores:
             probes = _probes(groups, scores)
@@ -72,11 +73,16 @@ def ask_teacher(settings: FinetuneConfig, log: Log) -> None:
                 log(f"{head.teacher} serves another model than gave {file}: asked anew")
                 probes = {}
             if not probes:
-                file.unlink()
+                _keep(file, log)
                 scores = {}
         if lacking := missing(groups, scores):
             _ask(settings, head, lacking, written, log)
     log(f"learns the margins of {head.teacher}, in {file}")
+
+
+def _keep(file: Path, log: Log) -> None:
+    """Scores that somebody paid for stay, under another name."""
+    log(f"the older scores are in {set_aside(file)}")
 
 
 def _ask(

@@ -166,8 +166,10 @@ def test_probabilities_are_told_from_logits_and_one_model_from_another(
 
 def test_scores_of_another_teacher_are_not_used(ask: Ask, fresh: Path) -> None:
     ask(Teacher())
-    before = read_scores(scores_file(fresh))
+    before, paid = read_scores(scores_file(fresh)), scores_file(fresh).read_bytes()
     assert len(ask(Teacher(shift=0.5))) == PROBES + 18
+    kept = scores_file(fresh).with_name(f"{scores_file(fresh).name}.before-1")
+    assert kept.read_bytes() == paid
     after = read_scores(scores_file(fresh))
     assert after.keys() == before.keys()
     for question, known in before.items():
@@ -177,6 +179,7 @@ def test_scores_of_another_teacher_are_not_used(ask: Ask, fresh: Path) -> None:
     changed = json.dumps(json.loads(head) | {"identity": "another"})
     scores_file(fresh).write_text("\n".join([changed, *rows, ""]))
     assert len(ask(Teacher(shift=0.5))) == 18
+    assert kept.with_suffix(".before-2").is_file()
 
 
 def test_a_missing_key_is_said_with_the_teachers_own_setting(fresh: Path) -> None:
