@@ -17,7 +17,8 @@ from typing import Any
 from benchmarks.environments import ROOT, PeerMissing, require_environment
 from benchmarks.progress import stage
 from benchmarks.texts import SHORTEST
-from runtime.profile import INSTRUCTION, load_model_profile
+from runtime.profile import load_model_profile
+from runtime.template import filled
 
 WORK = ROOT / "build" / "benchmarks"
 _EMBEDDED = ROOT / "embedded" / "rank"
@@ -81,7 +82,7 @@ def _filled(profile: str) -> str:
     """The prompt of a profile with its default instruction."""
     facts = load_model_profile(profile)
     assert facts.template is not None
-    return facts.template.replace(INSTRUCTION, facts.instruction or "")
+    return filled(facts.template, facts.instruction, facts.instruction_format)
 
 
 _TEMPLATE = "question:{query} \n \n passage:{passage}"

@@ -26,7 +26,7 @@ _OF_ALL = (
     "profile",
 )
 # Facts that few models have.
-_SOMETIMES = ("instruction", "instruction_format", "tokenize_apart", "merged")
+_SOMETIMES = ("instruction", "tokenize_apart", "merged")
 _UNRECORDED = "not recorded"
 # Longer values do not widen the column.
 _WIDEST = 36
@@ -59,7 +59,9 @@ def _table(directory: Path, manifest: Manifest) -> Iterator[str]:
     facts["prefixes"] = manifest.prefixes or "none"
     facts["merged"] = ", ".join(f"{name} {digest}" for name, digest in manifest.merged.items())
     if manifest.instruction_format is not None:
-        facts["instruction_format"] = repr(manifest.instruction_format)
+        facts["instruction"] = (
+            f"{manifest.instruction or 'none'}, a request's own as {manifest.instruction_format!r}"
+        )
     if manifest.template is not None:
         facts["template"] = repr(manifest.template)
     else:

@@ -85,6 +85,7 @@ def _chosen(
     root: Path, tokenizer: PreTrainedTokenizerBase, published: Prompt, requested: Prompt | None
 ) -> Prompt:
     if requested is not None:
+        requested = replace(requested, tokenize_apart=published.tokenize_apart)
         if INSTRUCTION in requested.template:
             requested = replace(
                 requested,

@@ -1,9 +1,11 @@
 """The checkpoint's own tokenizer in transformers: the reference for the runtime's tokens."""
 
 import importlib.metadata
+import itertools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,15 +78,25 @@ class CheckpointTokenizer:
             head, tail = self.template.split("{passage}")
             before, between = head.split("{query}")
             parts = [before + query, between + passage, tail]
-            row = self._row(parts if self.apart else ["".join(parts)])
-            if not (cut := len(row) > self.max_tokens):
-                return Tokens([token.id for token in row], None), cut
+            read = parts if self.apart else ["".join(parts)]
+            ids = self._ids(read)
+            if not (cut := len(ids) > self.max_tokens):
+                return Tokens(ids, None), cut
             start = len(before + query + between)
             blank = len("".join(parts)[:start].rstrip())
-            return self._cut(row, blank, start, start + len(passage)), cut
+            return self._cut(self._row(read), blank, start, start + len(passage)), cut
+
+    def _ids(self, parts: Sequence[str]) -> list[int]:
+        """The ids of one text, or of parts that are tokenised by themselves."""
+        if len(parts) == 1:
+            whole: list[int] = self.loaded(parts[0])["input_ids"]
+            return whole
+        before, after = self._added
+        read = [self.loaded(part, add_special_tokens=False)["input_ids"] for part in parts]
+        return [*before, *itertools.chain(*read), *after]
 
     def _row(self, parts: Sequence[str]) -> list[_Token]:
-        """The tokens of one text, or of parts that are tokenised by themselves."""
+        """The same tokens with the characters that they cover, which takes twice as long."""
         whole, row, start = len(parts) == 1, [], 0
         for part in parts:
             found = self.loaded(part, add_special_tokens=whole, return_offsets_mapping=True)
@@ -98,9 +110,10 @@ class CheckpointTokenizer:
             start += len(part)
         if whole:
             return row
-        before, after = ([_Token(one, 0, 0, added=True) for one in ids] for ids in self._added())
+        before, after = ([_Token(one, 0, 0, added=True) for one in ids] for ids in self._added)
         return [*before, *row, *after]
 
+    @cached_property
     def _added(self) -> tuple[Sequence[int], Sequence[int]]:
         """The ids that the tokenizer adds before and after a text."""
         bare = self.loaded("a", add_special_tokens=False)["input_ids"]
@@ -169,7 +182,7 @@ class CheckpointTokenizer:
         A pad token past the `vocabulary` of the embeddings, added without resizing them, would
         fail in the engine; EOS or 0 pad as well, as padding is masked.
         """
-        before, after = self._added()
+        before, after = self._added
         pads = (self.loaded.pad_token_id, self.loaded.eos_token_id, 0)
         return SpecialTokens(
             bos=before[0] if before else None,

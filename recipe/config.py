@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from runtime.template import INSTRUCTION
+
 ROOT = "./output/rerank"
 
 PROMPT_TEMPLATE = "question:{query} \n \n passage:{passage}"
@@ -27,6 +29,14 @@ class _Settings(
 
 
 class _StageSettings(_Settings, frozen=True, kw_only=True):
+    def __post_init__(self) -> None:
+        prompt = getattr(self, "prompt_template", None)
+        if prompt is not None and INSTRUCTION in prompt:
+            raise ValueError(
+                f"found {INSTRUCTION} in prompt_template, wanted the words of the instruction in "
+                "its place, or nothing: all pairs of a recipe have one prompt"
+            )
+
     @property
     def home(self) -> Path:
         """The folder of the stage's marks, and of what it writes."""

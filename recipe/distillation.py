@@ -213,7 +213,7 @@ def _head(settings: FinetuneConfig) -> Head:
         manifest = read_manifest(directory)
         if manifest.kind != "rank":
             raise BadInput(f"found an embedder in {source}, wanted a reranker as the teacher")
-        return Head(source, manifest.version, manifest.template, min(limit, manifest.max_tokens))
+        return Head(source, manifest.version, manifest.prompt, min(limit, manifest.max_tokens))
     if (directory / MODEL_FILE).is_file():
         raise BadConfig(
             f"found a graph without {MANIFEST_FILE} in {source}, which does not say how its model "

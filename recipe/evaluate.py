@@ -180,7 +180,7 @@ def refuse_other_template(checkpoint: str | None, template: str | None) -> None:
 def _refuse_artifact_of_another_template(directory: Path, template: str | None) -> None:
     if not (directory / MANIFEST_FILE).is_file():  # a bare graph: checked when it is opened
         return
-    found = read_manifest(directory).template
+    found = read_manifest(directory).prompt
     if found != template:
         raise BadConfig(
             f"found prompt_template = {template!r}, but the artifact {directory} was made for "

@@ -85,11 +85,11 @@ def _check_prompt(settings: ExportConfig) -> None:
     target = load_target_profile(_target(settings))
     profile = choose_profile(settings.model_profile, checkpoint.architecture, checkpoint.kind)
     found = draft(checkpoint, profile, target).manifest
-    if found.template != settings.prompt_template:
+    if found.prompt != settings.prompt_template:
         origin = found.origins.get("template", "the family, whose tokenizer joins the pair")
         raise BadConfig(
             f"found prompt_template = {settings.prompt_template!r}, but the checkpoint is exported "
-            f"with {found.template!r} ({origin}); wanted the same in finetune, eval and export"
+            f"with {found.prompt!r} ({origin}); wanted the same in finetune, eval and export"
         )
 
 

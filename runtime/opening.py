@@ -164,7 +164,7 @@ def _model(opened: OpenArtifact, model_limits: ModelLimits, directory: Path | No
         max_tokens=max_tokens or longest_row,
         max_rows=limits.max_rows,
         token_budget=limits.token_budget,
-        template=manifest.template,
+        template=manifest.prompt,
         mock=manifest.version == _MOCK_VERSION,
         proven=opened.proven and is_witnessed(manifest),
         witness=manifest.witness or NOT_WITNESSED,

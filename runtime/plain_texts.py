@@ -17,7 +17,7 @@ from typing import Any, Self
 import tokenizers
 
 from runtime.errors import ArtifactError
-from runtime.reading import Reading, read_fast, read_parts
+from runtime.reading import Reading, read_pairs, read_parts
 from runtime.template import Template
 from runtime.tokens import encoded, translate_panics
 
@@ -57,12 +57,7 @@ class PlainTexts:
     def _compare(self) -> None:
         """Raise ArtifactError if an ordinary text is not read as it is without the setting."""
         pairs = list(itertools.product(_QUERIES, _PASSAGES))
-        template = self._template
-        if template is None:
-            with translate_panics():
-                usual = self._tokenizer.encode_batch(pairs)
-        else:
-            usual = read_fast(self._tokenizer, [template.parts(*pair) for pair in pairs])
+        usual = read_pairs(self._tokenizer, self._template, pairs)
         for pair, found, wanted in zip(pairs, self.read(pairs), usual, strict=True):
             if found.token_ids.tolist() != wanted.ids:
                 raise _refused(

@@ -90,10 +90,12 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             )
         check_instruction(template, self.instruction)
         form = self.instruction_format
-        if form is not None and (self.instruction is None or form.count(INSTRUCTION) != 1):
+        if form is None:
+            return
+        if self.instruction is None or form.count(INSTRUCTION) != 1 or _has_field(form):
             raise ValueError(
                 f"instruction_format = {form!r}, wanted {INSTRUCTION} in it, once, and in the "
-                "template"
+                f"template, and neither {' nor '.join(FIELDS)}"
             )
 
 
@@ -108,6 +110,14 @@ def check_instruction(template: str, instruction: str | None) -> None:
             f"template = {template!r} with instruction = {instruction!r}, wanted {INSTRUCTION} and "
             "its default, or neither"
         )
+    if _has_field(instruction or ""):
+        raise ValueError(
+            f"found the instruction {instruction!r}, wanted neither {' nor '.join(FIELDS)} in it"
+        )
+
+
+def _has_field(text: str) -> bool:
+    return any(field in text for field in FIELDS)
 
 
 class Shapes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

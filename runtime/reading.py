@@ -9,6 +9,7 @@ import numpy.typing as npt
 import tokenizers
 
 from runtime.postprocess import Ints
+from runtime.template import Template
 from runtime.tokens import encoded, translate_panics
 
 
@@ -57,10 +58,33 @@ def read_parts(
     return Reading.of(whole, np.concatenate(spans))
 
 
-def read_fast(
+def read_pairs(
+    tokenizer: tokenizers.Tokenizer, template: Template | None, pairs: Sequence[tuple[str, str]]
+) -> list[tokenizers.Encoding]:
+    """Each pair in the template, or as the tokenizer joins it without one; no offsets."""
+    if template is not None and template.tokenize_apart:
+        return _read_apart(tokenizer, [template.parts(*pair) for pair in pairs])
+    joined = pairs if template is None else [template.join(*pair) for pair in pairs]
+    with translate_panics():
+        return tokenizer.encode_batch_fast(list(joined))
+
+
+def read_offsets(
+    tokenizer: tokenizers.Tokenizer, template: Template | None, pairs: Sequence[tuple[str, str]]
+) -> list[Reading]:
+    """The same with offsets in the joined text, which takes longer."""
+    if template is not None and template.tokenize_apart:
+        rows = (template.parts(*pair) for pair in pairs)
+        return [read_parts(tokenizer, [(part, tokenizer) for part in row]) for row in rows]
+    joined = pairs if template is None else [template.join(*pair) for pair in pairs]
+    with translate_panics():
+        return [Reading.of(encoding) for encoding in tokenizer.encode_batch(list(joined))]
+
+
+def _read_apart(
     tokenizer: tokenizers.Tokenizer, rows: Sequence[Sequence[str]]
 ) -> list[tokenizers.Encoding]:
-    """The rows of these parts, without offsets; a part of several rows is read once."""
+    """The rows of these parts; a part of several rows is read once."""
     texts = list(dict.fromkeys(itertools.chain(*rows)))
     with translate_panics():
         read = tokenizer.encode_batch_fast(texts, add_special_tokens=False)

@@ -74,15 +74,14 @@ class Template:
 
     def join(self, query: str, passage: str) -> str:
         """The whole text."""
-        return "".join(self.parts(query, passage))
+        return f"{self.opening}{query}{self.between}{passage}{self.after}"
 
-    def parts(self, query: str, passage: str) -> tuple[str, ...]:
-        """The whole text in the parts that are tokenised by themselves."""
-        parts = f"{self.opening}{query}", f"{self.between}{passage}", self.after
-        return parts if self.tokenize_apart else ("".join(parts),)
+    def parts(self, query: str, passage: str) -> tuple[str, str, str]:
+        """The whole text in parts, of which the query and the passage each end one."""
+        return f"{self.opening}{query}", f"{self.between}{passage}", self.after
 
     def pieces(self, query: str, passage: str) -> list[list[tuple[str, bool]]]:
-        """The same parts, each in pieces; whether a piece is the template's own."""
+        """What is tokenised by itself, each in pieces; whether a piece is the template's own."""
         ahead = [(self.before, True), (self.told, False), (self.lead, True), (query, False)]
         parts = [ahead, [(self.between, True), (passage, False)], [(self.after, True)]]
         return parts if self.tokenize_apart else [[piece for part in parts for piece in part]]

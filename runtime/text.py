@@ -4,7 +4,7 @@ The tokenizer is the artifact's own tokenizer.json; nothing here adds a token th
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,14 +28,13 @@ from runtime.model_files import TOKENIZER_BYTES, read_bounded
 from runtime.parts import CHUNK_CHARS, chunks, part
 from runtime.plain_texts import PlainTexts
 from runtime.postprocess import Ints
-from runtime.reading import Reading, read_fast, read_parts
+from runtime.reading import Reading, read_offsets, read_pairs
 from runtime.requests import EmbedRequest, Pairs, RankRequest, Request, Truncate
 from runtime.template import Template
-from runtime.tokens import encoded, pieces, translate_panics
+from runtime.tokens import encoded, pieces
 
 # Raises if the caller's work is no longer needed: its deadline has passed, or the client is gone.
 Check = Callable[[], None]
-_Pair = str | tuple[str, str]
 
 # Tokens of real text have about four characters. Longer texts, with more than this many
 # characters for each token of the limit, are tokenised in parts if they are cut: a tokenised
@@ -250,20 +249,10 @@ class PairEncoder:
         """The tokenizer of a text by itself."""
         return self._tokenizer if self._plain is None else self._plain.bare
 
-    def _pair(self, query: str, passage: str) -> _Pair:
-        if self._template is None:
-            return query, passage
-        return self._template.join(query, passage)
-
     def _encode_chunk(self, pairs: Pairs) -> list[Encoding]:
         if self._plain is not None:
             return [self._row(found) for found in self._plain.read(pairs)]
-        if self._template is not None and self._template.tokenize_apart:
-            encodings = read_fast(self._tokenizer, [self._template.parts(*pair) for pair in pairs])
-        else:
-            joined = [self._pair(query, passage) for query, passage in pairs]
-            with translate_panics():
-                encodings = self._tokenizer.encode_batch_fast(joined)
+        encodings = read_pairs(self._tokenizer, self._template, pairs)
         # Not a Reading each: lists of offsets take long.
         typed = self._template is None
         return [
@@ -281,22 +270,15 @@ class PairEncoder:
         """These pairs, which are too long, cut to `most` tokens."""
         if not pairs:
             return []
-        if self._plain is not None:
-            readings = self._plain.read(pairs)
-        elif self._template is not None and self._template.tokenize_apart:
-            readings = [self._read_apart(self._template.parts(*pair)) for pair in pairs]
-        else:
-            joined = [self._pair(query, passage) for query, passage in pairs]
-            with translate_panics():
-                encodings = self._tokenizer.encode_batch(joined)  # with offsets
-            readings = [Reading.of(encoding) for encoding in encodings]
+        readings = (
+            read_offsets(self._tokenizer, self._template, pairs)
+            if self._plain is None
+            else self._plain.read(pairs)
+        )
         return [
             self._cut_one(reading, query, passage, most, from_end=truncate == "END")
             for reading, (query, passage) in zip(readings, pairs, strict=True)
         ]
-
-    def _read_apart(self, parts: Sequence[str]) -> Reading:
-        return read_parts(self._tokenizer, [(part, self._tokenizer) for part in parts])
 
     def _cut_one(
         self, reading: Reading, query: str, passage: str, most: int, *, from_end: bool

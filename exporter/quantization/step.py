@@ -28,7 +28,8 @@ from exporter.quantization.weight_only import quantize_weights
 from runtime.batch import INPUT_NAMES, assemble
 from runtime.manifest import MODEL_FILE, TOKENIZER_FILE, Manifest
 from runtime.requests import EmbedRequest, RankRequest
-from runtime.text import Encoding, PairEncoder, TextEncoder, load_tokenizer
+from runtime.text import Encoding, TextEncoder, load_tokenizer
+from runtime.vision.encoding import pair_encoder
 from runtime.vision.layout import image_inputs
 
 _ONCE_FILE = "once.onnx"
@@ -110,7 +111,7 @@ def calibration_rows(directory: Path, manifest: Manifest) -> Iterator[Inputs]:
 def _rows(directory: Path, manifest: Manifest) -> Iterator[Encoding]:
     tokenizer = load_tokenizer(directory / TOKENIZER_FILE)
     if manifest.kind == "rank":
-        pairs = PairEncoder(tokenizer, manifest.prompt, manifest.max_tokens)
+        pairs = pair_encoder(manifest, tokenizer, manifest.max_tokens)
         for query, passage in calibration_pairs(manifest.max_tokens):
             yield from pairs.encode(RankRequest(query, [passage], truncate="END")).rows
         return

@@ -7,6 +7,7 @@ reads a checkpoint: a fact that is read wrongly must not be wrong on both sides.
 from pathlib import Path
 from typing import Any
 
+from exporter.errors import NoWitness
 from exporter.witness.adapters import Adapted, together, with_adapter
 from exporter.witness.base import RankWitness, VectorWitness
 from exporter.witness.decoders import DECODERS, ClassifierWitness, JudgeWitness, judges
@@ -38,6 +39,8 @@ def rank_witness(
             witness = rank_witness(*places, config, template, words, apart=apart)
         witness.name = with_adapter(witness.name)
         return witness
+    if apart and config.get("model_type") not in DECODERS:
+        raise NoWitness("its loader reads no prompt in parts (tokenize_apart of the profile)")
     if config.get("model_type") in VISION_TYPES:
         return VisionReranker(directory, config)
     if config.get("model_type") == LLAMA_BIDIRECTIONAL:

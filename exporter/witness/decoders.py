@@ -46,6 +46,11 @@ class _Prompted(RankWitness):
             self._model = kind.from_pretrained(directory, dtype=torch.float32, **_LOCAL).eval()
         self.name = f"transformers {transformers.__version__}, {type(self._model).__name__}"
         self._template, self._apart = template, apart
+        if apart and self._tokenizer("")["input_ids"]:
+            raise NoWitness(
+                "its tokenizer adds tokens, which no loader puts around a prompt in parts "
+                "(tokenize_apart of the profile)"
+            )
 
     def score(self, query: str, passage: str) -> tuple[Tokens, Values]:
         """See RankWitness."""

@@ -15,6 +15,7 @@ from exporter.errors import CheckpointRefused, NoWitness
 from exporter.judge_head import with_head
 from exporter.model_profile import ChosenProfile, choose_profile
 from exporter.tokens import load_tokenizer
+from exporter.witness import rank_witness
 from exporter.witness.decoders import JudgeWitness
 from tests.zoo import vocabularies
 from tests.zoo.cases import CASES
@@ -41,6 +42,17 @@ def headed(directory: Path, *words: str) -> Checkpoint:
 
 def row(checkpoint: Checkpoint) -> torch.Tensor:
     return checkpoint.weights["score.weight"].read()
+
+
+def test_a_prompt_in_parts_has_a_witness_where_its_loader_reads_them(tmp_path: Path) -> None:
+    directory = of_layout("fp32", tmp_path)
+    template = "{query}\n{passage}\n"
+    told = "tokenize_apart of the profile"
+    with pytest.raises(NoWitness, match=told):
+        rank_witness(directory, directory, {"model_type": "llama_bidirec"}, template, apart=True)
+    vocabularies.qwen(adds_eos=True).save(str(directory / "tokenizer.json"))
+    with pytest.raises(NoWitness, match=told):
+        JudgeWitness(directory, directory, template, ("yes", "no"), apart=True)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,12 @@ def test_of_mxbai_rerank_the_parts_and_the_instruction_are_its_packages(
     with closing(open_ranker(exported(checkpoint))) as ranker:
         found = ours(ranker, PASSAGE, told)
         assert found == pytest.approx(theirs.told(QUERY, PASSAGE, told), abs=1e-4)
+        assert ranker.info.template is not None
+        assert "{instruction}" not in ranker.info.template
         assert not told or abs(found - ours(ranker, PASSAGE)) > 1e-3
+    shown = "\n".join(describe_artifact(exported(checkpoint)))
+    assert r"instruction      none, a request's own as 'instruction: {instruction}\n'" in shown
+    assert "tokenize_apart   True" in shown
 
 
 def test_special_tokens_of_a_passage_are_read_as_the_witness_does_unless_they_stay_text(

@@ -84,12 +84,13 @@ def test_half_a_character_is_refused_by_its_name() -> None:
         ("{query}{passage}", "find"),
         ("{query}{instruction}{passage}", "find"),
         ("{instruction}{instruction}{query}{passage}", "find"),
+        (TOLD, "find {passage}"),
     ],
 )
 def test_template_and_default_must_fit(template: str, instruction: str | None) -> None:
-    with pytest.raises(ValueError, match=r"wanted \{instruction\}"):
+    with pytest.raises(ValueError, match="instruction"):
         check_instruction(template, instruction)
-    with pytest.raises(ValueError, match=r"wanted \{instruction\}"):
+    with pytest.raises(ValueError, match="instruction"):
         ModelProfile(
             id="a/b",
             kind="rank",
@@ -117,6 +118,7 @@ def test_an_instruction_needs_a_template(more: dict[str, Any]) -> None:
     [
         (TOLD, "", "no field"),
         (TOLD, "", "{instruction}{instruction}"),
+        (TOLD, "", "{query} {instruction}"),
         ("{query}{passage}", None, "{instruction}"),
         (None, None, "{instruction}"),
     ],

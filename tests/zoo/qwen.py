@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from exporter.pipeline import ExportArgs
+from exporter.prompt import Prompt
 from tests.zoo import sentence_files, vocabularies
 from tests.zoo.adapters import lora
 from tests.zoo.bert import TWO_LABELS
@@ -46,6 +48,10 @@ _TASK = (
     "provide your binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:"
 )
 _ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
+_INSTRUCTED_TASK = (
+    f"{_HELPFUL}<|im_end|>\n<|im_start|>user\n"
+    f"{{instruction}}query: {{query}}\ndocument: {{passage}}\n{_TASK}{_ANSWER}"
+)
 # A conversion's model card has other blanks, and a token before the prompt.
 _CONVERTED = (
     f"<|endoftext|>{_HELPFUL}\n<|im_end|>\n<|im_start|>user\n"
@@ -192,6 +198,11 @@ CASES = (
     QWEN2.judge("fp32", witness=Mixedbread),
     QWEN2.judge(
         "head tied to the words", changes={"tie_word_embeddings": True}, witness=Mixedbread
+    ),
+    QWEN2.judge(
+        "--template with an instruction",
+        witness=Mixedbread,
+        args=ExportArgs(template=Prompt(_INSTRUCTED_TASK, "--template", written=False)),
     ),
     QWEN2.classifier("fp32", witness=prompted(_CONVERTED)),
     QWEN2.embedder("causal, mean", sentence_files.embedder(6)),
