@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from runtime.profile import check_template
 from runtime.template import INSTRUCTION
 
 ROOT = "./output/rerank"
@@ -31,7 +32,10 @@ class _Settings(
 class _StageSettings(_Settings, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         prompt = getattr(self, "prompt_template", None)
-        if prompt is not None and INSTRUCTION in prompt:
+        if prompt is None:
+            return
+        check_template(prompt)
+        if INSTRUCTION in prompt:
             raise ValueError(
                 f"found {INSTRUCTION} in prompt_template, wanted the words of the instruction in "
                 "its place, or nothing: all pairs of a recipe have one prompt"

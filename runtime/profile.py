@@ -83,11 +83,7 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def _check_template(self, template: str) -> None:
         if self.kind != "rank":
             raise ValueError("found a template for an embedder, wanted prefixes or neither")
-        query, passage = map(template.find, FIELDS)
-        if any(template.count(field) != 1 for field in FIELDS) or query > passage:
-            raise ValueError(
-                f"template = {template!r}, wanted {' followed by '.join(FIELDS)} in it, once each"
-            )
+        check_template(template)
         check_instruction(template, self.instruction)
         form = self.instruction_format
         if form is None:
@@ -97,6 +93,15 @@ class ModelProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"instruction_format = {form!r}, wanted {INSTRUCTION} in it, once, and in the "
                 f"template, and neither {' nor '.join(FIELDS)}"
             )
+
+
+def check_template(template: str) -> None:
+    """Raise ValueError for a template that has not both texts, once each and the query first."""
+    query, passage = map(template.find, FIELDS)
+    if any(template.count(field) != 1 for field in FIELDS) or query > passage:
+        raise ValueError(
+            f"template = {template!r}, wanted {' followed by '.join(FIELDS)} in it, once each"
+        )
 
 
 def check_instruction(template: str, instruction: str | None) -> None:

@@ -35,7 +35,12 @@ def reference(logits: np.ndarray) -> Reference:
 def proof(reference: Reference, max_tokens: int = 8192) -> RankProof:
     """A proof of a model that reads TEMPLATE."""
     manifest: Any = SimpleNamespace(
-        template=TEMPLATE, instruction=None, max_tokens=max_tokens, vision=None
+        template=TEMPLATE,
+        instruction=None,
+        instruction_format=None,
+        tokenize_apart=False,
+        max_tokens=max_tokens,
+        vision=None,
     )
     return RankProof(manifest, reference)
 

@@ -254,6 +254,7 @@ def test_overrides_reach_the_stages_that_know_them() -> None:
         ("finetune.num_epochs=many", "Expected `int`"),
         ("finetune.num_epochs.x=1", "has no keys of its own"),
         ("finetune.lr_decay_style=step", "Invalid enum value"),
+        ("finetune.prompt_template=p: {passage}", "wanted {query} followed by {passage}"),
         ("finetune.prompt_template={instruction}{query} {passage}", "wanted the words"),
         ("just words", "wanted key=value"),
     ],
