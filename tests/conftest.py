@@ -1,5 +1,6 @@
 """Tiny checkpoints, and the artifacts exported from them."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,13 @@ Exported = Callable[..., Path]
 def pytest_configure() -> None:
     """Tests import libraries that would report."""
     disable_telemetry()
+
+
+def pytest_collection_finish() -> None:
+    """What all tests share, libraries and the tests themselves, is not looked through for garbage
+    again: that took a sixth of the suite's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
