@@ -20,6 +20,10 @@ def told(max_tokens: int = 200) -> PairEncoder:
     return PairEncoder(byte_tokenizer(), TOLD, max_tokens, "find")
 
 
+def profile(**more: Any) -> ModelProfile:
+    return ModelProfile(id="a/b", kind="rank", max_tokens=9, padding_side="left", **more)
+
+
 def read(request: RankRequest, max_tokens: int = 200) -> str:
     return text_of(told(max_tokens).encode(request).rows[0].token_ids)
 
@@ -91,26 +95,19 @@ def test_template_and_default_must_fit(template: str, instruction: str | None) -
     with pytest.raises(ValueError, match="instruction"):
         check_instruction(template, instruction)
     with pytest.raises(ValueError, match="instruction"):
-        ModelProfile(
-            id="a/b",
-            kind="rank",
-            template=template,
-            instruction=instruction,
-            max_tokens=9,
-            padding_side="left",
-        )
+        profile(template=template, instruction=instruction)
 
 
 @pytest.mark.parametrize("words", [("a", "b", "c"), ("",)])
 def test_words_are_one_or_two(words: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="wanted one or two"):
-        ModelProfile(id="a/b", kind="rank", words=words, max_tokens=9, padding_side="left")
+        profile(words=words)
 
 
 @pytest.mark.parametrize("more", [{"instruction": "x"}, {"tokenize_apart": True}])
 def test_an_instruction_needs_a_template(more: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="without a template"):
-        ModelProfile(id="a/b", kind="rank", max_tokens=9, padding_side="left", **more)
+        profile(**more)
 
 
 @pytest.mark.parametrize(
@@ -127,15 +124,7 @@ def test_the_words_around_an_instruction_have_a_place_for_it(
     template: str | None, instruction: str | None, form: str
 ) -> None:
     with pytest.raises(ValueError, match="instruction_format"):
-        ModelProfile(
-            id="a/b",
-            kind="rank",
-            template=template,
-            instruction=instruction,
-            instruction_format=form,
-            max_tokens=9,
-            padding_side="left",
-        )
+        profile(template=template, instruction=instruction, instruction_format=form)
 
 
 def test_a_template_is_filled_with_what_there_is() -> None:
